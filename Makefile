@@ -1,0 +1,80 @@
+# Everything a visitor or a machine does here, on a bare Python >= 3.11.
+#
+# Rule 1  Every path is relative and nothing relies on a console script: a script's first line holds the absolute path of its
+#         environment and breaks when that has a space in it or moves.  `.venv/bin/python -m ...` does neither.
+# Rule 2  The environment is exactly requirements.lock, hash by hash.  The package itself is not built or installed: one line in
+#         a .pth file, relative to the environment, puts this checkout on the path of every child process.
+# Rule 3  An environment without a stamp is a half-made one and is made anew.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.stamp
+BENCHES = $(filter-out bench/common.py bench/make_sample.py,$(sort $(wildcard bench/*.py)))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test unit lint format vectors bench sample lock clean
+
+help:
+	@echo 'make demo     the main job on real sentence vectors: ingest, search, crash, recover, replay, compare roots'
+	@echo 'make test     everything that must hold: lint, types, spec vectors, tests'
+	@echo 'make unit     the tests alone          (make unit ARGS="tests/test_house.py -v")'
+	@echo 'make lint     ruff and mypy alone'
+	@echo 'make format   let ruff rewrite the layout'
+	@echo 'make vectors  write spec/vectors/ anew from spec/reference.py'
+	@echo 'make bench    measure; results go to bench/results/'
+	@echo 'make sample   draw detmem/data/wordnet-sample.npz anew   (make sample SOURCE=path/to/wordnet-minilm.npz)'
+	@echo 'make lock     resolve requirements.lock anew'
+	@echo 'make clean    remove everything that the lines above can make again'
+	@echo 'The environment in $(VENV) is made on first use with PYTHON=$(PYTHON).'
+
+$(STAMP): pyproject.toml requirements.lock
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("detmem needs Python 3.11 or newer, found %d.%d at %s: say make PYTHON=/path/to/python3" % (v[0], v[1], sys.executable))'
+	@echo 'making the environment in $(VENV)'
+	@"$(PYTHON)" -m venv --clear $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(PY) -c 'import os, pathlib, sysconfig; site = sysconfig.get_path("purelib"); pathlib.Path(site, "detmem-checkout.pth").write_text(os.path.relpath(".", site) + "\n")'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	@$(PY) -m detmem demo
+
+test: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy --strict detmem
+	$(PY) spec/generate.py --check
+	$(PY) -m pytest
+
+unit: $(STAMP)
+	$(PY) -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy --strict detmem
+
+format: $(STAMP)
+	$(PY) -m ruff check --fix-only .
+	$(PY) -m ruff format .
+
+vectors: $(STAMP)
+	$(PY) spec/generate.py
+
+bench: $(STAMP)
+	@set -e; for script in $(BENCHES); do echo "== $$script"; $(PY) "$$script"; done
+
+sample: $(STAMP)
+	$(PY) bench/make_sample.py "$(SOURCE)"
+
+# One resolution for every platform and Python that pyproject.toml admits, with the hash of every file it may need.
+lock: $(STAMP)
+	$(PY) -m pip install --quiet --disable-pip-version-check uv
+	$(PY) -m uv pip compile --quiet --universal --generate-hashes --upgrade --no-annotate --custom-compile-command 'make lock' \
+		--group dev pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find detmem spec tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

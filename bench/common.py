@@ -1,0 +1,185 @@
+"""How a number is measured and written down here.
+
+Rule 1  A speed is a ratio.  Ours and the peer's run in the same process, on the same data, in turns; the figure is the median of
+        the per-round ratios.  A machine that is busy for a second slows both sides of a round, and the ratio stands.
+Rule 2  The order turns round every round (ours first, then the peer first), so that neither always finds the cache warm.
+Rule 3  Each result names machine, date, commit and versions, and keeps the columns we lose.
+Rule 4  Answers are compared before times are: a fast wrong answer has no ratio.  That check belongs to the script's ``prepare``.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["PAIRED_COLUMNS", "RESULTS", "Paired", "Timing", "header", "paired", "rate", "table", "timed", "write"]
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+PACKAGES = ("numpy", "numba", "msgpack")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one side over all rounds."""
+
+    name: str
+    seconds: tuple[float, ...]
+
+    @property
+    def median_seconds(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def minimum_seconds(self) -> float:
+        return min(self.seconds)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Ours against one peer; ``ratio`` 2.0 means that the peer took twice our time."""
+
+    ours: Timing
+    peer: Timing
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        return tuple(peer / own for own, peer in zip(self.ours.seconds, self.peer.seconds, strict=True))
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.ratios)
+
+    def row(self) -> list[str]:
+        """Cells for ``table``: peer, our median, its median, ratio, worst and best round."""
+        low, high = min(self.ratios), max(self.ratios)
+        ours, peer = f"{self.ours.median_seconds * 1e3:.3f}", f"{self.peer.median_seconds * 1e3:.3f}"
+        return [self.peer.name, ours, peer, f"{self.ratio:.2f}", f"{low:.2f}..{high:.2f}"]
+
+
+PAIRED_COLUMNS = ("peer", "ours, ms", "peer, ms", "ratio", "rounds")
+
+
+def timed(
+    name: str,
+    work: Callable[[], object],
+    *,
+    rounds: int = 15,
+    warmup: int = 2,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> Timing:
+    """``work`` alone, for questions without a peer (growth per commit, a rate against the disk)."""
+    _require_rounds(rounds)
+    for _ in range(warmup):
+        work()
+    return Timing(name, tuple(_once(work, clock) for _ in range(rounds)))
+
+
+def paired(
+    ours: Callable[[], object],
+    peer: Callable[[], object],
+    *,
+    peer_name: str,
+    rounds: int = 15,
+    warmup: int = 2,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> Paired:
+    """Both sides in turns, ``rounds`` times each; ``clock`` counts nanoseconds."""
+    _require_rounds(rounds)
+    for _ in range(warmup):
+        ours()
+        peer()
+    own_seconds: list[float] = []
+    peer_seconds: list[float] = []
+    for index in range(rounds):
+        turns = [(ours, own_seconds), (peer, peer_seconds)]
+        for work, seconds in turns if index % 2 == 0 else reversed(turns):
+            seconds.append(_once(work, clock))
+    return Paired(Timing("detmem", tuple(own_seconds)), Timing(peer_name, tuple(peer_seconds)))
+
+
+def _once(work: Callable[[], object], clock: Callable[[], int]) -> float:
+    start = clock()
+    work()
+    stop = clock()
+    # A clock too coarse for the work would make a ratio of zeros; one tick is the least that can be said.
+    return max(stop - start, 1) * 1e-9
+
+
+def _require_rounds(rounds: int) -> None:
+    if rounds < 1:
+        raise ValueError(f"expected at least 1 round, found {rounds}")
+
+
+def rate(count: int, timing: Timing) -> float:
+    """Things per second at the median."""
+    return count / timing.median_seconds
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; every row has a cell for every column."""
+    for index, row in enumerate(rows):
+        if len(row) != len(columns):
+            raise ValueError(f"row {index} has {len(row)} cells, the table has {len(columns)} columns")
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def header() -> str:
+    """The line that makes a number worth keeping: machine, date, commit, versions."""
+    versions = [f"Python {platform.python_version()}"] + [f"{name} {_version(name)}" for name in PACKAGES]
+    machine = f"{_processor()}, {os.cpu_count()} logical cores, {platform.system()} {platform.machine()}"
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return f"{machine}; {today}; commit {_commit()}; {', '.join(versions)}"
+
+
+def write(name: str, title: str, body: str) -> Path:
+    """Write ``bench/results/<name>.md`` and print it; returns its path."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.md"
+    text = f"# {title}\n\n{header()}\n\n{body.strip()}\n"
+    path.write_text(text, encoding="utf-8", newline="\n")
+    sys.stdout.write(text)
+    return path
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _processor() -> str:
+    # The model's name stands in different places; a machine without one of them still has a name worth writing.
+    description = Path("/proc/cpuinfo")
+    if description.is_file():
+        for line in description.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    if commit is None:
+        return "none"
+    return commit + ("+changes" if _git("status", "--porcelain") else "")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None  # an unpacked sdist has no history; the header says "none"
+    return done.stdout.strip()

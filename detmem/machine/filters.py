@@ -1,0 +1,331 @@
+"""``where``: which records a filter means.  Normative text: ``spec/filters.md``.
+
+Rule 1  ``parse`` settles everything that does not depend on records: a filter that parses has one meaning, and
+        nothing in it is ignored.  What it refuses, it refuses with the place (``where['$or'][1]['year']['$gt']``).
+Rule 2  ``Filter.select`` is a pure function of the live records.  Row order, the other clauses and short circuits
+        cannot show, neither in the mask nor in the error: order comparisons are checked against all records before
+        any record is decided.
+Rule 3  Numbers compare exactly, int with float included (Python's own comparison is exact); a bool is no number.
+
+The filter compiles once into closures, one call per record and clause.  This room knows no vector, id or distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detmem.errors import UsageError
+from detmem.machine.encoding import MetadataValue, Scalar, normalise_scalar, normalise_value
+
+__all__ = ["MAX_CLAUSES", "MAX_FILTER_DEPTH", "Filter", "parse"]
+
+MAX_FILTER_DEPTH: Final = 16
+"""``where`` maps that may stand inside one another through ``$and``, ``$or`` and ``$not``, the outermost counted."""
+
+MAX_CLAUSES: Final = 1000
+"""Tests in one filter: every field operator, and every empty map under ``$and``, ``$or``, ``$not``, is one."""
+
+Record: TypeAlias = Mapping[str, MetadataValue]
+_RecordTest: TypeAlias = Callable[[Record], bool]
+_ValueTest: TypeAlias = Callable[[object], bool]  # of a stored value, or of _MISSING
+
+_MISSING: Final = object()
+
+
+class Filter:
+    """A parsed ``where``.  Immutable; made by ``parse``.
+
+    Attributes: ``is_all``: True for ``None`` and ``{}``, the filters that name no condition.
+    """
+
+    __slots__ = ("_matches", "_orders", "is_all")
+
+    def __init__(self, matches: _RecordTest, orders: tuple[_Order, ...], is_all: bool) -> None:
+        self._matches = matches
+        self._orders = orders
+        self.is_all = is_all
+
+    def select(self, metadatas: Sequence[Record | None]) -> NDArray[np.bool_]:
+        """Which entries match: a bool array of shape ``(len(metadatas),)``.
+
+        ``metadatas`` holds the normalised metadata of *all* live records of the collection; an entry None is no live
+        record: it is False and takes no part in type conflicts.
+
+        Raises ``UsageError`` when an order operator meets a record whose field has the other ordered type (number or
+        str).
+        """
+        for order in self._orders:
+            order.check(metadatas)
+        if self.is_all:
+            chosen = (record is not None for record in metadatas)
+        else:
+            matches = self._matches
+            chosen = (record is not None and matches(record) for record in metadatas)
+        return np.fromiter(chosen, dtype=np.bool_, count=len(metadatas))
+
+
+def parse(where: object) -> Filter:
+    """The filter that ``where`` means; ``None`` and ``{}`` match every record.
+
+    Raises ``UsageError``, naming the place, for anything that is not a filter: an unknown operator or ``$``-key, an
+    operand of the wrong type, a key that is no str, a map nested deeper than ``MAX_FILTER_DEPTH``, more than
+    ``MAX_CLAUSES`` tests.
+    """
+    if where is None:
+        return Filter(_always, (), is_all=True)
+    parser = _Parser()
+    matches = parser.where(where, "where", 1)
+    is_all = isinstance(where, Mapping) and not where
+    return Filter(matches, tuple(parser.orders), is_all)
+
+
+class _Order(NamedTuple):
+    """One order comparison, remembered for the check against all records."""
+
+    field: str
+    operator: str
+    operand_is_text: bool
+
+    def check(self, metadatas: Sequence[Record | None]) -> None:
+        """Refuse records whose field has the other ordered type.
+
+        The message names no record and says "number" for int and float alike, so it does not depend on row order
+        either.
+        """
+        field = self.field
+        foreign: tuple[type, ...] = (int, float) if self.operand_is_text else (str,)
+        for record in metadatas:
+            if record is not None and type(record.get(field)) in foreign:  # type(), because a bool is no number
+                operand, stored = ("str", "number") if self.operand_is_text else ("number", "str")
+                raise UsageError(
+                    f"field {field!r}: {self.operator} compares with a {operand}, "
+                    f"but some record stores a {stored} there; numbers order with numbers and str with str"
+                )
+
+
+class _Parser:
+    """One walk over a ``where``: checks, counts, compiles.  ``place`` is the path that messages name."""
+
+    def __init__(self) -> None:
+        self.orders: list[_Order] = []
+        self.clauses = 0
+
+    def where(self, where: object, place: str, depth: int) -> _RecordTest:
+        if not isinstance(where, Mapping):
+            raise UsageError(f"{place}: expected a map of conditions, found {type(where).__name__}")
+        if depth > MAX_FILTER_DEPTH:
+            raise UsageError(f"{place}: maps nested deeper than {MAX_FILTER_DEPTH}")
+        if not where:
+            self.count(place)
+            return _always
+        tests: list[_RecordTest] = []
+        for key, condition in where.items():
+            if not isinstance(key, str):
+                raise UsageError(
+                    f"{place}: expected field names or $and, $or, $not, found the {type(key).__name__} {key!r}"
+                )
+            name = str(normalise_scalar(key, f"{place}: field name"))
+            inner = f"{place}[{name!r}]"
+            if name == "$and" or name == "$or":
+                parts = self.several(condition, inner, depth)
+                tests.append(_every(parts) if name == "$and" else _some(parts))
+            elif name == "$not":
+                tests.append(_negated(self.where(condition, inner, depth + 1)))
+            elif name.startswith("$"):
+                raise UsageError(f"{inner}: expected $and, $or or $not beside field names, found {name!r}")
+            else:
+                tests.extend(_of_field(name, test) for test in self.conditions(name, condition, inner))
+        return _every(tests)
+
+    def several(self, parts: object, place: str, depth: int) -> list[_RecordTest]:
+        if not isinstance(parts, list):
+            raise UsageError(f"{place}: expected a list of maps, found {type(parts).__name__}")
+        if not parts:
+            raise UsageError(f"{place}: expected at least one map, found an empty list")
+        return [self.where(part, f"{place}[{index}]", depth + 1) for index, part in enumerate(parts)]
+
+    def conditions(self, field: str, condition: object, place: str) -> list[_ValueTest]:
+        """What is asked of one field: a plain value means ``$eq``, a map holds operators and nothing else."""
+        if not isinstance(condition, Mapping):
+            self.count(place)
+            return [_equal_to(normalise_value(condition, place))]
+        if not condition:
+            raise UsageError(f"{place}: expected a value or a map of operators, found an empty map")
+        tests = []
+        for operator, operand in condition.items():
+            if not isinstance(operator, str) or operator not in _OPERATORS:
+                known = " ".join(_OPERATORS)
+                raise UsageError(
+                    f"{place}: expected operators ({known}), found the {type(operator).__name__} {operator!r}"
+                )
+            inner = f"{place}[{str(operator)!r}]"
+            self.count(inner)
+            tests.append(_OPERATORS[operator](operand, inner))
+            if operator in _ORDERS:
+                self.orders.append(_Order(field, str(operator), isinstance(operand, str)))
+        return tests
+
+    def count(self, place: str) -> None:
+        self.clauses += 1
+        if self.clauses > MAX_CLAUSES:
+            raise UsageError(f"{place}: more than {MAX_CLAUSES} clauses in one filter")
+
+
+# ---------------------------------------------------------------------------------------------- tests of a whole record
+
+
+def _always(record: Record) -> bool:
+    return True
+
+
+def _of_field(field: str, test: _ValueTest) -> _RecordTest:
+    return lambda record: test(record.get(field, _MISSING))
+
+
+def _negated(test: _RecordTest) -> _RecordTest:
+    return lambda record: not test(record)
+
+
+def _every(tests: list[_RecordTest]) -> _RecordTest:
+    if len(tests) == 1:
+        return tests[0]
+
+    def every(record: Record) -> bool:
+        for test in tests:  # noqa: SIM110 - a plain loop is twice as quick as all() over a generator
+            if not test(record):
+                return False
+        return True
+
+    return every
+
+
+def _some(tests: list[_RecordTest]) -> _RecordTest:
+    if len(tests) == 1:
+        return tests[0]
+
+    def some(record: Record) -> bool:
+        for test in tests:  # noqa: SIM110 - as above
+            if test(record):
+                return True
+        return False
+
+    return some
+
+
+# ---------------------------------------------------------------------------------------------- tests of a stored value
+
+
+def _equal(stored: object, operand: object) -> bool:
+    """Equality of two metadata values: a bool equals bools only, numbers compare exactly, lists element by element."""
+    if type(stored) is list and type(operand) is list:
+        return len(stored) == len(operand) and all(map(_equal, stored, operand))
+    return (type(stored) is bool) == (type(operand) is bool) and stored == operand
+
+
+def _equal_to(operand: MetadataValue) -> _ValueTest:
+    """``_equal`` with the operand's type settled once."""
+    if operand is None or operand is True or operand is False:
+        return lambda stored: stored is operand
+    if type(operand) is str:
+        return lambda stored: stored == operand
+    if type(operand) is list:
+        return lambda stored: _equal(stored, operand)
+    return lambda stored: stored == operand and type(stored) is not bool
+
+
+def _eq(operand: object, place: str) -> _ValueTest:
+    return _equal_to(normalise_value(operand, place))
+
+
+def _ne(operand: object, place: str) -> _ValueTest:
+    equal = _eq(operand, place)
+    return lambda stored: not equal(stored)
+
+
+def _in(operand: object, place: str) -> _ValueTest:
+    """Membership by ``_equal``.  Scalars go into sets, where 1 and 1.0 are one element, as they must; bools apart."""
+    if not isinstance(operand, list | tuple):
+        raise UsageError(f"{place}: expected a list of values, found {type(operand).__name__}")
+    values = [normalise_value(element, f"{place}[{index}]") for index, element in enumerate(operand)]
+    bools = frozenset(value for value in values if isinstance(value, bool))
+    scalars = frozenset(value for value in values if not isinstance(value, bool | list))
+    lists = [value for value in values if isinstance(value, list)]
+
+    def among(stored: object) -> bool:
+        if type(stored) is list:
+            return any(_equal(stored, value) for value in lists)
+        return stored in (bools if type(stored) is bool else scalars)
+
+    return among
+
+
+def _nin(operand: object, place: str) -> _ValueTest:
+    among = _in(operand, place)
+    return lambda stored: not among(stored)
+
+
+def _exists(operand: object, place: str) -> _ValueTest:
+    if not isinstance(operand, bool | np.bool_):
+        raise UsageError(f"{place}: expected True or False, found {type(operand).__name__}")
+    wanted = bool(operand)
+    return lambda stored: (stored is not _MISSING) is wanted
+
+
+def _contains(operand: object, place: str) -> _ValueTest:
+    element = normalise_scalar(operand, place)
+    equal = _equal_to(element)
+
+    def contains(stored: object) -> bool:
+        if type(stored) is list:
+            return any(map(equal, stored))
+        return type(stored) is str and type(element) is str and element in stored
+
+    return contains
+
+
+def _ordered(operand: object, place: str) -> tuple[Scalar, tuple[type, ...]]:
+    """The operand of an order and the stored types it orders with; ``type()`` keeps bools out."""
+    bound = normalise_scalar(operand, place)
+    if bound is None or isinstance(bound, bool):
+        raise UsageError(f"{place}: expected an int, float or str, found {type(operand).__name__}")
+    return bound, (str,) if isinstance(bound, str) else (int, float)
+
+
+def _gt(operand: object, place: str) -> _ValueTest:
+    bound, kinds = _ordered(operand, place)
+    return lambda stored: type(stored) in kinds and stored > bound  # type: ignore[operator]
+
+
+def _gte(operand: object, place: str) -> _ValueTest:
+    bound, kinds = _ordered(operand, place)
+    return lambda stored: type(stored) in kinds and stored >= bound  # type: ignore[operator]
+
+
+def _lt(operand: object, place: str) -> _ValueTest:
+    bound, kinds = _ordered(operand, place)
+    return lambda stored: type(stored) in kinds and stored < bound  # type: ignore[operator]
+
+
+def _lte(operand: object, place: str) -> _ValueTest:
+    bound, kinds = _ordered(operand, place)
+    return lambda stored: type(stored) in kinds and stored <= bound  # type: ignore[operator]
+
+
+_ORDERS: Final = ("$gt", "$gte", "$lt", "$lte")
+
+_OPERATORS: Final[dict[str, Callable[[object, str], _ValueTest]]] = {
+    "$eq": _eq,
+    "$ne": _ne,
+    "$gt": _gt,
+    "$gte": _gte,
+    "$lt": _lt,
+    "$lte": _lte,
+    "$in": _in,
+    "$nin": _nin,
+    "$exists": _exists,
+    "$contains": _contains,
+}
