@@ -72,8 +72,8 @@ sample: $(STAMP)
 # One resolution for every platform and Python that pyproject.toml admits, with the hash of every file it may need.
 lock: $(STAMP)
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
-	$(PY) -m uv pip compile --quiet --universal --generate-hashes --upgrade --no-annotate --custom-compile-command 'make lock' \
-		--group dev pyproject.toml --output-file requirements.lock
+	$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
+		--custom-compile-command 'make lock' --group dev pyproject.toml --output-file requirements.lock
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,10 +1,11 @@
 """How a number is measured and written down here.
 
-Rule 1  A speed is a ratio.  Ours and the peer's run in the same process, on the same data, in turns; the figure is the median of
-        the per-round ratios.  A machine that is busy for a second slows both sides of a round, and the ratio stands.
-Rule 2  The order turns round every round (ours first, then the peer first), so that neither always finds the cache warm.
+Rule 1  A speed is a ratio.  Ours and the peer's run in the same process, on the same data, in turns; the figure is the
+        median of the per-round ratios.  A machine that is busy for a second slows both sides of a round, and the ratio
+        stands.
+Rule 2  The order turns every round (ours first, then the peer first), so that neither always finds the cache warm.
 Rule 3  Each result names machine, date, commit and versions, and keeps the columns we lose.
-Rule 4  Answers are compared before times are: a fast wrong answer has no ratio.  That check belongs to the script's ``prepare``.
+Rule 4  Answers are compared before times are: a fast wrong answer has no ratio.  That check belongs to each script.
 """
 
 from __future__ import annotations

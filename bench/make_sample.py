@@ -1,13 +1,14 @@
 """Draw ``detmem/data/wordnet-sample.npz``: the 1,000 real sentence vectors that the demo and many tests run on.
 
-Rule 1  The draw is a pure function of the source file.  For each question below its 4 nearest glosses are taken (exactly
-        computed, see ``nearest``), so that the demo's questions have answers in the sample; the rest are the first glosses in
-        order of the SHA-256 of their text, so that no hand has chosen them.  All rows then stand in that same order.
-Rule 2  The file's bytes are a function of the rows too: little-endian arrays, fixed member order, fixed timestamps.  (Another
-        build of zlib may still pack them differently; then the arrays are equal and the file is not.)
+Rule 1  The draw is a pure function of the source file.  For each question below its 4 nearest glosses are taken
+        (exactly computed, see ``nearest``), so that the demo's questions have answers in the sample; the rest are the
+        first glosses in order of the SHA-256 of their text, so that no hand has chosen them.  All rows then stand in
+        that same order.
+Rule 2  The file's bytes are a function of the rows too: little-endian arrays, fixed member order, fixed timestamps.
+        (Another build of zlib may still pack them differently; then the arrays are equal and the file is not.)
 
-Usage: ``python bench/make_sample.py SOURCE [--check]``, SOURCE being the 20,000-row ``wordnet-minilm.npz``.  ``--check`` writes
-nothing and compares array by array with the sample that stands in the package.
+Usage: ``python bench/make_sample.py SOURCE [--check]``, SOURCE being the 20,000-row ``wordnet-minilm.npz``.
+``--check`` writes nothing and compares array by array with the sample that stands in the package.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ SAMPLE = Path(__file__).resolve().parent.parent / "detmem" / "data" / "wordnet-s
 ROWS_COUNT = 1_000
 NEAREST_COUNT = 4
 
-# Chosen by eye from the source's 40 questions: the nearest gloss is a right answer, and the next ones show something (four
-# instruments in a row; a debtor beside a debt; a liar beside a lie).
+# Chosen by eye from the source's 40 questions: the nearest gloss is a right answer, and the next ones show something
+# (four instruments in a row; a debtor beside a debt; a liar beside a lie).
 QUESTIONS = (
     "a tool for cutting wood",
     "someone who studies the stars",

@@ -132,6 +132,7 @@ def nearest(metric: str, rows: dict[str, list[int]], query: list[int], k: int) -
 # -------------------------------------------------------------------------------------------------------------- encoding.md
 
 DEEPEST = 16
+MOST_ITEMS = 2**17
 
 
 def utf8(text: str) -> bytes:
@@ -148,6 +149,15 @@ def sized(count: int, *spellings: tuple[int, int, int]) -> bytes:
         if count <= largest:
             return bytes([first | count]) if width == 0 else bytes([first]) + count.to_bytes(width, "big")
     raise Refused("size", f"{count}")
+
+
+def count_items(value: Any) -> int:
+    """The value itself and everything inside it, keys of maps included."""
+    if isinstance(value, list):
+        return 1 + sum(count_items(item) for item in value)
+    if isinstance(value, dict):
+        return 1 + sum(1 + count_items(item) for item in value.values())
+    return 1
 
 
 def encode(value: Any, depth: int = 1) -> bytes:
@@ -184,19 +194,18 @@ def encode(value: Any, depth: int = 1) -> bytes:
         return sized(len(text), (31, 0xA0, 0), (2**8 - 1, 0xD9, 1), (2**16 - 1, 0xDA, 2), (2**32 - 1, 0xDB, 4)) + text
     if isinstance(value, bytes):
         return sized(len(value), (2**8 - 1, 0xC4, 1), (2**16 - 1, 0xC5, 2), (2**32 - 1, 0xC6, 4)) + value
-    if isinstance(value, (list, tuple, dict)) and depth > DEEPEST:
+    if isinstance(value, (list, dict)) and depth > DEEPEST:
         raise Refused("depth", f"deeper than {DEEPEST}")
-    if isinstance(value, (list, tuple)):
+    if depth == 1 and count_items(value) > MOST_ITEMS:
+        raise Refused("items", f"{count_items(value)}")
+    if isinstance(value, list):
         head = sized(len(value), (15, 0x90, 0), (2**16 - 1, 0xDC, 2), (2**32 - 1, 0xDD, 4))
         return head + b"".join(encode(item, depth + 1) for item in value)
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
             raise Refused("key", "a key is not a string")
         head = sized(len(value), (15, 0x80, 0), (2**16 - 1, 0xDE, 2), (2**32 - 1, 0xDF, 4))
-        pairs = sorted((utf8(key), key, item) for key, item in value.items()) if len(value) < 2 else sorted(
-            ((utf8(key), key, item) for key, item in value.items()), key=lambda pair: pair[0]
-        )
-        return head + b"".join(encode(key) + encode(item, depth + 1) for _, key, item in pairs)
+        return head + b"".join(encode(key) + encode(value[key], depth + 1) for key in sorted(value, key=utf8))
     raise Refused("type", f"{type(value).__name__}")
 
 
@@ -324,3 +333,1208 @@ def read_definition(data: bytes) -> tuple[int, str, str]:
         raise Refused("definition", f"{value}")
     definition(value["dim"], value["metric"], value["format"])
     return value["dim"], value["metric"], value["format"]
+
+
+# --------------------------------------------------------------------------------------------------------------- filters.md
+
+ORDERS = ("$gt", "$gte", "$lt", "$lte")
+FIELD_OPERATORS = ("$eq", "$ne", *ORDERS, "$in", "$nin", "$exists", "$contains")
+MOST_CLAUSES = 1000
+MISSING = object()  # the record has no such field
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def equal(stored: Any, value: Any) -> bool:
+    """Equality by the table: True is not 1, 1 is 1.0, lists element by element, and what is missing equals nothing."""
+    if is_number(stored) and is_number(value):
+        return bool(stored == value)  # Python compares int with float by their mathematical values
+    if isinstance(stored, list) and isinstance(value, list):
+        return len(stored) == len(value) and all(equal(a, b) for a, b in zip(stored, value, strict=True))
+    if isinstance(stored, (bool, str)) and isinstance(value, (bool, str)):
+        return type(stored) is type(value) and stored == value
+    return stored is None and value is None
+
+
+def _is_value(value: Any) -> bool:
+    return _is_storable(value) or (isinstance(value, list) and all(_is_storable(item) for item in value))
+
+
+def _is_storable(value: Any) -> bool:
+    if isinstance(value, str):
+        utf8(value)
+    return _is_scalar(value)
+
+
+def check_where(where: Any, depth: int = 1) -> int:
+    """How many clauses a filter has; one that is not of the grammar is refused."""
+    if where is None and depth == 1:
+        return 0
+    if not isinstance(where, dict):
+        raise Refused("where", f"{where!r} is no map")
+    if depth > DEEPEST:
+        raise Refused("where_depth", f"deeper than {DEEPEST}")
+    clauses = 0 if where else 1
+    for key, part in where.items():
+        if not isinstance(key, str):
+            raise Refused("where_key", f"{key!r}")
+        utf8(key)
+        if key in ("$and", "$or"):
+            if not isinstance(part, list) or not part:
+                raise Refused("where", f"{key} wants a list that is not empty")
+            for inner in part:
+                clauses += check_where(inner, depth + 1)
+        elif key == "$not":
+            clauses += check_where(part, depth + 1)
+        elif key.startswith("$"):
+            raise Refused("where_operator", key)
+        else:
+            operators = part if isinstance(part, dict) else {"$eq": part}
+            if not operators:
+                raise Refused("where_operator", f"{key!r} has none")
+            for operator, operand in operators.items():
+                _check_operand(operator, operand)
+                clauses += 1
+    if clauses > MOST_CLAUSES:
+        raise Refused("where_clauses", f"{clauses}")
+    return clauses
+
+
+def _check_operand(operator: Any, operand: Any) -> None:
+    if operator not in FIELD_OPERATORS:
+        raise Refused("where_operator", f"{operator!r}")
+    if operator in ("$eq", "$ne"):
+        legal = _is_value(operand)
+    elif operator in ("$in", "$nin"):
+        legal = isinstance(operand, (list, tuple)) and all(_is_value(item) for item in operand)
+    elif operator == "$exists":
+        legal = isinstance(operand, bool)
+    elif operator == "$contains":
+        legal = _is_storable(operand)
+    else:
+        legal = _is_storable(operand) and (is_number(operand) or isinstance(operand, str))
+    if not legal:
+        raise Refused("where_operand", f"{operator}: {operand!r}")
+
+
+def orders_in(where: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Each (field, operator, operand) of a checked filter that compares by order, in the order of the filter."""
+    for key, part in where.items():
+        if key in ("$and", "$or"):
+            for inner in part:
+                yield from orders_in(inner)
+        elif key == "$not":
+            yield from orders_in(part)
+        elif isinstance(part, dict):
+            for operator, operand in part.items():
+                if operator in ORDERS:
+                    yield key, operator, operand
+
+
+def holds(stored: Any, operator: str, operand: Any) -> bool:
+    """Whether one operator holds for what is stored (MISSING for nothing)."""
+    if operator == "$eq":
+        return equal(stored, operand)
+    if operator == "$ne":
+        return not equal(stored, operand)
+    if operator == "$in":
+        return any(equal(stored, item) for item in operand)
+    if operator == "$nin":
+        return not any(equal(stored, item) for item in operand)
+    if operator == "$exists":
+        return (stored is not MISSING) == operand
+    if operator == "$contains":
+        if isinstance(stored, list):
+            return any(equal(item, operand) for item in stored)
+        return isinstance(stored, str) and isinstance(operand, str) and operand in stored
+    comparable = (is_number(stored) and is_number(operand)) or (isinstance(stored, str) and isinstance(operand, str))
+    if not comparable:
+        return False
+    if operator == "$gt":
+        return bool(stored > operand)
+    if operator == "$gte":
+        return bool(stored >= operand)
+    if operator == "$lt":
+        return bool(stored < operand)
+    return bool(stored <= operand)
+
+
+def matches(metadata: dict[str, Any], where: dict[str, Any]) -> bool:
+    """Whether one record's metadata matches a checked filter."""
+    for key, part in where.items():
+        if key == "$and":
+            good = all(matches(metadata, inner) for inner in part)
+        elif key == "$or":
+            good = any(matches(metadata, inner) for inner in part)
+        elif key == "$not":
+            good = not matches(metadata, part)
+        else:
+            operators = part if isinstance(part, dict) else {"$eq": part}
+            stored = metadata.get(key, MISSING)
+            good = all(holds(stored, operator, operand) for operator, operand in operators.items())
+        if not good:
+            return False
+    return True
+
+
+def choose(metadatas: list[dict[str, Any]], where: dict[str, Any] | None) -> list[bool]:
+    """For each live record's metadata whether it matches; a conflict of ordered types with any of them is refused."""
+    check_where(where)
+    for field, operator, operand in orders_in(where or {}):
+        for metadata in metadatas:
+            stored = metadata.get(field)
+            if (isinstance(stored, str) and is_number(operand)) or (is_number(stored) and isinstance(operand, str)):
+                raise Refused("where_conflict", f"{field!r} {operator} {operand!r}, stored is {stored!r}")
+    return [matches(metadata, where or {}) for metadata in metadatas]
+
+
+def select(records: dict[str, Record], where: dict[str, Any] | None) -> list[str]:
+    """The ids of the records that match, in id order."""
+    chosen = choose([record.metadata for record in records.values()], where)
+    return sorted((i for i, good in zip(records, chosen, strict=True) if good), key=utf8)
+
+
+# ----------------------------------------------------------------------------------------------------------- commitments.md
+
+ZERO = bytes(32)
+
+
+def sha256(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def u8(value: int) -> bytes:
+    return value.to_bytes(1, "little")
+
+
+def u16(value: int) -> bytes:
+    return value.to_bytes(2, "little")
+
+
+def u32(value: int) -> bytes:
+    return value.to_bytes(4, "little")
+
+
+def u64(value: int) -> bytes:
+    return value.to_bytes(8, "little")
+
+
+def lp(text: str) -> bytes:
+    return u16(len(utf8(text))) + utf8(text)
+
+
+def vector_bytes(raw: list[int]) -> bytes:
+    return b"".join(component.to_bytes(4, "little", signed=True) for component in raw)
+
+
+def read_vector(data: bytes) -> list[int]:
+    return [int.from_bytes(data[i : i + 4], "little", signed=True) for i in range(0, len(data), 4)]
+
+
+def commitment(data: bytes, salt: bytes = b"") -> bytes:
+    return sha256(b"\x10", salt, data)
+
+
+def state_key(collection: str, record_id: str = "") -> bytes:
+    return sha256(b"\x13", lp(collection), lp(record_id))
+
+
+def record_leaf(collection: str, record_id: str, vector_commitment: bytes, content_commitment: bytes) -> bytes:
+    return sha256(b"\x12", lp(collection), lp(record_id), vector_commitment, content_commitment)
+
+
+def collection_leaf(collection: str, definition_commitment: bytes) -> bytes:
+    return sha256(b"\x16", lp(collection), definition_commitment)
+
+
+def bucket_hash(entries: list[tuple[bytes, bytes]] | tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """A bucket's hash; the entries (key, leaf) may come in any order."""
+    if not entries:
+        return ZERO
+    return sha256(b"\x14", *(key + leaf for key, leaf in sorted(entries)))
+
+
+def state_node(left: bytes, right: bytes) -> bytes:
+    return ZERO if left == right == ZERO else sha256(b"\x15", left, right)
+
+
+def state_root(entries: dict[bytes, bytes]) -> bytes:
+    """The root over key -> leaf: all 2^16 buckets in a row, then sixteen times their pairs.  Empty pairs are skipped."""
+    buckets: dict[int, list[tuple[bytes, bytes]]] = {}
+    for key, leaf in entries.items():
+        buckets.setdefault(int.from_bytes(key[:2], "big"), []).append((key, leaf))
+    row = {number: bucket_hash(bucket) for number, bucket in buckets.items()}
+    for _ in range(16):
+        parents = {number // 2 for number in row}
+        row = {p: state_node(row.get(2 * p, ZERO), row.get(2 * p + 1, ZERO)) for p in parents}
+    return row.get(0, ZERO)
+
+
+class StateTree:
+    """The same root after every change, quickly: only the nodes above a changed entry are hashed again.
+
+    Generating the vectors compares it with ``state_root`` over and over.
+    """
+
+    def __init__(self) -> None:
+        self.buckets: dict[int, dict[bytes, bytes]] = {}
+        self.nodes: dict[tuple[int, int], bytes] = {}  # (height, number) -> hash; height 0 is the buckets
+
+    def change(self, key: bytes, leaf: bytes | None) -> None:
+        """Set the leaf of a key, or take the entry out (None)."""
+        number = int.from_bytes(key[:2], "big")
+        bucket = self.buckets.setdefault(number, {})
+        if leaf is None:
+            del bucket[key]
+        else:
+            bucket[key] = leaf
+        self.nodes[0, number] = bucket_hash(list(bucket.items()))
+        for height in range(1, 17):
+            number //= 2
+            left = self.nodes.get((height - 1, 2 * number), ZERO)
+            self.nodes[height, number] = state_node(left, self.nodes.get((height - 1, 2 * number + 1), ZERO))
+
+    def root(self) -> bytes:
+        return self.nodes.get((16, 0), ZERO)
+
+
+def log_leaf(data: bytes) -> bytes:
+    return sha256(b"\x00", data)
+
+
+def log_node(left: bytes, right: bytes) -> bytes:
+    return sha256(b"\x01", left, right)
+
+
+def commit_leaf(seq: int, count: int, state_root_after: bytes) -> bytes:
+    return log_leaf(b"COMMIT" + u64(seq) + u32(count) + state_root_after)
+
+
+def log_root(leaves: list[bytes]) -> bytes:
+    """RFC 9162, 2.1.1, over leaf hashes: split at the largest power of two smaller than the size."""
+    if not leaves:
+        return sha256(b"")
+    if len(leaves) == 1:
+        return leaves[0]
+    split = 1 << (len(leaves) - 1).bit_length() - 1
+    return log_node(log_root(leaves[:split]), log_root(leaves[split:]))
+
+
+def frontier(leaves: list[bytes]) -> list[bytes]:
+    """The roots of the complete subtrees, largest first: one for each bit that is set in the size."""
+    roots = []
+    at = 0
+    for bit in reversed(range(len(leaves).bit_length())):
+        if len(leaves) >> bit & 1:
+            roots.append(log_root(leaves[at : at + (1 << bit)]))
+            at += 1 << bit
+    return roots
+
+
+def extend_frontier(roots: list[bytes], size: int, leaf: bytes) -> list[bytes]:
+    """The frontier of size + 1 leaves: the new leaf joins the complete subtrees of its own size, as in a carry."""
+    roots = list(roots)
+    while size & 1:
+        leaf = log_node(roots.pop(), leaf)
+        size >>= 1
+    return [*roots, leaf]
+
+
+def fold_frontier(roots: list[bytes]) -> bytes:
+    if not roots:
+        return sha256(b"")
+    root = roots[-1]
+    for left in reversed(roots[:-1]):
+        root = log_node(left, root)
+    return root
+
+
+FIRST_LINK = sha256(b"\x11", b"detmem/v1")
+COMMIT, SEAL, VERSION = 1, 2, 1
+
+
+def link(before: bytes, seq: int, leaves: list[bytes], commit: bytes) -> bytes:
+    """link_n from link_{n-1}: ``leaves`` are those of the operations, ``commit`` is the commit leaf."""
+    return sha256(b"\x11", before, u8(COMMIT), u8(0), u16(VERSION), u64(seq), u32(len(leaves)), *leaves, commit)
+
+
+def checkpoint_text(seq: int, log_size: int, root_of_log: bytes, root_of_state: bytes) -> str:
+    root64 = base64.b64encode(root_of_log).decode()
+    return f"detmem/v1\n{log_size}\n{root64}\nseq {seq}\nstate {root_of_state.hex()}\n"
+
+
+def read_checkpoint(text: str) -> tuple[int, int, bytes, bytes]:
+    """(seq, log_size, log_root, state_root) of exactly such a text."""
+    lines = text.split("\n")
+    if len(lines) != 6 or lines[5] != "" or lines[0] != "detmem/v1":
+        raise Refused("checkpoint", "not five lines, each ended, the first of them detmem/v1")
+    try:
+        if not lines[3].startswith("seq ") or not lines[4].startswith("state "):
+            raise ValueError("extension lines")
+        values = (
+            int(lines[3][4:]),
+            int(lines[1]),
+            base64.b64decode(lines[2], validate=True),
+            bytes.fromhex(lines[4][6:]),
+        )
+    except (ValueError, binascii.Error) as error:
+        raise Refused("checkpoint", str(error)) from error
+    if max(values[0], values[1]) >= 2**64 or len(values[2]) != 32 or len(values[3]) != 32:
+        raise Refused("checkpoint", "a value of the wrong size")
+    if checkpoint_text(*values) != text:
+        raise Refused("checkpoint", "not the one spelling")
+    return values
+
+
+# ------------------------------------------------------------------------------------------------------------------- log.md
+
+CREATE, DROP, ADD, UPSERT, UPDATE, DELETE = range(1, 7)
+NAMES = {CREATE: "create", DROP: "drop", ADD: "add", UPSERT: "upsert", UPDATE: "update", DELETE: "delete"}
+HAS_VECTOR, HAS_CONTENT = 1, 2
+LEGAL_FLAGS = {CREATE: (2,), DROP: (0,), ADD: (3,), UPSERT: (3,), UPDATE: (1, 2, 3), DELETE: (0,)}
+MOST_OPERATION = 16 * 1024 * 1024
+MOST_BODY = 1024 * 1024 * 1024
+MOST_NAME = 128
+MOST_ID = 512
+OPERATION_HEADER = struct.Struct("<BBHHHII32s32s")
+assert OPERATION_HEADER.size == 80
+
+
+class Operation(NamedTuple):
+    """One resolved operation: an absent payload part is None, its commitment stands all the same."""
+
+    type: int
+    collection: str
+    id: str
+    vector: bytes | None
+    content: bytes | None
+    vector_commitment: bytes
+    content_commitment: bytes
+
+
+def check_operation(o: Operation) -> Operation:
+    """The operation itself, when its type, strings, sizes and commitments are those of the table in log.md."""
+    if o.type not in NAMES:
+        raise Refused("type", f"{o.type}")
+    if not 1 <= len(utf8(o.collection)) <= MOST_NAME:
+        raise Refused("collection", f"{len(utf8(o.collection))} bytes")
+    if o.type in (CREATE, DROP):
+        if o.id:
+            raise Refused("id", "an operation on a collection has none")
+    elif not 1 <= len(utf8(o.id)) <= MOST_ID:
+        raise Refused("id", f"{len(utf8(o.id))} bytes")
+    if flags_of(o) not in LEGAL_FLAGS[o.type]:
+        raise Refused("flags", f"{flags_of(o)} for {NAMES[o.type]}")
+    if o.vector is not None and (len(o.vector) % 4 or not 4 <= len(o.vector) <= 4 * MOST_DIMENSIONS):
+        raise Refused("vector_size", f"{len(o.vector)}")
+    if o.content == b"":
+        raise Refused("content_size", "0 with its flag set")
+    if len(encode_operation(o)) > MOST_OPERATION:
+        raise Refused("operation_size", "more than 16 MiB")
+    wanted_vector = ZERO if o.type in (CREATE, DROP, DELETE) else o.vector_commitment
+    wanted_content = ZERO if o.type in (DROP, DELETE) else o.content_commitment
+    if o.vector is not None:
+        wanted_vector = commitment(o.vector)
+    if o.content is not None:
+        wanted_content = commitment(o.content)
+    if o.vector_commitment != wanted_vector:
+        raise Refused("vector_commitment", f"{o.vector_commitment.hex()} stored, {wanted_vector.hex()} computed")
+    if o.content_commitment != wanted_content:
+        raise Refused("content_commitment", f"{o.content_commitment.hex()} stored, {wanted_content.hex()} computed")
+    return o
+
+
+def flags_of(o: Operation) -> int:
+    return (HAS_VECTOR if o.vector is not None else 0) | (HAS_CONTENT if o.content is not None else 0)
+
+
+def operation_header(o: Operation) -> bytes:
+    name, record_id = utf8(o.collection), utf8(o.id)
+    sizes = len(o.vector or b""), len(o.content or b"")
+    fixed = OPERATION_HEADER.pack(
+        o.type, flags_of(o), len(name), len(record_id), 0, *sizes, o.vector_commitment, o.content_commitment
+    )
+    return fixed + name + record_id
+
+
+def encode_operation(o: Operation) -> bytes:
+    return operation_header(o) + b"\x00" + (o.vector or b"") + (o.content or b"")
+
+
+def decode_operation(data: bytes, at: int = 0) -> tuple[Operation, int]:
+    """The operation at an offset, and the offset behind it."""
+
+    def take(size: int) -> bytes:
+        nonlocal at
+        if size > len(data) - at:
+            raise Refused("short", f"{size} bytes wanted at {at}, {len(data) - at} there")
+        at += size
+        return data[at - size : at]
+
+    def text(size: int, what: str) -> str:
+        try:
+            return take(size).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise Refused(what, "not UTF-8") from error
+
+    fields = OPERATION_HEADER.unpack(take(80))
+    kind, flags, name_size, id_size, request_size, vector_size, content_size, vector_c, content_c = fields
+    if kind not in NAMES:
+        raise Refused("type", f"{kind}")
+    if flags not in LEGAL_FLAGS[kind]:
+        raise Refused("flags", f"{flags} for {NAMES[kind]}")
+    if request_size != 0:
+        raise Refused("request_size", f"{request_size}")
+    if bool(vector_size) != bool(flags & HAS_VECTOR):
+        raise Refused("vector_size", f"{vector_size} with flags {flags}")
+    if bool(content_size) != bool(flags & HAS_CONTENT):
+        raise Refused("content_size", f"{content_size} with flags {flags}")
+    name, record_id = text(name_size, "collection"), text(id_size, "id")
+    if take(1) != b"\x00":
+        raise Refused("state", "not present")
+    vector = take(vector_size) if vector_size else None
+    body = take(content_size) if content_size else None
+    return check_operation(Operation(kind, name, record_id, vector, body, vector_c, content_c)), at
+
+
+FRAME_MAGIC = b"DMF1"
+
+
+def header_crc(first_28: bytes, store_id: bytes, first_seq: int) -> int:
+    return zlib.crc32(first_28, zlib.crc32(store_id + u64(first_seq)))
+
+
+def frame_header(kind: int, length: int, seq: int, durable_seq: int, store_id: bytes, first_seq: int) -> bytes:
+    header = FRAME_MAGIC + u8(kind) + u8(0) + u16(VERSION) + u32(length) + u64(seq) + u64(durable_seq)
+    return header + u32(header_crc(header, store_id, first_seq))
+
+
+class Commit(NamedTuple):
+    """What one commit did: everything of it that is logged or remembered."""
+
+    seq: int
+    operations: tuple[Operation, ...]
+    leaves: tuple[bytes, ...]  # of the operations, then the commit leaf
+    state_root: bytes
+    link: bytes
+
+
+def make_commit(operations: list[Operation], seq: int, state_root_after: bytes, link_before: bytes) -> Commit:
+    if not operations:
+        raise Refused("count", "a commit without operations")
+    leaves = [log_leaf(operation_header(check_operation(o))) for o in operations]
+    last = commit_leaf(seq, len(leaves), state_root_after)
+    return Commit(seq, tuple(operations), (*leaves, last), state_root_after, link(link_before, seq, leaves, last))
+
+
+def commit_frame(commit: Commit, durable_seq: int, store_id: bytes, first_seq: int) -> bytes:
+    body = b"".join(encode_operation(o) for o in commit.operations)
+    header = frame_header(COMMIT, len(body), commit.seq, durable_seq, store_id, first_seq)
+    return header + body + commit.state_root + commit.link
+
+
+def seal_frame(
+    seq: int,
+    durable_seq: int,
+    count: int,
+    log_size: int,
+    last_link: bytes,
+    root: bytes,
+    store_id: bytes,
+    first_seq: int,
+) -> bytes:
+    body = u64(count) + u64(log_size) + last_link + root
+    header = frame_header(SEAL, len(body), seq, durable_seq, store_id, first_seq)
+    return header + body + sha256(b"\x18", u64(first_seq), body)
+
+
+class Seal(NamedTuple):
+    seq: int
+    durable_seq: int
+    count: int
+    log_size: int
+    link: bytes
+    log_root: bytes
+
+
+def read_frame(
+    data: bytes, at: int, *, store_id: bytes, first_seq: int, seq_before: int, link_before: bytes
+) -> tuple[Commit | Seal, int]:
+    """The good frame at an offset, and the offset behind it."""
+    header = data[at : at + 32]
+    if len(header) < 32:
+        raise Refused("short", "header")
+    if header[:4] != FRAME_MAGIC:
+        raise Refused("magic", header[:4].hex())
+    if int.from_bytes(header[28:], "little") != header_crc(header[:28], store_id, first_seq):
+        raise Refused("header_crc", header[28:].hex())
+    kind, flags, version, length, seq, durable_seq = struct.unpack("<BBHIQQ", header[4:28])
+    if kind not in (COMMIT, SEAL):
+        raise Refused("kind", f"{kind}")
+    if flags != 0:
+        raise Refused("frame_flags", f"{flags}")
+    if version != VERSION:
+        raise Refused("version", f"{version}")
+    if length > MOST_BODY:
+        raise Refused("length", f"{length}")
+    trailer_size = 64 if kind == COMMIT else 32
+    end = at + 32 + length + trailer_size
+    if end > len(data):
+        raise Refused("short", f"the frame ends at {end}, the file at {len(data)}")
+    body, trailer = data[at + 32 : at + 32 + length], data[at + 32 + length : end]
+    if kind == SEAL:
+        if length != 80:
+            raise Refused("length", f"{length}")
+        if seq != seq_before:
+            raise Refused("seq", f"{seq} after {seq_before}")
+        if trailer != sha256(b"\x18", u64(first_seq), body):
+            raise Refused("digest", trailer.hex())
+        if body[16:48] != link_before:
+            raise Refused("link", body[16:48].hex())
+        if seq - first_seq + 1 != int.from_bytes(body[:8], "little"):
+            raise Refused("count", body[:8].hex())
+        return Seal(seq, durable_seq, *struct.unpack("<QQ32s32s", body)), end
+    if seq != seq_before + 1:
+        raise Refused("seq", f"{seq} after {seq_before}")
+    operations = []
+    position = 0
+    while position < length:
+        operation, position = decode_operation(body, position)
+        operations.append(operation)
+    commit = make_commit(operations, seq, trailer[:32], link_before)
+    if commit.link != trailer[32:]:
+        raise Refused("link", f"{trailer[32:].hex()} stored, {commit.link.hex()} computed")
+    return commit, end
+
+
+SEGMENT_MAGIC = b"DETMEMSG"
+SEGMENT_HEADER = struct.Struct("<8sHHI16sQQ32s32s12s")
+assert SEGMENT_HEADER.size == 124
+
+
+class Segment(NamedTuple):
+    store_id: bytes
+    first_seq: int
+    log_size: int
+    link: bytes
+    log_root: bytes
+
+
+def segment_header(s: Segment) -> bytes:
+    header = SEGMENT_HEADER.pack(SEGMENT_MAGIC, VERSION, 0, 128, *s, bytes(12))
+    return header + u32(zlib.crc32(header))
+
+
+def read_segment_header(data: bytes) -> Segment:
+    if len(data) < 128:
+        raise Refused("short", f"{len(data)} bytes")
+    magic, version, flags, size, *fields, zeros = SEGMENT_HEADER.unpack(data[:124])
+    if magic != SEGMENT_MAGIC:
+        raise Refused("magic", magic.hex())
+    if int.from_bytes(data[124:128], "little") != zlib.crc32(data[:124]):
+        raise Refused("crc", data[124:128].hex())
+    if version != VERSION:
+        raise Refused("version", f"{version}")
+    if flags != 0:
+        raise Refused("flags", f"{flags}")
+    if size != 128:
+        raise Refused("size", f"{size}")
+    if zeros != bytes(12):
+        raise Refused("zeros", zeros.hex())
+    if fields[1] < 1:
+        raise Refused("first_seq", f"{fields[1]}")
+    return Segment(*fields)
+
+
+HEAD_MAGIC = b"DETMEMHD"
+HEAD_SLOT = struct.Struct("<8sHHIQ16sQQQ32sQ32s")
+assert HEAD_SLOT.size == 136
+
+
+class Head(NamedTuple):
+    clean: bool
+    generation: int
+    store_id: bytes
+    durable_seq: int
+    segment: int
+    durable_offset: int
+    link: bytes
+    snapshot_seq: int
+    snapshot_digest: bytes
+
+
+def head_slot(h: Head) -> bytes:
+    slot = HEAD_SLOT.pack(HEAD_MAGIC, VERSION, 1 if h.clean else 0, 0, *h[1:])
+    return slot + u32(zlib.crc32(slot))
+
+
+def read_head_slot(data: bytes) -> Head:
+    if len(data) < 140:
+        raise Refused("short", f"{len(data)} bytes")
+    magic, version, flags, zero, *fields = HEAD_SLOT.unpack(data[:136])
+    if magic != HEAD_MAGIC:
+        raise Refused("magic", magic.hex())
+    if int.from_bytes(data[136:140], "little") != zlib.crc32(data[:136]):
+        raise Refused("crc", data[136:140].hex())
+    if version != VERSION:
+        raise Refused("version", f"{version}")
+    if flags not in (0, 1):
+        raise Refused("flags", f"{flags}")
+    if zero != 0:
+        raise Refused("zeros", f"{zero}")
+    return Head(flags == 1, *fields)
+
+
+# ------------------------------------------------------------------------------------------------ the memory itself (log.md)
+
+
+class Record(NamedTuple):
+    vector: list[int]
+    metadata: dict[str, Any]
+    document: str | None
+    vector_commitment: bytes
+    content_commitment: bytes
+    born: int
+
+
+class Collection(NamedTuple):
+    dim: int
+    metric: str
+    format: str
+    records: dict[str, Record]
+
+
+State = dict[str, Collection]
+
+
+def copy_of(state: State) -> State:
+    return {name: c._replace(records=dict(c.records)) for name, c in state.items()}
+
+
+def step(state: State, o: Operation, seq: int) -> None:
+    """One legal operation changes the state (in place); an illegal one is refused."""
+    check_operation(o)
+    if o.type == CREATE:
+        if o.collection in state:
+            raise Refused("exists", f"collection {o.collection!r}")
+        assert o.content is not None
+        state[o.collection] = Collection(*read_definition(o.content), {})
+        return
+    if o.collection not in state:
+        raise Refused("absent", f"collection {o.collection!r}")
+    if o.type == DROP:
+        del state[o.collection]
+        return
+    collection = state[o.collection]
+    standing = collection.records.get(o.id)
+    if o.type == ADD and standing is not None:
+        raise Refused("exists", f"{o.id!r} in {o.collection!r}")
+    if o.type in (UPDATE, DELETE) and standing is None:
+        raise Refused("absent", f"{o.id!r} in {o.collection!r}")
+    if o.type == DELETE:
+        del collection.records[o.id]
+        return
+    if o.vector is not None:
+        vector = read_vector(o.vector)
+        if len(vector) != collection.dim:
+            raise Refused("dimension", f"{len(vector)}, the collection has {collection.dim}")
+        admit(vector)
+    else:
+        assert standing is not None
+        vector = standing.vector
+        if o.vector_commitment != standing.vector_commitment:
+            raise Refused("standing_commitment", "the vector's")
+    if o.content is not None:
+        metadata, document = read_content(o.content)
+    else:
+        assert standing is not None
+        metadata, document = standing.metadata, standing.document
+        if o.content_commitment != standing.content_commitment:
+            raise Refused("standing_commitment", "the content's")
+    collection.records[o.id] = Record(vector, metadata, document, o.vector_commitment, o.content_commitment, seq)
+
+
+def entries_of(state: State) -> dict[bytes, bytes]:
+    """Every entry of the state tree, computed anew from the values themselves."""
+    entries = {}
+    for name, c in state.items():
+        entries[state_key(name)] = collection_leaf(name, commitment(definition(c.dim, c.metric, c.format)))
+        for record_id, r in c.records.items():
+            vector_c, content_c = commitment(vector_bytes(r.vector)), commitment(content(r.metadata, r.document))
+            entries[state_key(name, record_id)] = record_leaf(name, record_id, vector_c, content_c)
+    return entries
+
+
+def resolve(state: State, command: tuple[Any, ...]) -> list[Operation]:
+    """The operations that a command (see accumulated.md for their shapes) comes to in a state, before any is applied."""
+    kind, name, *rest = command
+    if kind == "create":
+        body = definition(*rest)
+        return [Operation(CREATE, name, "", None, body, ZERO, commitment(body))]
+    if name not in state:
+        raise Refused("absent", f"collection {name!r}")
+    if kind == "drop":
+        return [Operation(DROP, name, "", None, None, ZERO, ZERO)]
+    records = state[name].records
+    if kind == "delete":
+        return [Operation(DELETE, name, i, None, None, ZERO, ZERO) for i in rest[0] if i in records]
+    if kind == "delete_where":
+        return [Operation(DELETE, name, i, None, None, ZERO, ZERO) for i in select(records, rest[0])]
+    operations = []
+    seen = set()
+    for record_id, raw, metadata, document in rest[0]:
+        if record_id in seen:
+            raise Refused("twice", f"{record_id!r} in one call")
+        seen.add(record_id)
+        if kind in ("add", "upsert"):
+            vector, body = vector_bytes(admit(raw)), content(metadata, document)
+            kind_number = ADD if kind == "add" else UPSERT
+            parts = (vector, body, commitment(vector), commitment(body))
+            operations.append(Operation(kind_number, name, record_id, *parts))
+            continue
+        assert kind == "update"
+        if record_id not in records:
+            raise Refused("absent", f"{record_id!r} in {name!r}")
+        standing = records[record_id]
+        new_vector, new_content = None, None
+        vector_c, content_c = standing.vector_commitment, standing.content_commitment
+        if raw is not None:
+            new_vector = vector_bytes(admit(raw))
+            vector_c = commitment(new_vector)
+        if metadata is not None or document is not None:
+            merged = {
+                key: value
+                for key, value in {**standing.metadata, **(metadata or {})}.items()
+                if value is not None or key not in (metadata or {})
+            }
+            new_content = content(merged, standing.document if document is None else document)
+            content_c = commitment(new_content)
+        operations.append(Operation(UPDATE, name, record_id, new_vector, new_content, vector_c, content_c))
+    return operations
+
+
+class Memory:
+    """state = fold(apply, log): the state, the two trees and the chain, moved one commit at a time."""
+
+    def __init__(self) -> None:
+        self.state: State = {}
+        self.tree = StateTree()
+        self.seq = 0
+        self.link = FIRST_LINK
+        self.log_size = 0
+        self.frontier: list[bytes] = []
+
+    def state_root(self) -> bytes:
+        return self.tree.root()
+
+    def log_root(self) -> bytes:
+        return fold_frontier(self.frontier)
+
+    def checkpoint(self) -> str:
+        return checkpoint_text(self.seq, self.log_size, self.log_root(), self.state_root())
+
+    def write(self, command: tuple[Any, ...]) -> Commit | None:
+        """One call of the API, or ("batch", [calls]): one commit, or None when nothing changes.  Refused: nothing happened."""
+        staged = copy_of(self.state)
+        operations = []
+        for call in command[1] if command[0] == "batch" else [command]:
+            for operation in resolve(staged, call):
+                step(staged, operation, self.seq + 1)
+                operations.append(operation)
+        return self._publish(operations, staged) if operations else None
+
+    def apply(self, operations: list[Operation]) -> Commit:
+        """Resolved operations as one commit."""
+        staged = copy_of(self.state)
+        for operation in operations:
+            step(staged, operation, self.seq + 1)
+        return self._publish(operations, staged)
+
+    def replay(self, commit: Commit) -> None:
+        """One commit read from a log: the same operations must come to the same root and the same link."""
+        staged = copy_of(self.state)
+        for operation in commit.operations:
+            step(staged, operation, self.seq + 1)
+        if state_root(entries_of(staged)) != commit.state_root:
+            raise Refused("state_root", f"seq {commit.seq}")
+        if self._publish(list(commit.operations), staged) != commit:
+            raise Refused("link", f"seq {commit.seq}")
+
+    def _publish(self, operations: list[Operation], staged: State) -> Commit:
+        touched: set[tuple[str, str]] = set()
+        for o in operations:
+            touched.add((o.collection, o.id))
+            if o.type == DROP:  # its records go with it: those of the state before, and any that this commit wrote
+                before = self.state[o.collection].records if o.collection in self.state else {}
+                touched |= {(o.collection, record_id) for record_id in before}
+        for name, record_id in sorted(touched):
+            key = state_key(name, record_id)
+            leaf = None
+            if name in staged and record_id == "":
+                c = staged[name]
+                leaf = collection_leaf(name, commitment(definition(c.dim, c.metric, c.format)))
+            elif name in staged and record_id in staged[name].records:
+                r = staged[name].records[record_id]
+                leaf = record_leaf(name, record_id, r.vector_commitment, r.content_commitment)
+            there = key in self.tree.buckets.get(int.from_bytes(key[:2], "big"), {})
+            if leaf is not None or there:
+                self.tree.change(key, leaf)
+        commit = make_commit(operations, self.seq + 1, self.tree.root(), self.link)
+        for leaf in commit.leaves:
+            self.frontier = extend_frontier(self.frontier, self.log_size, leaf)
+            self.log_size += 1
+        self.state, self.seq, self.link = staged, commit.seq, commit.link
+        return commit
+
+    def search(
+        self, name: str, query: list[int], k: int, where: dict[str, Any] | None = None, ids: list[str] | None = None
+    ) -> list[tuple[str, int]]:
+        """The first k of the records that pass, by (raw distance, id); the query is raw, as after ``enter``."""
+        if name not in self.state:
+            raise Refused("absent", f"collection {name!r}")
+        collection = self.state[name]
+        if len(query) != collection.dim:
+            raise Refused("dimension", f"{len(query)}, the collection has {collection.dim}")
+        passing = select(collection.records, where)
+        rows = {i: collection.records[i].vector for i in passing if ids is None or i in ids}
+        return nearest(collection.metric, rows, admit(query), k)
+
+
+# -------------------------------------------------------------------------------------------------------------- snapshot.md
+
+SNAPSHOT_MAGIC = b"DETMEMSN"
+SNAPSHOT_HEADER = struct.Struct("<8sHHIQQ32s32s32sII")
+CHUNK = 1048576
+
+
+def snapshot_stream(state: State) -> bytes:
+    parts = []
+    for name in sorted(state, key=utf8):
+        c = state[name]
+        ids = sorted(c.records, key=utf8)
+        body = definition(c.dim, c.metric, c.format)
+        parts += [lp(name), u32(len(body)), body, u64(len(ids))]
+        parts += [lp(i) for i in ids]
+        parts += [u64(c.records[i].born) for i in ids]
+        parts += [vector_bytes(c.records[i].vector) for i in ids]
+        for i in ids:
+            body = content(c.records[i].metadata, c.records[i].document)
+            parts += [u32(len(body)), body]
+    return b"".join(parts)
+
+
+def write_snapshot(m: Memory) -> bytes:
+    counts = len(m.frontier), len(m.state)
+    fixed = (CHUNK, m.seq, m.log_size, m.link, m.state_root(), m.log_root(), *counts)
+    header = SNAPSHOT_HEADER.pack(SNAPSHOT_MAGIC, VERSION, 0, *fixed) + b"".join(m.frontier)
+    return assemble_snapshot(header, snapshot_stream(m.state))
+
+
+def assemble_snapshot(header: bytes, stream: bytes) -> bytes:
+    """Header (without its hash), chunks and footer around a stream."""
+    parts = [header, sha256(header)]
+    hashes = []
+    for i, at in enumerate(range(0, len(stream), CHUNK)):
+        chunk = stream[at : at + CHUNK]
+        hashes.append(sha256(b"\x19", u64(i), chunk))
+        parts += [u32(len(chunk)), hashes[-1], chunk]
+    digest = sha256(b"\x1a", sha256(header), *hashes)
+    return b"".join([*parts, u32(0), u64(len(hashes)), u64(len(stream)), digest])
+
+
+def snapshot_digest(data: bytes) -> bytes:
+    return data[-32:]
+
+
+def read_snapshot(data: bytes) -> Memory:
+    """The memory that wrote these bytes, and nothing else."""
+
+    def taker(source: bytes) -> Any:
+        at = 0
+
+        def take(size: int) -> bytes:
+            nonlocal at
+            if size > len(source) - at:
+                raise Refused("short", f"{size} bytes wanted at {at}, {len(source) - at} there")
+            at += size
+            return source[at - size : at]
+
+        return take
+
+    def number(some: bytes) -> int:
+        return int.from_bytes(some, "little")
+
+    take = taker(data)
+    fixed = take(SNAPSHOT_HEADER.size)
+    magic, version, flags, chunk_size, seq, log_size, last_link, root, root_of_log, frontier_count, collection_count = (
+        SNAPSHOT_HEADER.unpack(fixed)
+    )
+    if magic != SNAPSHOT_MAGIC:
+        raise Refused("magic", magic.hex())
+    if version != VERSION:
+        raise Refused("version", f"{version}")
+    if flags != 0:
+        raise Refused("flags", f"{flags}")
+    if chunk_size != CHUNK:
+        raise Refused("chunk_size", f"{chunk_size}")
+    if frontier_count != log_size.bit_count():
+        raise Refused("frontier", f"{frontier_count} roots for {log_size} leaves")
+    header = fixed + take(32 * frontier_count)
+    if take(32) != sha256(header):
+        raise Refused("header_hash", "")
+    m = Memory()
+    m.seq, m.log_size, m.link = seq, log_size, last_link
+    m.frontier = [header[i : i + 32] for i in range(len(fixed), len(header), 32)]
+    if m.log_root() != root_of_log:
+        raise Refused("frontier", "does not fold to log_root")
+    chunks: list[bytes] = []
+    hashes = []
+    while size := number(take(4)):
+        if size > CHUNK or (chunks and len(chunks[-1]) != CHUNK):
+            raise Refused("chunk", f"size {size} of chunk {len(chunks)}")
+        stored = take(32)
+        chunk = take(size)
+        if stored != sha256(b"\x19", u64(len(chunks)), chunk):
+            raise Refused("chunk_hash", f"chunk {len(chunks)}")
+        chunks.append(chunk)
+        hashes.append(stored)
+    stream = b"".join(chunks)
+    if number(take(8)) != len(chunks) or number(take(8)) != len(stream):
+        raise Refused("footer", "counts")
+    if take(32) != sha256(b"\x1a", sha256(header), *hashes):
+        raise Refused("digest", "")
+    if take(0) != b"" or write_length(header, stream) != len(data):
+        raise Refused("tail", "bytes behind the footer")
+
+    take = taker(stream)
+
+    def text(most: int, what: str) -> str:
+        size = number(take(2))
+        if not 1 <= size <= most:
+            raise Refused(what, f"{size} bytes")
+        try:
+            return str(take(size), "utf-8")
+        except UnicodeDecodeError as error:
+            raise Refused(what, "not UTF-8") from error
+
+    for _ in range(collection_count):
+        name = text(MOST_NAME, "collection")
+        if m.state and utf8(name) <= max(map(utf8, m.state)):
+            raise Refused("order", f"collection {name!r}")
+        dim, metric, number_format = read_definition(take(number(take(4))))
+        count = number(take(8))
+        ids = []
+        for _ in range(count):
+            ids.append(text(MOST_ID, "id"))
+            if len(ids) > 1 and utf8(ids[-1]) <= utf8(ids[-2]):
+                raise Refused("order", f"id {ids[-1]!r}")
+        born = [number(take(8)) for _ in ids]
+        if not all(1 <= b <= seq for b in born):
+            raise Refused("born", f"{born}")
+        vectors = [admit(read_vector(take(4 * dim))) for _ in ids]
+        records = {}
+        for i, b, vector in zip(ids, born, vectors, strict=True):
+            body = take(number(take(4)))
+            metadata, document = read_content(body)
+            records[i] = Record(vector, metadata, document, commitment(vector_bytes(vector)), commitment(body), b)
+        m.state[name] = Collection(dim, metric, number_format, records)
+    if snapshot_stream(m.state) != stream:
+        raise Refused("stream", "bytes behind the last collection")
+    for key, leaf in entries_of(m.state).items():
+        m.tree.change(key, leaf)
+    if m.state_root() != root:
+        raise Refused("state_root", m.state_root().hex())
+    return m
+
+
+def write_length(header: bytes, stream: bytes) -> int:
+    """How long the file around a stream is."""
+    return len(header) + 32 + 36 * -(-len(stream) // CHUNK) + len(stream) + 4 + 8 + 8 + 32
+
+
+# ----------------------------------------------------------------------------------------------------------- accumulated.md
+
+SEED = b"detmem accumulated vector v1"
+ROUNDS = 10_000
+ID_COUNT = 64
+LETTERS = ("a", "\u00e9", "\uff5e", "\U0001f600")
+DRAWN_COLLECTIONS = (
+    ("square", 3, "l2", "Q16.16"),
+    ("inner", 5, "ip", "Q8.24"),
+    ("angle \u00e9", 8, "cosine", "Q4.28"),
+)
+
+
+class Stream:
+    """The bytes of SHAKE-128 of a seed, from the first on, read as integers."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._shake = hashlib.shake_128(seed)
+        self._bytes = self._shake.digest(1 << 16)
+        self._at = 0
+
+    def below(self, bound: int) -> int:
+        """The next four bytes as a little-endian integer, modulo the bound."""
+        if self._at == len(self._bytes):
+            self._bytes = self._shake.digest(2 * len(self._bytes))
+        self._at += 4
+        return int.from_bytes(self._bytes[self._at - 4 : self._at], "little") % bound
+
+    def pick(self, values: tuple[Any, ...]) -> Any:
+        return values[self.below(len(values))]
+
+
+class Draw:
+    """Alternately a command and a search, as plain values; how they are drawn stands in accumulated.md.
+
+    Commands: ("create", name, dim, metric, format), ("drop", name), ("add" | "upsert" | "update", name, records),
+    ("delete", name, ids), ("delete_where", name, where), ("batch", commands).  A record is (id, raw, metadata, document); in
+    an update a None part stays as it is, and all records of one update have a vector or none has.  Some adds name an id that
+    lives already: they are to be refused whole.
+    Searches: ("search", name, raw query, k, where); some filters are to be refused.
+    """
+
+    def __init__(self, seed: bytes = SEED) -> None:
+        self.stream = Stream(seed)
+        self.live: dict[int, dict[str, int | None]] = {}  # collection number -> id -> the "n" that it stores
+        self.record_number = 0
+
+    def rounds(self, count: int = ROUNDS) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+        for _ in range(count):
+            command = self.command()
+            yield command, self.search()
+
+    def command(self) -> tuple[Any, ...]:
+        c = self.stream.below(3)
+        if c not in self.live:
+            self.live[c] = {}
+            return ("create", *DRAWN_COLLECTIONS[c])
+        chance = self.stream.below(1000)
+        if chance < 3 and len(self.live) == 3:
+            del self.live[c]
+            return ("drop", DRAWN_COLLECTIONS[c][0])
+        if chance < 150:
+            return ("batch", [self.call(self.existing(), 94) for _ in range(2 + self.stream.below(3))])
+        return self.call(c, 100)
+
+    def existing(self) -> int:
+        c = self.stream.below(3)
+        while c not in self.live:
+            c = (c + 1) % 3
+        return c
+
+    def call(self, c: int, chances: int) -> tuple[Any, ...]:
+        name, dim = DRAWN_COLLECTIONS[c][:2]
+        live = self.live[c]
+        chance = self.stream.below(chances)
+        if chance >= 98:
+            n = self.stream.below(20) - 10
+            self.live[c] = {i: stored for i, stored in live.items() if stored != n}
+            return ("delete_where", name, {"n": n})
+        if chance >= 94:  # an add that is refused if one of the two lives
+            ids = self.ids(2)
+            records = [self.record(i, dim) for i in ids]
+            if not any(i in live for i in ids):
+                live.update({i: (metadata or {}).get("n") for i, _, metadata, _ in records})
+            return ("add", name, records)
+        ids = self.ids(self.stream.pick((1, 1, 1, 2, 3)))
+        if chance < 20:
+            for i in ids:
+                live.pop(i, None)
+            return ("delete", name, ids)
+        kind = "upsert"
+        if chance < 45 and any(i in live for i in ids):
+            kind, ids = "update", [i for i in ids if i in live]
+        elif 45 <= chance < 70 and any(i not in live for i in ids):
+            kind, ids = "add", [i for i in ids if i not in live]
+        if kind != "update":
+            records = [self.record(i, dim) for i in ids]
+            live.update({i: (metadata or {}).get("n") for i, _, metadata, _ in records})
+            return (kind, name, records)
+        parts = self.stream.below(3)
+        records = [self.change(i, dim, parts) for i in ids]
+        live.update({i: metadata["n"] for i, _, metadata, _ in records if metadata is not None})
+        return ("update", name, records)
+
+    def ids(self, count: int) -> list[str]:
+        first = self.stream.below(ID_COUNT)
+        numbers = [(first + 7 * i) % ID_COUNT for i in range(count)]
+        return [f"{LETTERS[number % 4]}{number}" for number in numbers]
+
+    def record(self, record_id: str, dim: int) -> tuple[str, list[int], dict[str, Any] | None, str | None]:
+        self.record_number += 1
+        raw = self.vector(dim)
+        metadata = None if self.stream.below(8) == 0 else self.metadata()
+        return record_id, raw, metadata, self.document()
+
+    def change(
+        self, record_id: str, dim: int, parts: int
+    ) -> tuple[str, list[int] | None, dict[str, Any] | None, str | None]:
+        """An update of the vector (parts 0), the content (1) or both (2) that always changes what it names."""
+        self.record_number += 1
+        raw = None if parts == 1 else [*self.vector(dim)[:-1], self.record_number]
+        if parts == 0:
+            return record_id, raw, None, None
+        metadata = {**self.metadata(), "step": self.record_number}
+        return record_id, raw, metadata, self.document()
+
+    def vector(self, dim: int) -> list[int]:
+        style = self.stream.below(4)
+        bound = (2, 2, 65536, math.isqrt(ADMITTED // dim))[style]
+        return [self.stream.below(2 * bound + 1) - bound for _ in range(dim)]
+
+    def metadata(self) -> dict[str, Any]:
+        below, pick = self.stream.below, self.stream.pick
+        metadata: dict[str, Any] = {"n": below(20) - 10}
+        if below(2):
+            metadata["kind"] = pick(("red", "green", "blue", None))
+        if below(2):
+            metadata["flag"] = below(2) == 1
+        weight = below(3)
+        if weight == 1:
+            metadata["weight"] = below(9) - 4
+        if weight == 2:
+            metadata["weight"] = (below(9) - 4) / 2
+        if below(2):
+            metadata["tags"] = [pick(("x", "y", 1, 1.5, True, None)) for _ in range(below(4))]
+        return metadata
+
+    def document(self) -> str | None:
+        choice = self.stream.below(4)
+        return (None, None, "", f"document {self.record_number} \u00e9")[choice]
+
+    def search(self) -> tuple[Any, ...]:
+        c = self.existing()
+        query = self.vector(DRAWN_COLLECTIONS[c][1])
+        k = 1 + self.stream.below(10)
+        where = self.where() if self.stream.below(4) == 0 else None
+        return ("search", DRAWN_COLLECTIONS[c][0], query, k, where)
+
+    def where(self) -> dict[str, Any]:
+        below, pick = self.stream.below, self.stream.pick
+        form = below(8)
+        if form == 0:
+            return {"kind": pick(("red", "green", "blue", None))}
+        if form == 1:
+            least = below(20) - 10
+            return {"n": {"$gte": least, "$lt": least + below(10)}}
+        if form == 2:
+            return {"weight": {"$lte": (below(9) - 4) / 2}}
+        if form == 3:
+            return {"$or": [{"flag": below(2) == 1}, {"tags": {"$contains": pick(("x", 1, True, None))}}]}
+        if form == 4:
+            return {"kind": {"$nin": ["red", None]}}
+        if form == 5:
+            return {"$not": {"weight": {"$exists": True}}}
+        if form == 6:
+            return {"weight": {"$gt": "x"}}
+        return {"step": {"$exists": True}, "tags": {"$ne": []}}
+
+
+def answer_bytes(seq: int, hits: list[tuple[str, int]] | None) -> bytes:
+    """What is hashed of one answer: seq u64, count u32, then lp(id) and raw i64 of each hit; count ffffffff when refused."""
+    if hits is None:
+        return u64(seq) + u32(0xFFFFFFFF)
+    return u64(seq) + u32(len(hits)) + b"".join(lp(i) + raw.to_bytes(8, "little", signed=True) for i, raw in hits)

@@ -1,8 +1,8 @@
 """What every test shares: how Hypothesis draws, and that child processes run this checkout.
 
-``ci`` (the default) draws the same bounded set of examples on every run, so a red build is red again at home.  ``campaign``
-(``HYPOTHESIS_PROFILE=campaign``) draws fresh ones for as long as patience lasts and prints how to repeat a failure; what it
-finds becomes an ``@example`` or a named test.
+``ci`` (the default) draws the same bounded set of examples on every run, so a red build is red again at home.
+``campaign`` (``HYPOTHESIS_PROFILE=campaign``) draws many fresh ones and prints how to repeat a failure; what it finds
+becomes an ``@example`` or a named test.
 """
 
 from __future__ import annotations
@@ -36,6 +36,6 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-# Tests start `python -m detmem` and small writers in directories of their own: they must find this tree, and no other detmem.
+# Tests start `python -m detmem` and small writers in directories of their own: they must find this tree, no other.
 _inherited = os.environ.get("PYTHONPATH")
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), _inherited] if _inherited else [str(ROOT)])

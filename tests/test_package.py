@@ -1,4 +1,4 @@
-"""What a user installs: the wheel holds the package with its data and types, and nothing else; the sdist can test itself."""
+"""What a user installs: a wheel with the package, its data and types, nothing else; an sdist that can test itself."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What a root covers: leaves, the log tree, the state tree, the link of the frame chain (spec/commitments.md).
 
 Rule 1  Everything hashed starts with one byte that says what it is; lengths come before strings.
-Rule 2  No call here costs O(N): an append to the log tree is amortised O(1), a change of the state tree is one bucket and
-        16 nodes for each key.
+Rule 2  No call here costs O(N): an append to the log tree is amortised O(1), a change of the state tree is one bucket
+        and 16 nodes for each key.
 Rule 3  Staging computes, publishing stores: ``StateTree.stage`` leaves the tree as it was.
 
 It knows bytes, not records: what a vector or a content is stands in ``commands`` and ``state``.
@@ -70,7 +70,7 @@ def collection_leaf(collection: bytes, content_commitment: bytes) -> bytes:
 
 
 def operation_leaf(header: bytes) -> bytes:
-    """Log leaf of one operation: commitments and names, never payload bytes, so a payload can go without breaking it."""
+    """Log leaf of one operation: names and commitments, never payload bytes, so a payload can go and the leaf stays."""
     return sha256(b"\x00" + header).digest()
 
 
@@ -86,7 +86,7 @@ def link(before: bytes, kind: int, flags: int, version: int, seq: int, leaves: l
 
 
 class LogTree:
-    """RFC 9162 Merkle tree, append only: the roots of the complete subtrees, largest first, and the number of leaves."""
+    """RFC 9162 Merkle tree, append only: the roots of its complete subtrees, largest first, and its size in leaves."""
 
     __slots__ = ("frontier", "size")
 
@@ -130,8 +130,9 @@ class TreeChange:
 class StateTree:
     """The history-independent tree over what is live: 2^16 buckets of ``key -> leaf``, and the nodes above them.
 
-    Nodes are numbered as in a heap (root 1, children 2i and 2i+1, bucket b at 2^16 + b). Zero bytes mean an empty subtree,
-    so the node table is fresh zero memory that the system hands out as it is touched, and an empty store costs nothing.
+    Nodes are numbered as in a heap (root 1, children 2i and 2i+1, bucket b at 2^16 + b).  Zero bytes mean an empty
+    subtree, so the node table is fresh zero memory that the system hands out as it is touched: an empty store costs
+    nothing.
     """
 
     __slots__ = ("_buckets", "_nodes", "root")

@@ -470,7 +470,7 @@ def _scalar(value: object, expected: str = "None, bool, int, float or str") -> S
         return _finite(float.__float__(value))
     if isinstance(value, np.bool_):
         return bool(value)
-    if isinstance(value, np.integer) and not isinstance(value, np.timedelta64):  # NumPy counts durations as integers
+    if isinstance(value, np.integer) and value.dtype.kind in "iu":  # NumPy counts durations (kind "m") as integers
         return _int64(int(value))
     if isinstance(value, (np.float16, np.float32)):  # both widen exactly; a long double would not
         return _finite(float(value))

@@ -102,7 +102,7 @@ class _Order(NamedTuple):
             if record is not None and type(record.get(field)) in foreign:  # type(), because a bool is no number
                 operand, stored = ("str", "number") if self.operand_is_text else ("number", "str")
                 raise UsageError(
-                    f"field {field!r}: {self.operator} compares with a {operand}, "
+                    f"field {field!r:.80}: {self.operator} compares with a {operand}, "
                     f"but some record stores a {stored} there; numbers order with numbers and str with str"
                 )
 
@@ -129,14 +129,14 @@ class _Parser:
                     f"{place}: expected field names or $and, $or, $not, found the {type(key).__name__} {key!r}"
                 )
             name = str(normalise_scalar(key, f"{place}: field name"))
-            inner = f"{place}[{name!r}]"
+            inner = f"{place}[{name!r:.80}]"
             if name == "$and" or name == "$or":
                 parts = self.several(condition, inner, depth)
                 tests.append(_every(parts) if name == "$and" else _some(parts))
             elif name == "$not":
                 tests.append(_negated(self.where(condition, inner, depth + 1)))
             elif name.startswith("$"):
-                raise UsageError(f"{inner}: expected $and, $or or $not beside field names, found {name!r}")
+                raise UsageError(f"{inner}: expected $and, $or or $not beside field names, found {name!r:.80}")
             else:
                 tests.extend(_of_field(name, test) for test in self.conditions(name, condition, inner))
         return _every(tests)

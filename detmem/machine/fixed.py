@@ -1,13 +1,13 @@
 """The front door of numbers: floats come in, int32 goes on, and nothing after this file rounds again.
 
-A determinate memory begins with a determinate vector, so this room owns the whole precision contract (spec/numbers.md):
+A determinate memory begins with a determinate vector, so this room owns the whole contract (spec/numbers.md):
 
-Rule 1  One rounding, half to even, for rows and queries alike.  It is computed by floor and exact remainder, or in integers,
-        never by ``rint``: the C rounding mode, flush-to-zero and x87 registers cannot show in a result.
+Rule 1  One rounding, half to even, for rows and queries alike.  It is computed by floor and exact remainder, or in
+        integers, never by ``rint``: the C rounding mode, flush-to-zero and x87 registers cannot show in a result.
 Rule 2  Nothing is clipped unless the caller writes ``overflow="clip"``; NaN never passes.
-Rule 3  Admission: the squared raw norm of a vector is at most 2^60, so no later sum can leave int64 (proof in the spec).
-Rule 4  The caller's arrays are only read.  Work is done in blocks of ``_BLOCK`` components: the memory taken beside the result
-        is a few MB, however large (or memory-mapped) the input.
+Rule 3  Admission: the squared raw norm of a vector is at most 2^60, so no later sum can leave int64 (proof: spec).
+Rule 4  The caller's arrays are only read.  Work is done in blocks of ``_BLOCK`` components: the memory taken beside the
+        result is a few MB, however large (or memory-mapped) the input.
 Rule 5  A refusal names the row, the column and the value.
 
 It refuses to know collections, ids and files; ``collection`` is a word in an error message here.
@@ -62,7 +62,7 @@ Float64 = NDArray[np.float64]
 
 
 def canonical_metric(name: object) -> str:
-    """The one spelling of a metric: ``cosine``, ``ip`` or ``l2``.  ``UsageError`` for a name that is none or no alias."""
+    """The one spelling of a metric: ``cosine``, ``ip`` or ``l2``.  ``UsageError`` for any other name."""
     if isinstance(name, str) and name in _ALIASES:
         return _ALIASES[name]
     raise UsageError(f"metric must be one of {', '.join(sorted(_ALIASES))}; found {name!r}")
@@ -84,8 +84,8 @@ def quantize(x: ArrayLike, format: str = "Q16.16", *, overflow: str = "error") -
     ``x``: float16/32/64 or integers, of any shape (a scalar included).  Returns int32 of the same shape.
     ``overflow="clip"`` takes the nearest end of the int32 range instead of refusing; NaN is refused always.
 
-    ``RangeError``: NaN, infinite, out of range, or an integer that float64 cannot hold.  ``UsageError``: not numbers, empty, an
-    unknown format or overflow.
+    ``RangeError``: NaN, infinite, out of range, or an integer that float64 cannot hold.
+    ``UsageError``: not numbers, empty, an unknown format or overflow.
     """
     bits = fraction_bits(format)
     if overflow not in ("error", "clip"):
@@ -97,7 +97,10 @@ def quantize(x: ArrayLike, format: str = "Q16.16", *, overflow: str = "error") -
 
 
 def dequantize(raw: ArrayLike, format: str = "Q16.16") -> Float64:
-    """The exact float64 value raw / 2^f of raw integers of any shape.  ``UsageError`` for floats, ``RangeError`` outside int32."""
+    """The exact float64 value raw / 2^f of raw integers, of any shape.
+
+    ``UsageError``: floats, or an unknown format.  ``RangeError``: an integer outside int32.
+    """
     bits = fraction_bits(format)
     values = _as_int32(_numeric(raw, "raw"), "row").astype(np.float64)
     values *= 2.0**-bits
@@ -112,7 +115,7 @@ def distances_to_float(raw: Int64, metric: str, format: str) -> Float64:
     return distances
 
 
-# ------------------------------------------------------------------------------------------------------ public: the door
+# ----------------------------------------------------------------------------------------------------- public: the door
 
 
 def as_array(
@@ -134,11 +137,11 @@ def admit_vectors(
 ) -> Int32:
     """Floats to the raw vectors that are stored or searched: C-contiguous int32 (n, dimension), never a view of ``x``.
 
-    ``x``: array_like (n, dimension), or one vector (dimension,), which gives n = 1.  ``l2`` and ``ip`` quantise; ``cosine``
-    normalises in integers (spec/numbers.md) and admits every finite vector but zero.
+    ``x``: array_like (n, dimension), or one vector (dimension,), which gives n = 1.  ``l2`` and ``ip`` quantise;
+    ``cosine`` normalises in integers (spec/numbers.md) and admits every finite vector but zero.
 
-    ``DimensionError``: another number of dimensions.  ``RangeError``: a value the format cannot hold, a norm above the limit, a
-    zero vector under ``cosine``.  ``UsageError``: not numbers.
+    ``DimensionError``: another number of dimensions.  ``RangeError``: a value the format cannot hold, a norm above the
+    limit, a zero vector under ``cosine``.  ``UsageError``: not numbers.
     """
     bits = fraction_bits(format)
     array = _matrix(x, dimension, collection, what)
@@ -162,7 +165,7 @@ def admit_raw(raw: ArrayLike, *, dimension: int, collection: str, what: str = "v
     return matrix
 
 
-# ------------------------------------------------------------------------------------------------------ shapes and types
+# ----------------------------------------------------------------------------------------------------- shapes and types
 
 
 def _numeric(x: ArrayLike, what: str, dimension: int | None = None, collection: str | None = None) -> NDArray[Any]:
@@ -179,13 +182,13 @@ def _numeric(x: ArrayLike, what: str, dimension: int | None = None, collection: 
     # longdouble is refused by name: its width, and so its values, differ between platforms
     if array.dtype.kind not in "fiu" or array.dtype.char == "g":
         raise UsageError(f"{what}: expected float16, float32, float64 or integers, found {array.dtype}")
-    if isinstance(x, (list, tuple)) and array.dtype.kind == "f":
+    if isinstance(x, (list, tuple)) and array.dtype == np.float64:
         _check_mixed_integers(x, array, what)
     return array
 
 
 def _check_mixed_integers(x: Sequence[Any], array: NDArray[Any], what: str) -> None:
-    """NumPy turns a list of ints *and* floats into floats, rounding the ints: those must pass the test that ints pass."""
+    """NumPy makes floats of a list of ints *and* floats, and rounds the ints: they must pass the test of ints."""
     for index in np.flatnonzero(np.abs(array) >= 2.0**53):
         item: Any = x
         for axis_index in np.unravel_index(index, array.shape):
@@ -223,7 +226,7 @@ def _matrix(x: ArrayLike, dimension: int, collection: str, what: str) -> NDArray
 
 
 def _place(what: str, shape: tuple[int, ...], index: int) -> str:
-    """Where the component with C-order ``index`` stands: '', 'column 3: ', 'vector 17, column 3: ', 'index (0, 1, 2): '."""
+    """Where the component with C-order ``index`` stands: 'column 3: ', 'vector 17, column 3: ', 'index (0, 1, 2): '."""
     position = tuple(int(i) for i in np.unravel_index(index, shape))
     if len(position) == 2:
         return f"{what} {position[0]}, column {position[1]}: "
@@ -250,7 +253,7 @@ def _row_blocks(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
         yield start, array[start : start + step]
 
 
-# -------------------------------------------------------------------------------------------------------------- rounding
+# ------------------------------------------------------------------------------------------------------------- rounding
 
 
 def _as_float64(block: NDArray[Any], array: NDArray[Any], start: int, what: str) -> Float64:
@@ -287,8 +290,8 @@ def _quantised(array: NDArray[Any], bits: int, format: str, what: str, *, clip: 
                 index = int(np.argmax(wrong))
                 limit = 1 << (31 - bits)
                 raise RangeError(
-                    f"{_place(what, array.shape, start + index)}expected -{limit} <= value < {limit}, the range of {format}; "
-                    f"found {float(values[index])!r}"
+                    f"{_place(what, array.shape, start + index)}expected -{limit} <= value < {limit}, "
+                    f"the range of {format}; found {float(values[index])!r}"
                 )
         out[start : start + raw.size] = raw
     return result
@@ -297,8 +300,8 @@ def _quantised(array: NDArray[Any], bits: int, format: str, what: str, *, clip: 
 def _round_half_even(values: Float64, bits: int) -> Int64:
     """round_half_even(values * 2^bits) as int64, without NaN; what lies beyond +-2^32 is shown as +-2^32.
 
-    Every step is exact, so no rounding mode can show: the product is a shift of the exponent (the minimum keeps it far from
-    infinity), and the remainder of a positive number after floor is a multiple of its own last place.
+    Every step is exact, so no rounding mode can show: the product is a shift of the exponent (the minimum keeps it far
+    from infinity), and the remainder of a positive number after floor is a multiple of its own last place.
     """
     magnitude = np.minimum(np.abs(values), 2.0 ** (32 - bits))
     magnitude *= 2.0**bits
@@ -324,18 +327,17 @@ def _as_int32(array: NDArray[Any], what: str) -> Int32:
                 wrong |= block < _INT32_MIN
             if wrong.any():
                 index = int(np.argmax(wrong))
-                raise RangeError(
-                    f"{_place(what, array.shape, start + index)}expected a raw integer of 32 bits, found {int(block[index])}"
-                )
+                place = _place(what, array.shape, start + index)
+                raise RangeError(f"{place}expected a raw integer of 32 bits, found {int(block[index])}")
         out[start : start + block.size] = block
     return result
 
 
-# ----------------------------------------------------------------------------------------------------------- cosine
+# --------------------------------------------------------------------------------------------------------------- cosine
 
 
 def _normalised(array: NDArray[Any], bits: int, what: str) -> Int32:
-    """The unit vectors of the rows, in units of 2^-bits (spec/numbers.md, 'Unit vectors').  Integers from the first step."""
+    """The unit vectors of the rows, in units of 2^-bits (spec/numbers.md, 'Unit vectors').  Integers only."""
     matrix = array if array.ndim == 2 else array[None, :]
     result = np.empty(matrix.shape, dtype=np.int32)
     for start, rows in _row_blocks(matrix):
@@ -380,7 +382,7 @@ def _patterns(rows: NDArray[Any]) -> tuple[Int64, NDArray[np.bool_]]:
 
 
 def _decoded(magnitude: Int64, size: int) -> tuple[Int64, Int64, NDArray[np.bool_]]:
-    """(mantissa, exponent, is finite) with |x| = mantissa * 2^exponent, mantissa < 2^53, of floats of ``size`` bytes."""
+    """(mantissa, exponent, is finite) with |x| = mantissa * 2^exponent, of floats of ``size`` bytes."""
     fraction = _FRACTION_FIELD[size]
     ones = (1 << (8 * size - 1 - fraction)) - 1  # the exponent field of infinities and NaN; ones // 2 is the bias
     field = magnitude >> fraction
@@ -392,8 +394,8 @@ def _decoded(magnitude: Int64, size: int) -> tuple[Int64, Int64, NDArray[np.bool
 def _shifted(mantissa: Int64, exponent: Int64) -> Int64:
     """round_half_even(mantissa * 2^exponent), for 0 <= mantissa < 2^53 and a result of at most 2^31.
 
-    To the right by r + 1 after one place to the left, so that "half" exists for r = 0 as well.  Beyond r = 60 the result is 0,
-    as it is at 60.  2^54 + 2^60 < 2^63: nothing overflows.
+    To the right by r + 1 after one place to the left, so that "half" exists for r = 0 as well.  Beyond r = 60 the
+    result is 0, as it is at 60.  2^54 + 2^60 < 2^63: nothing overflows.
     """
     left = np.clip(exponent, 0, 31)
     right = np.clip(-exponent, 0, 60)
@@ -403,13 +405,13 @@ def _shifted(mantissa: Int64, exponent: Int64) -> Int64:
     return np.asarray(doubled >> (right + 1), dtype=np.int64)
 
 
-# ------------------------------------------------------------------------------------------------------------- admission
+# ------------------------------------------------------------------------------------------------------------ admission
 
 
 def _squared_norms(rows: Int64) -> list[int]:
     """The exact sum of squares of each row, as Python ints; |component| <= 2^31.
 
-    Limbs of 16 bits: high < 2^16, low < 2^16, so that 2^16 products sum to less than 2^48 each.
+    Limbs of 16 bits: high < 2^16 and low < 2^16, so 2^16 products sum to less than 2^48.
     """
     high_high, high_low, low_low = _limb_sums(rows)
     return [(int(a) << 32) + (int(b) << 17) + int(c) for a, b, c in zip(high_high, high_low, low_low, strict=True)]
@@ -429,8 +431,9 @@ def _limb_sums(rows: Int64) -> tuple[Int64, Int64, Int64]:
 def _check_norms(matrix: Int32, what: str, format: str | None) -> None:
     """Refuse the first row whose squared norm is above 2^60.  No step of the check can overflow.
 
-    If no component exceeds sqrt(2^60 / d) nothing has to be summed; this is what ordinary embeddings meet.  Otherwise the sums
-    stand in limbs: S = A 2^32 + B 2^17 + C = top 2^16 + rest, and S <= 2^60 means top < 2^44, or top = 2^44 and rest = 0.
+    If no component exceeds sqrt(2^60 / d) nothing has to be summed; this is what ordinary embeddings meet.  Otherwise
+    the sums stand in limbs: S = A 2^32 + B 2^17 + C = top 2^16 + rest, and S <= 2^60 means top < 2^44, or top = 2^44
+    and rest = 0.
     """
     harmless = math.isqrt(MAX_SQUARED_NORM // matrix.shape[1])
     for start, rows in _row_blocks(matrix):

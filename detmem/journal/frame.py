@@ -1,0 +1,267 @@
+"""Bytes of the log: frames, seals, segment headers (spec/log.md).
+
+``encode_*`` and their readers are inverse; a reader accepts nothing else and says at which offset and why.  Whether a bad
+frame is the torn end of the log or damage is not decided here: that is ``log``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from struct import Struct
+from zlib import crc32
+
+from detmem.errors import CorruptionError, FormatError
+from detmem.journal.disk import File
+from detmem.machine import commands
+from detmem.machine.commands import Operation
+from detmem.machine.commitment import commit_leaf, link
+from detmem.machine.state import COMMIT_KIND, VERSION, Change
+
+__all__ = [
+    "MAX_FRAME_BYTES",
+    "BadFrame",
+    "Frame",
+    "Seal",
+    "SegmentHeader",
+    "SegmentReader",
+    "encode_commit",
+    "encode_seal",
+    "last_durable",
+    "read_seal",
+]
+
+MAX_FRAME_BYTES = 1 << 30
+
+_MAGIC = b"DMF1"
+_HEADER = Struct("<4sBBHIQQI")
+_CRC_BYTES = 4
+_SEAL_KIND = 2
+_TRAILER = {COMMIT_KIND: 64, _SEAL_KIND: 32}
+_SEAL_BODY = Struct("<QQ32s32s")
+_SEAL_BYTES = _HEADER.size + _SEAL_BODY.size + 32
+_SEGMENT_MAGIC = b"DETMEMSG"
+_SEGMENT = Struct("<8sHHI16sQQ32s32s12xI")
+_WINDOW_BYTES = 1 << 20  # read at once while scanning
+
+assert _HEADER.size == 32
+assert _SEGMENT.size == 128
+assert commands.MAX_OPERATION_BYTES <= MAX_FRAME_BYTES
+
+
+class BadFrame(CorruptionError):  # noqa: N818 - a place in the log, not yet a verdict
+    """No good frame stands at ``offset``."""
+
+    def __init__(self, offset: int, reason: str) -> None:
+        super().__init__(f"offset {offset}: {reason}")
+        self.offset = offset
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One good commit frame, at ``offset`` of its segment, ``size`` bytes long."""
+
+    seq: int
+    durable_seq: int
+    operations: list[Operation]
+    state_root: bytes
+    link: bytes
+    leaves: list[bytes]
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """The end of a finished segment: its number of commits, and the log's size, link and root there."""
+
+    count: int
+    log_size: int
+    link: bytes
+    log_root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    """Whose segment it is, and where the log stood before its first commit."""
+
+    store_id: bytes
+    first_seq: int
+    log_size: int
+    link: bytes
+    log_root: bytes
+
+    size_bytes = _SEGMENT.size
+
+    @property
+    def seed(self) -> int:
+        """Starts the CRC of each frame header, so that a foreign or stale frame does not parse as one of ours."""
+        return crc32(self.store_id + self.first_seq.to_bytes(8, "little"))
+
+    def encode(self) -> bytes:
+        """128 bytes; ``decode`` is the inverse."""
+        fields = (self.store_id, self.first_seq, self.log_size, self.link, self.log_root)
+        head = _SEGMENT.pack(_SEGMENT_MAGIC, VERSION, 0, _SEGMENT.size, *fields, 0)[:-_CRC_BYTES]
+        return head + crc32(head).to_bytes(_CRC_BYTES, "little")
+
+    @classmethod
+    def decode(cls, data: bytes) -> SegmentHeader:
+        """``CorruptionError`` for a short or bad header, ``FormatError`` for a newer format."""
+        if len(data) < _SEGMENT.size:
+            raise CorruptionError(f"a segment header has {_SEGMENT.size} bytes, found {len(data)}")
+        magic, version, flags, size, store_id, first_seq, log_size, before, root, crc = _SEGMENT.unpack(
+            data[: _SEGMENT.size]
+        )
+        if magic != _SEGMENT_MAGIC or crc != crc32(data[: _SEGMENT.size - _CRC_BYTES]):
+            raise CorruptionError("a segment header whose magic or CRC is wrong")
+        if version > VERSION:
+            raise FormatError(f"the log has format {version}, this version of detmem reads up to {VERSION}")
+        header = cls(store_id, first_seq, log_size, before, root)
+        if header.encode() != data[: _SEGMENT.size]:
+            raise CorruptionError(
+                f"a segment header with unknown fields: version {version}, flags {flags}, size {size}"
+            )
+        return header
+
+
+def encode_commit(change: Change, durable_seq: int, seed: int) -> bytes:
+    """The frame of a staged change.  ``UsageError`` when it is too large."""
+    body = commands.encode(change.operations, MAX_FRAME_BYTES)
+    header = _encode_header(COMMIT_KIND, len(body), change.seq, durable_seq, seed)
+    return b"".join((header, body, change.state_root, change.link))
+
+
+def encode_seal(seal: Seal, first_seq: int, seed: int) -> bytes:
+    """The frame that closes the segment starting at ``first_seq``."""
+    seq = first_seq + seal.count - 1
+    body = _SEAL_BODY.pack(seal.count, seal.log_size, seal.link, seal.log_root)
+    return _encode_header(_SEAL_KIND, len(body), seq, seq, seed) + body + _seal_digest(first_seq, body)
+
+
+def read_seal(file: File, header: SegmentHeader) -> tuple[Seal, int]:
+    """The seal at a finished segment's end and its offset, without reading what is before; ``BadFrame``."""
+    offset = max(file.size() - _SEAL_BYTES, SegmentHeader.size_bytes)
+    data = memoryview(file.pread(_SEAL_BYTES, offset))
+    kind, _, seq, _ = _read_header(data, offset, header.seed)
+    if kind != _SEAL_KIND:
+        raise BadFrame(offset, "expected a seal, found a commit")
+    seal = _read_seal(data[_HEADER.size :], offset, header.first_seq)
+    if seq != header.first_seq + seal.count - 1:
+        raise BadFrame(offset, f"a seal of {seal.count} commits from {header.first_seq} cannot carry seq {seq}")
+    return seal, offset
+
+
+def last_durable(file: File, offset: int, seed: int) -> int:
+    """The highest ``durable_seq`` of any frame header with a right CRC at or behind ``offset``, 0 when there is none."""
+    best, overlap = 0, _HEADER.size - 1
+    size = file.size()
+    while offset < size:
+        window = file.pread(_WINDOW_BYTES + overlap, offset)
+        at = window.find(_MAGIC)
+        while at >= 0:
+            header = window[at : at + _HEADER.size]
+            if len(header) == _HEADER.size and crc32(header[:-_CRC_BYTES], seed) == int.from_bytes(
+                header[-4:], "little"
+            ):
+                best = max(best, _HEADER.unpack(header)[6])
+            at = window.find(_MAGIC, at + 1)
+        offset += _WINDOW_BYTES
+    return best
+
+
+class SegmentReader:
+    """Reads one segment from its start: iterate for its commit frames, in order.
+
+    Stops at the seal (then ``seal`` is set) or at a clean end; raises ``BadFrame`` at the first frame that is not good.
+    ``offset`` and ``link`` are where the good part ends and the link there; ``seq`` the last good seq.
+    """
+
+    def __init__(self, file: File, header: SegmentHeader) -> None:
+        self._file = file
+        self._header = header
+        self._window = memoryview(b"")
+        self._window_offset = 0
+        self._size = file.size()
+        self.offset = header.size_bytes
+        self.seq = header.first_seq - 1
+        self.link = header.link
+        self.seal: Seal | None = None
+
+    def __iter__(self) -> Iterator[Frame]:
+        while self.offset < self._size:
+            frame = self._next()
+            if frame is None:
+                return
+            yield frame
+
+    def _next(self) -> Frame | None:
+        offset = self.offset
+        kind, length, seq, durable_seq = _read_header(self._read(offset, _HEADER.size), offset, self._header.seed)
+        size = _HEADER.size + length + _TRAILER[kind]
+        if offset + size > self._size:
+            raise BadFrame(offset, f"a frame of {size} bytes, of which the file holds {self._size - offset}")
+        data = self._read(offset, size)[_HEADER.size :]
+        if kind == _SEAL_KIND:
+            self._end(data, offset, seq, size)
+            return None
+        if seq != self.seq + 1 or durable_seq >= seq:
+            raise BadFrame(offset, f"expected seq {self.seq + 1}, found {seq} with durable seq {durable_seq}")
+        try:
+            operations = list(commands.decode(data[:length]))
+        except CorruptionError as error:
+            raise BadFrame(offset, str(error)) from None
+        state_root, stored = bytes(data[length : length + 32]), bytes(data[length + 32 :])
+        leaves = [operation.leaf for operation in operations]
+        closing = commit_leaf(seq, len(leaves), state_root)
+        computed = link(self.link, COMMIT_KIND, 0, VERSION, seq, leaves, closing)
+        if not operations or computed != stored:
+            raise BadFrame(offset, f"expected link {computed.hex()}, found {stored.hex()}")
+        self.offset, self.seq, self.link = offset + size, seq, stored
+        return Frame(seq, durable_seq, operations, state_root, stored, [*leaves, closing], offset, size)
+
+    def _end(self, data: memoryview, offset: int, seq: int, size: int) -> None:
+        seal = _read_seal(data, offset, self._header.first_seq)
+        count = self.seq - self._header.first_seq + 1
+        if seal.count != count or seq != self.seq or seal.link != self.link:
+            raise BadFrame(offset, f"a seal of {seal.count} commits behind {count}, or with another link")
+        if offset + size != self._size:
+            raise BadFrame(offset + size, f"{self._size - offset - size} bytes behind a seal")
+        self.offset, self.seal = offset + size, seal
+
+    def _read(self, offset: int, size: int) -> memoryview:
+        start = offset - self._window_offset
+        if start + size > len(self._window):
+            self._window = memoryview(self._file.pread(max(size, _WINDOW_BYTES), offset))
+            self._window_offset, start = offset, 0
+        return self._window[start : start + size]
+
+
+def _encode_header(kind: int, length: int, seq: int, durable_seq: int, seed: int) -> bytes:
+    head = _HEADER.pack(_MAGIC, kind, 0, VERSION, length, seq, durable_seq, 0)[:-_CRC_BYTES]
+    return head + crc32(head, seed).to_bytes(_CRC_BYTES, "little")
+
+
+def _read_header(data: memoryview, offset: int, seed: int) -> tuple[int, int, int, int]:
+    if len(data) < _HEADER.size:
+        raise BadFrame(offset, f"a frame header has {_HEADER.size} bytes, found {len(data)}")
+    magic, kind, flags, version, length, seq, durable_seq, crc = _HEADER.unpack_from(data)
+    if magic != _MAGIC or crc != crc32(data[: _HEADER.size - _CRC_BYTES], seed):
+        raise BadFrame(offset, "the magic or the CRC of a frame header is wrong")
+    if kind not in _TRAILER or flags or version != VERSION:
+        raise BadFrame(offset, f"a frame of unknown kind {kind}, flags {flags} or version {version}")
+    if length > MAX_FRAME_BYTES or (kind == _SEAL_KIND and length != _SEAL_BODY.size):
+        raise BadFrame(offset, f"a frame of illegal length {length}")
+    return kind, length, seq, durable_seq
+
+
+def _read_seal(data: memoryview, offset: int, first_seq: int) -> Seal:
+    body = bytes(data[: _SEAL_BODY.size])
+    if bytes(data[_SEAL_BODY.size :]) != _seal_digest(first_seq, body):
+        raise BadFrame(offset, "the digest of a seal is wrong")
+    return Seal(*_SEAL_BODY.unpack(body))
+
+
+def _seal_digest(first_seq: int, body: bytes) -> bytes:
+    return sha256(b"\x18" + first_seq.to_bytes(8, "little") + body).digest()

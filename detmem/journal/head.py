@@ -1,0 +1,108 @@
+"""HEAD: what was acknowledged, in two slots of which a power cut can tear at most one (spec/log.md).
+
+An unsynced slot is rewritten in place; only after it was synced does the next write go to the other slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from struct import Struct
+from zlib import crc32
+
+from detmem.errors import FormatError
+from detmem.journal.disk import Disk
+from detmem.machine.commitment import LINK_ZERO, ZERO
+from detmem.machine.state import VERSION
+
+__all__ = ["HEAD", "Head", "HeadFile", "read_heads"]
+
+HEAD = "HEAD"
+
+_SLOT = Struct("<8sHH4xQ16sQQQ32sQ32sI")
+_MAGIC = b"DETMEMHD"
+_CLEAN = 1
+_PAGE_BYTES = 4096
+_SLOTS = 2
+
+assert _SLOT.size == 140
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """One slot.  ``segment`` is the first seq of the segment that holds ``durable_offset``, 0 before there is one."""
+
+    store_id: bytes
+    generation: int = 0
+    clean: bool = False
+    durable_seq: int = 0
+    segment: int = 0
+    durable_offset: int = 0
+    link: bytes = LINK_ZERO
+    snapshot_seq: int = 0
+    snapshot_digest: bytes = ZERO
+
+    def encode(self) -> bytes:
+        """140 bytes; ``decode`` is the inverse."""
+        place = (self.durable_seq, self.segment, self.durable_offset, self.link)
+        fields = (self.generation, self.store_id, *place, self.snapshot_seq, self.snapshot_digest)
+        head = _SLOT.pack(_MAGIC, VERSION, _CLEAN * self.clean, *fields, 0)[:-4]
+        return head + crc32(head).to_bytes(4, "little")
+
+    @classmethod
+    def decode(cls, data: bytes) -> Head | None:
+        """None for a bad slot, ``FormatError`` for a newer format."""
+        if len(data) < _SLOT.size:
+            return None
+        magic, version, flags, generation, store_id, *rest, crc = _SLOT.unpack(data[: _SLOT.size])
+        if magic != _MAGIC or crc != crc32(data[: _SLOT.size - 4]):
+            return None
+        if version > VERSION:
+            raise FormatError(f"HEAD has format {version}, this version of detmem reads up to {VERSION}")
+        head = cls(store_id, generation, bool(flags & _CLEAN), *rest)
+        return head if head.encode() == data[: _SLOT.size] else None
+
+
+def read_heads(disk: Disk) -> list[Head | None]:
+    """Both slots, None for a bad one; both None when there is no HEAD."""
+    if HEAD not in disk.list(""):
+        return [None] * _SLOTS
+    file = disk.open(HEAD)
+    data = file.pread(_SLOTS * _PAGE_BYTES, 0)
+    file.close()
+    return [Head.decode(data[at : at + _SLOT.size]) for at in range(0, _SLOTS * _PAGE_BYTES, _PAGE_BYTES)]
+
+
+class HeadFile:
+    """HEAD, open for writing."""
+
+    def __init__(self, disk: Disk, head: Head, slot: int) -> None:
+        self.head = head
+        self._file = disk.open(HEAD, write=True)
+        self._slot = slot
+        self._synced = True  # what was read is what survived
+
+    @classmethod
+    def create(cls, disk: Disk, head: Head) -> HeadFile:
+        """A new HEAD with ``head`` in its first slot, synced."""
+        temporary = f"{HEAD}.tmp"
+        file = disk.open(temporary, create=True)
+        file.pwrite(head.encode().ljust(_SLOTS * _PAGE_BYTES, b"\0"), 0)
+        file.sync()
+        file.close()
+        disk.rename(temporary, HEAD)
+        disk.sync_folder("")
+        return cls(disk, head, 0)
+
+    def write(self, *, sync: bool, **changes: object) -> None:
+        """Write the changed head; with ``sync`` it has reached the disk on return."""
+        self.head = replace(self.head, generation=self.head.generation + 1, **changes)  # type: ignore[arg-type]
+        if self._synced:
+            self._slot = 1 - self._slot
+        self._file.pwrite(self.head.encode(), self._slot * _PAGE_BYTES)
+        self._synced = sync
+        if sync:
+            self._file.sync()
+
+    def close(self) -> None:
+        """Close the file; nothing is written."""
+        self._file.close()

@@ -1,0 +1,257 @@
+"""Operations: what can happen to a memory, each with exactly one byte string (spec/log.md, "Operation").
+
+``decode`` is the inverse of ``encode``, and accepts nothing else.  An operation is resolved: it carries whole
+resulting values, so replaying it needs no older payload.  Its header carries names and commitments; the log tree and
+the link cover the header, and the header's commitments cover the payload.
+
+It does not know whether an operation is legal in some state: that is ``state``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from struct import Struct
+
+from detmem.errors import CorruptionError, UsageError
+from detmem.machine import encoding, fixed
+from detmem.machine.commitment import ZERO, commit, operation_leaf
+
+__all__ = [
+    "ADD",
+    "CREATE",
+    "DELETE",
+    "DROP",
+    "MAX_OPERATION_BYTES",
+    "OPERATION_NAMES",
+    "UPDATE",
+    "UPSERT",
+    "Definition",
+    "Operation",
+    "create",
+    "decode",
+    "delete",
+    "drop",
+    "encode",
+    "write",
+]
+
+CREATE, DROP, ADD, UPSERT, UPDATE, DELETE = range(1, 7)
+OPERATION_NAMES = {
+    CREATE: "create_collection",
+    DROP: "drop_collection",
+    ADD: "add",
+    UPSERT: "upsert",
+    UPDATE: "update",
+    DELETE: "delete",
+}
+MAX_OPERATION_BYTES = 16 * 1024 * 1024
+
+_HEAD = Struct("<BBHHHII32s32s")
+_HAS_VECTOR, _HAS_CONTENT = 1, 2
+_PRESENT = b"\x00"
+_MAX_VECTOR_BYTES = 4 * fixed.MAX_DIMENSION
+_NAMES_BYTES = encoding.MAX_COLLECTION_BYTES + encoding.MAX_ID_BYTES
+_LARGEST = _HEAD.size + _NAMES_BYTES + len(_PRESENT) + _MAX_VECTOR_BYTES + encoding.MAX_CONTENT_BYTES
+
+assert _HEAD.size == 80
+assert _LARGEST <= MAX_OPERATION_BYTES, "what the limits of the parts admit must fit into one operation"
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a collection is: number of dimensions, metric and number format, for good."""
+
+    dim: int
+    metric: str
+    format: str
+
+    def encode(self) -> bytes:
+        """Canonical bytes: the content of the operation that creates the collection."""
+        value = {"dim": self.dim, "erasable": False, "format": self.format, "metric": self.metric}
+        return encoding.encode(value)
+
+    @classmethod
+    def decode(cls, data: bytes | memoryview) -> Definition:
+        """Inverse of ``encode``; ``CorruptionError`` for anything else."""
+        value = encoding.decode(data, max_bytes=256)
+        if not isinstance(value, dict) or list(value) != ["dim", "erasable", "format", "metric"]:
+            raise CorruptionError(f"expected a collection's definition, found {value!r}")
+        dim, metric, number_format = value["dim"], value["metric"], value["format"]
+        if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= fixed.MAX_DIMENSION:
+            raise CorruptionError(f"definition: dim must be 1..{fixed.MAX_DIMENSION}, found {dim!r}")
+        if metric not in fixed.METRICS or number_format not in fixed.FORMATS or value["erasable"] is not False:
+            raise CorruptionError(f"definition: unknown metric, format or kind in {value!r}")
+        assert isinstance(metric, str)
+        assert isinstance(number_format, str)
+        return cls(dim, metric, number_format)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One thing that happened.
+
+    ``vector`` is int32 little-endian, ``content`` canonical; None where the payload has no such part.  ``decoded`` is
+    what ``content`` means, for a caller who has just encoded it: (metadata, document).
+    """
+
+    type: int
+    collection: str
+    id: str
+    vector: bytes | memoryview | None
+    content: bytes | memoryview | None
+    vector_commitment: bytes
+    content_commitment: bytes
+    header: bytes
+    decoded: tuple[encoding.Metadata, str | None] | None = None
+
+    @property
+    def leaf(self) -> bytes:
+        """Leaf hash in the log tree."""
+        return operation_leaf(self.header)
+
+    @property
+    def name(self) -> str:
+        """The operation's type in words."""
+        return OPERATION_NAMES[self.type]
+
+    def meaning(self) -> tuple[encoding.Metadata, str | None]:
+        """(metadata, document) of a record's content; ``CorruptionError`` when it is not canonical."""
+        assert self.content is not None
+        return self.decoded if self.decoded is not None else encoding.decode_content(self.content)
+
+
+def create(name: str, definition: Definition) -> Operation:
+    """Create a collection."""
+    content = definition.encode()
+    return _operation(CREATE, name, "", None, content, ZERO, commit(content))
+
+
+def drop(name: str) -> Operation:
+    """Drop a collection and all its records."""
+    return _operation(DROP, name, "", None, None, ZERO, ZERO)
+
+
+def write(
+    type: int,
+    collection: str,
+    id: str,
+    vector: bytes | memoryview | None,
+    content: tuple[encoding.Metadata, str | None] | None,
+    *,
+    standing: tuple[bytes, bytes] = (ZERO, ZERO),
+) -> Operation:
+    """Add, upsert or update one record.  A part that an update leaves alone is None and keeps its ``standing``
+    commitment."""
+    encoded = None if content is None else encoding.encode_content(*content)
+    vector_commitment = standing[0] if vector is None else commit(vector)
+    content_commitment = standing[1] if encoded is None else commit(encoded)
+    return _operation(type, collection, id, vector, encoded, vector_commitment, content_commitment, content)
+
+
+def delete(collection: str, id: str) -> Operation:
+    """Delete one record."""
+    return _operation(DELETE, collection, id, None, None, ZERO, ZERO)
+
+
+def encode(operations: list[Operation], max_bytes: int) -> bytes:
+    """The body of a frame.  ``UsageError`` when it would exceed ``max_bytes``."""
+    parts: list[bytes | memoryview] = []
+    for operation in operations:
+        parts += (operation.header, _PRESENT, operation.vector or b"", operation.content or b"")
+    size = sum(map(len, parts))
+    if size > max_bytes:
+        raise UsageError(f"one commit holds at most {max_bytes} bytes, found {size}: write in several commits")
+    return b"".join(parts)
+
+
+def decode(body: memoryview) -> Iterator[Operation]:
+    """The operations of a frame's body, each with its payload checked against its commitments.
+
+    ``CorruptionError`` (with the offset in the body) for anything that ``encode`` cannot have written.  Vectors and
+    contents are views into ``body``.
+    """
+    at = 0
+    while at < len(body):
+        try:
+            operation, at = _decode_one(body, at)
+        except CorruptionError as error:
+            raise CorruptionError(f"operation at byte {at} of the body: {error}") from None
+        yield operation
+
+
+def _operation(
+    type: int,
+    collection: str,
+    id: str,
+    vector: bytes | memoryview | None,
+    content: bytes | None,
+    vector_commitment: bytes,
+    content_commitment: bytes,
+    decoded: tuple[encoding.Metadata, str | None] | None = None,
+) -> Operation:
+    name, record = collection.encode(), id.encode()
+    flags = _HAS_VECTOR * (vector is not None) | _HAS_CONTENT * (content is not None)
+    sizes = 0 if vector is None else len(vector), 0 if content is None else len(content)
+    head = _HEAD.pack(type, flags, len(name), len(record), 0, *sizes, vector_commitment, content_commitment)
+    header = head + name + record
+    return Operation(type, collection, id, vector, content, vector_commitment, content_commitment, header, decoded)
+
+
+# For each type: has an id, the flags it may carry, and whether its two commitments are zero.
+_SHAPES = {
+    CREATE: (False, (_HAS_CONTENT,), True, False),
+    DROP: (False, (0,), True, True),
+    ADD: (True, (_HAS_VECTOR | _HAS_CONTENT,), False, False),
+    UPSERT: (True, (_HAS_VECTOR | _HAS_CONTENT,), False, False),
+    UPDATE: (True, (_HAS_VECTOR, _HAS_CONTENT, _HAS_VECTOR | _HAS_CONTENT), False, False),
+    DELETE: (True, (0,), True, True),
+}
+
+
+def _decode_one(body: memoryview, at: int) -> tuple[Operation, int]:
+    if len(body) - at < _HEAD.size:
+        raise CorruptionError(f"expected a header of {_HEAD.size} bytes, found {len(body) - at}")
+    type, flags, name_size, id_size, request_size, vector_size, content_size, of_vector, of_content = _HEAD.unpack_from(
+        body, at
+    )
+    if type not in _SHAPES:
+        raise CorruptionError(f"unknown operation type {type}")
+    has_id, legal_flags, no_vector, no_content = _SHAPES[type]
+    if flags not in legal_flags or request_size:
+        raise CorruptionError(
+            f"{OPERATION_NAMES[type]} cannot carry flags {flags} and a request id of {request_size} bytes"
+        )
+    if (
+        not 1 <= name_size <= encoding.MAX_COLLECTION_BYTES
+        or id_size > encoding.MAX_ID_BYTES
+        or has_id != (id_size > 0)
+    ):
+        raise CorruptionError(f"illegal sizes: collection name {name_size} bytes, id {id_size} bytes")
+    if (flags & _HAS_VECTOR != 0) != (vector_size > 0) or (flags & _HAS_CONTENT != 0) != (content_size > 0):
+        raise CorruptionError(f"flags {flags} do not fit sizes {vector_size} and {content_size}")
+    if vector_size > _MAX_VECTOR_BYTES or vector_size % 4 or content_size > encoding.MAX_CONTENT_BYTES:
+        raise CorruptionError(f"illegal sizes: vector {vector_size} bytes, content {content_size} bytes")
+    if (no_vector and of_vector != ZERO) or (no_content and of_content != ZERO):
+        raise CorruptionError("a commitment stands where there is nothing to commit to")
+    names = at + _HEAD.size
+    state = names + name_size + id_size
+    vector_at, content_at = state + 1, state + 1 + vector_size
+    end = content_at + content_size
+    if end > len(body):
+        raise CorruptionError(f"expected {end - at} bytes, found {len(body) - at}")
+    if body[state] != 0:
+        raise CorruptionError(f"unknown state byte {body[state]}")
+    try:
+        collection = str(body[names : names + name_size], "utf-8")
+        id = str(body[names + name_size : state], "utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptionError(f"a name is not UTF-8: {error.reason}") from None
+    vector = body[vector_at:content_at] if vector_size else None
+    content = body[content_at:end] if content_size else None
+    if vector is not None and commit(vector) != of_vector:
+        raise CorruptionError(f"the vector of {id!r} does not match its commitment")
+    if content is not None and commit(content) != of_content:
+        raise CorruptionError(f"the content of {id or collection!r} does not match its commitment")
+    header = bytes(body[at:state])
+    return Operation(type, collection, id, vector, content, of_vector, of_content, header), end
