@@ -2,12 +2,13 @@
 
 Rule 1  A raised error means that nothing happened: no state, file or caller's array has changed.
 Rule 2  A message says what was expected, what was found, and where.
-Rule 3  Callers never need to catch anything that is not a ``DetmemError``, except Python's own ``TypeError`` for unknown or
-        missing arguments.
+Rule 3  Callers never need to catch anything that is not a ``DetmemError``, except Python's own ``TypeError`` for
+        unknown or missing arguments.
 
-``UsageError`` and below: the caller mends the call.  ``NotFoundError``, ``LockedError``, ``ReadOnlyError``: the caller looks
-elsewhere, waits, or opens differently.  ``FormatError``: not a store of this version.  ``CorruptionError`` and below: the bytes
-on disk are not what was written; look at a copy.  ``StorageError`` and below: the operating system refused; look at the machine.
+``UsageError`` and below: the caller mends the call.  ``NotFoundError``, ``LockedError``, ``ReadOnlyError``: the caller
+looks elsewhere, waits, or opens differently.  ``FormatError``: not a store of this version.  ``CorruptionError`` and
+below: the bytes on disk are not what was written; look at a copy.  ``StorageError`` and below: the operating system
+refused; look at the machine.
 """
 
 from __future__ import annotations

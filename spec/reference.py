@@ -1,11 +1,11 @@
 """The naive twin: detmem once more, written from the pages of this folder and from nothing else.
 
-Why it exists: two programs written apart from the same text agree only where the text is clear and both are right.  So this one
-takes no short cut, shares no line with the package, and can be read aloud beside the page each part names.
+Why it exists: two programs written apart from the same text agree only where the text is clear and both are right.  So
+this one takes no short cut, shares no line with the package, and can be read aloud beside the page each part names.
 
 Rule 1  Python integers and the standard library only; nothing of detmem is imported here, and no array library.
 Rule 2  The plainest way to say it wins; a state is a dict of dicts, a search sorts everything, a tree is a recursion.
-Rule 3  Whatever is not legal raises ``Refused`` with one word for the reason (the word stands in the vectors) and the place.
+Rule 3  Whatever is not legal raises ``Refused`` with one word for the reason (it stands in the vectors) and the place.
 
     numbers.md      quantise, normalise, admit, distance, nearest
     encoding.md     encode, decode, content
@@ -38,7 +38,7 @@ class Refused(Exception):
         self.where = where
 
 
-# --------------------------------------------------------------------------------------------------------------- numbers.md
+# ----------------------------------------------------------------------------------------------------------- numbers.md
 
 FORMATS = {"Q16.16": 16, "Q8.24": 24, "Q4.28": 28}  # name -> f, the number of fraction bits
 METRICS = ("l2", "ip", "cosine")
@@ -85,7 +85,7 @@ def admit(raw: list[int]) -> list[int]:
 
 
 def normalise(x: list[float], number_format: str) -> list[int]:
-    """The unit vector along x, by integers: one exact scaling, one integer square root, one rounding for each component."""
+    """The unit vector along x, by integers: one exact scaling, one integer square root, one rounding a component."""
     exact = [ratio(component) for component in x]
     largest = max(abs(float(component)) for component in x)
     if largest == 0.0:
@@ -103,7 +103,7 @@ def normalise(x: list[float], number_format: str) -> list[int]:
 
 
 def enter(x: list[float], metric: str, number_format: str) -> list[int]:
-    """The way of a row or a query through the front door: cosine is normalised, the others are quantised; then admission."""
+    """A row or query through the front door: cosine is normalised, the others are quantised; then admission."""
     if metric == "cosine":
         return admit(normalise(x, number_format))
     return admit([quantise(component, number_format) for component in x])
@@ -129,7 +129,7 @@ def nearest(metric: str, rows: dict[str, list[int]], query: list[int], k: int) -
     return [(name, raw) for raw, _, name in ranked[:k]]
 
 
-# -------------------------------------------------------------------------------------------------------------- encoding.md
+# ---------------------------------------------------------------------------------------------------------- encoding.md
 
 DEEPEST = 16
 MOST_ITEMS = 2**17
@@ -144,7 +144,7 @@ def utf8(text: str) -> bytes:
 
 
 def sized(count: int, *spellings: tuple[int, int, int]) -> bytes:
-    """The shortest head for a count: spellings are (largest count, first byte, bytes of count behind it), shortest first."""
+    """The shortest head for a count: spellings are (largest count, first byte, bytes of count), shortest first."""
     for largest, first, width in spellings:
         if count <= largest:
             return bytes([first | count]) if width == 0 else bytes([first]) + count.to_bytes(width, "big")
@@ -161,7 +161,7 @@ def count_items(value: Any) -> int:
 
 
 def encode(value: Any, depth: int = 1) -> bytes:
-    """The one spelling of a value: the shortest msgpack form, the keys of a map in ascending order of their UTF-8 bytes."""
+    """The one spelling of a value: the shortest msgpack form, keys of a map ascending by their UTF-8 bytes."""
     if value is None:
         return b"\xc0"
     if value is False:
@@ -335,7 +335,7 @@ def read_definition(data: bytes) -> tuple[int, str, str]:
     return value["dim"], value["metric"], value["format"]
 
 
-# --------------------------------------------------------------------------------------------------------------- filters.md
+# ----------------------------------------------------------------------------------------------------------- filters.md
 
 ORDERS = ("$gt", "$gte", "$lt", "$lte")
 FIELD_OPERATORS = ("$eq", "$ne", *ORDERS, "$in", "$nin", "$exists", "$contains")
@@ -496,7 +496,7 @@ def select(records: dict[str, Record], where: dict[str, Any] | None) -> list[str
     return sorted((i for i, good in zip(records, chosen, strict=True) if good), key=utf8)
 
 
-# ----------------------------------------------------------------------------------------------------------- commitments.md
+# ------------------------------------------------------------------------------------------------------- commitments.md
 
 ZERO = bytes(32)
 
@@ -561,7 +561,7 @@ def state_node(left: bytes, right: bytes) -> bytes:
 
 
 def state_root(entries: dict[bytes, bytes]) -> bytes:
-    """The root over key -> leaf: all 2^16 buckets in a row, then sixteen times their pairs.  Empty pairs are skipped."""
+    """The root over key -> leaf: all 2^16 buckets in a row, then sixteen times the pairs.  Empty ones are skipped."""
     buckets: dict[int, list[tuple[bytes, bytes]]] = {}
     for key, leaf in entries.items():
         buckets.setdefault(int.from_bytes(key[:2], "big"), []).append((key, leaf))
@@ -688,7 +688,7 @@ def read_checkpoint(text: str) -> tuple[int, int, bytes, bytes]:
     return values
 
 
-# ------------------------------------------------------------------------------------------------------------------- log.md
+# --------------------------------------------------------------------------------------------------------------- log.md
 
 CREATE, DROP, ADD, UPSERT, UPDATE, DELETE = range(1, 7)
 NAMES = {CREATE: "create", DROP: "drop", ADD: "add", UPSERT: "upsert", UPDATE: "update", DELETE: "delete"}
@@ -987,7 +987,7 @@ def read_head_slot(data: bytes) -> Head:
     return Head(flags == 1, *fields)
 
 
-# ------------------------------------------------------------------------------------------------ the memory itself (log.md)
+# ------------------------------------------------------------------------------------------- the memory itself (log.md)
 
 
 class Record(NamedTuple):
@@ -1068,7 +1068,7 @@ def entries_of(state: State) -> dict[bytes, bytes]:
 
 
 def resolve(state: State, command: tuple[Any, ...]) -> list[Operation]:
-    """The operations that a command (see accumulated.md for their shapes) comes to in a state, before any is applied."""
+    """The operations that a command (its shapes stand at ``Draw``) comes to in a state, before any is applied."""
     kind, name, *rest = command
     if kind == "create":
         body = definition(*rest)
@@ -1136,7 +1136,7 @@ class Memory:
         return checkpoint_text(self.seq, self.log_size, self.log_root(), self.state_root())
 
     def write(self, command: tuple[Any, ...]) -> Commit | None:
-        """One call of the API, or ("batch", [calls]): one commit, or None when nothing changes.  Refused: nothing happened."""
+        """One call of the API, or ("batch", [calls]): one commit, or None when nothing changes."""
         staged = copy_of(self.state)
         operations = []
         for call in command[1] if command[0] == "batch" else [command]:
@@ -1202,7 +1202,7 @@ class Memory:
         return nearest(collection.metric, rows, admit(query), k)
 
 
-# -------------------------------------------------------------------------------------------------------------- snapshot.md
+# ---------------------------------------------------------------------------------------------------------- snapshot.md
 
 SNAPSHOT_MAGIC = b"DETMEMSN"
 SNAPSHOT_HEADER = struct.Struct("<8sHHIQQ32s32s32sII")
@@ -1354,7 +1354,7 @@ def write_length(header: bytes, stream: bytes) -> int:
     return len(header) + 32 + 36 * -(-len(stream) // CHUNK) + len(stream) + 4 + 8 + 8 + 32
 
 
-# ----------------------------------------------------------------------------------------------------------- accumulated.md
+# ------------------------------------------------------------------------------------------------------- accumulated.md
 
 SEED = b"detmem accumulated vector v1"
 ROUNDS = 10_000
@@ -1390,9 +1390,9 @@ class Draw:
     """Alternately a command and a search, as plain values; how they are drawn stands in accumulated.md.
 
     Commands: ("create", name, dim, metric, format), ("drop", name), ("add" | "upsert" | "update", name, records),
-    ("delete", name, ids), ("delete_where", name, where), ("batch", commands).  A record is (id, raw, metadata, document); in
-    an update a None part stays as it is, and all records of one update have a vector or none has.  Some adds name an id that
-    lives already: they are to be refused whole.
+    ("delete", name, ids), ("delete_where", name, where), ("batch", commands).  A record is (id, raw, metadata,
+    document); in an update a None part stays as it is, and all its records have a vector or none has.  Some adds
+    name an id that lives already: they are to be refused whole.
     Searches: ("search", name, raw query, k, where); some filters are to be refused.
     """
 
@@ -1534,7 +1534,41 @@ class Draw:
 
 
 def answer_bytes(seq: int, hits: list[tuple[str, int]] | None) -> bytes:
-    """What is hashed of one answer: seq u64, count u32, then lp(id) and raw i64 of each hit; count ffffffff when refused."""
+    """What is hashed of one answer: seq u64, count u32, then lp(id) and raw i64 of each hit; refused: ffffffff."""
     if hits is None:
         return u64(seq) + u32(0xFFFFFFFF)
     return u64(seq) + u32(len(hits)) + b"".join(lp(i) + raw.to_bytes(8, "little", signed=True) for i, raw in hits)
+
+
+# ----------------------------------------------------------------------------------- how the vector files write down values
+
+
+def to_json(value: Any) -> Any:
+    """A value of encoding.md in JSON that loses nothing: {"int": "5"}, {"float": hex}, {"bytes": hex}, {"map": pairs}."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return {"int": str(value)}
+    if isinstance(value, float):
+        return {"float": value.hex()}
+    if isinstance(value, bytes):
+        return {"bytes": value.hex()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    return {"map": [[key, to_json(item)] for key, item in value.items()]}
+
+
+def from_json(written: Any) -> Any:
+    """The value that ``to_json`` wrote (a tuple comes back as a list)."""
+    if isinstance(written, list):
+        return [from_json(item) for item in written]
+    if not isinstance(written, dict):
+        return written
+    ((kind, text),) = written.items()
+    if kind == "int":
+        return int(text)
+    if kind == "float":
+        return float.fromhex(text)
+    if kind == "bytes":
+        return bytes.fromhex(text)
+    return {key: from_json(item) for key, item in text}

@@ -1,6 +1,6 @@
 """The outside world, narrowed to what a journal needs: files, locks, the clock, randomness, the environment.
 
-Rule 1  This is the only room that imports ``os``.  Everything else gets a ``Disk`` and passes names relative to it.
+Rule 1  This is the only room that imports ``os``.  All others get a ``Disk`` and pass names relative to it.
 Rule 2  An error of the operating system becomes a ``StorageError`` that names the file and the call; nothing is retried.
 Rule 3  A write is whole or an error: short writes are continued, never returned.
 
@@ -16,9 +16,12 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from detmem.errors import FormatError, LockedError, StorageError, UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 try:
     import fcntl
@@ -177,7 +180,7 @@ else:  # Windows
         os.lseek(fd, offset, os.SEEK_SET)
         return os.read(fd, size)
 
-    def _pwrite(fd: int, data: bytes | memoryview, offset: int, /) -> int:
+    def _pwrite(fd: int, data: Buffer, offset: int, /) -> int:
         os.lseek(fd, offset, os.SEEK_SET)
         return os.write(fd, data)
 

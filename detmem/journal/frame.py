@@ -1,7 +1,7 @@
 """Bytes of the log: frames, seals, segment headers (spec/log.md).
 
-``encode_*`` and their readers are inverse; a reader accepts nothing else and says at which offset and why.  Whether a bad
-frame is the torn end of the log or damage is not decided here: that is ``log``.
+``encode_*`` and their readers are inverse; a reader accepts nothing else and says at which offset and why.  Whether a
+bad frame is the torn end of the log or damage is not decided here: that is ``recovery``.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def read_seal(file: File, header: SegmentHeader) -> tuple[Seal, int]:
 
 
 def last_durable(file: File, offset: int, seed: int) -> int:
-    """The highest ``durable_seq`` of any frame header with a right CRC at or behind ``offset``, 0 when there is none."""
+    """The highest ``durable_seq`` of any frame header with a right CRC at or behind ``offset``; 0 without one."""
     best, overlap = 0, _HEADER.size - 1
     size = file.size()
     while offset < size:
@@ -162,10 +162,9 @@ def last_durable(file: File, offset: int, seed: int) -> int:
         at = window.find(_MAGIC)
         while at >= 0:
             header = window[at : at + _HEADER.size]
-            if len(header) == _HEADER.size and crc32(header[:-_CRC_BYTES], seed) == int.from_bytes(
-                header[-4:], "little"
-            ):
-                best = max(best, _HEADER.unpack(header)[6])
+            if len(header) == _HEADER.size:
+                *_, durable_seq, crc = _HEADER.unpack(header)
+                best = max(best, durable_seq) if crc == crc32(header[:-_CRC_BYTES], seed) else best
             at = window.find(_MAGIC, at + 1)
         offset += _WINDOW_BYTES
     return best

@@ -83,15 +83,16 @@ class HeadFile:
 
     @classmethod
     def create(cls, disk: Disk, head: Head) -> HeadFile:
-        """A new HEAD with ``head`` in its first slot, synced."""
+        """A new HEAD, synced; both slots are good from the start, so a bad one always means damage."""
         temporary = f"{HEAD}.tmp"
         file = disk.open(temporary, create=True)
-        file.pwrite(head.encode().ljust(_SLOTS * _PAGE_BYTES, b"\0"), 0)
+        heads = [replace(head, generation=head.generation + slot) for slot in range(_SLOTS)]
+        file.pwrite(b"".join(one.encode().ljust(_PAGE_BYTES, b"\0") for one in heads), 0)
         file.sync()
         file.close()
         disk.rename(temporary, HEAD)
         disk.sync_folder("")
-        return cls(disk, head, 0)
+        return cls(disk, heads[-1], _SLOTS - 1)
 
     def write(self, *, sync: bool, **changes: object) -> None:
         """Write the changed head; with ``sync`` it has reached the disk on return."""

@@ -139,7 +139,7 @@ class StateTree:
 
     def __init__(self) -> None:
         self._buckets: dict[int, bytes] = {}
-        self._nodes = memoryview(np.zeros(2 * _BUCKETS * _HASH_BYTES, dtype=np.uint8)).cast("B")
+        self._nodes: memoryview = np.zeros(2 * _BUCKETS * _HASH_BYTES, dtype=np.uint8).data
         self.root = ZERO
 
     def leaf(self, key: bytes) -> bytes | None:

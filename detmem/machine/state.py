@@ -2,22 +2,17 @@
 
 Rule 1  ``Stage.check`` raises and nothing has changed.  ``Stage.finish`` computes the change and both roots,
         unpublished.  ``State.publish`` stores it, and cannot fail.
-Rule 2  No command costs O(N): writes append rows and mark dead ones; dead rows leave once they outnumber the live.
-Rule 3  A ``View`` is a moment: what it shows does not change under a reader while later changes are published.  (Rows,
-        ids and contents are only appended to, or replaced as whole arrays; which rows live is the view's own copy.)
+Rule 2  No command costs O(N).
 
 It knows no file, clock, thread or float.  The shell serialises ``publish`` against ``view``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detmem.errors import CorruptionError, DetmemError, DimensionError, DuplicateIdError, NotFoundError, UsageError
 from detmem.machine import commands, encoding, fixed
@@ -35,154 +30,14 @@ from detmem.machine.commitment import (
     record_leaf,
     state_key,
 )
+from detmem.machine.records import Record, Records
 
-__all__ = ["COMMIT_KIND", "VERSION", "Change", "Record", "Records", "Stage", "State", "View"]
+__all__ = ["COMMIT_KIND", "VERSION", "Change", "Stage", "State"]
 
 COMMIT_KIND = 1
 VERSION = 1
 
-_STILL_ALIVE = np.iinfo(np.int64).max
-_FIRST_CAPACITY = 64
-_DEAD_KEPT = 1024  # below this many dead rows, compacting is not worth its copy
 _NO_ID = prefixed(b"")
-
-
-class Record(NamedTuple):
-    """One record's parts: int32 little-endian bytes, their meaning, and the two commitments."""
-
-    vector: bytes | memoryview
-    metadata: encoding.Metadata
-    document: str | None
-    vector_commitment: bytes
-    content_commitment: bytes
-
-
-class View:
-    """One collection at one seq, for reading: rows (live and dead) by slot, and which of them live.
-
-    ``rows`` int32 (n, dim), ``alive`` bool (n,); ``ids``, ``metadatas``, ``documents`` by slot, the first n of them.
-    """
-
-    def __init__(self, records: Records) -> None:
-        used = records.used
-        self.name = records.name
-        self.definition = records.definition
-        self.rows: NDArray[np.int32] = records.rows[:used]
-        self.ids: list[str] = records.ids
-        self.metadatas: list[encoding.Metadata] = records.metadatas
-        self.documents: list[str | None] = records.documents
-        self.alive: NDArray[np.bool_] = records.died[:used] == _STILL_ALIVE
-        self.count = len(records.slots)
-
-    @cached_property
-    def live(self) -> NDArray[np.int64]:
-        """Slots of live records, ascending."""
-        return np.flatnonzero(self.alive).astype(np.int64)
-
-    @cached_property
-    def in_id_order(self) -> list[int]:
-        """Slots of live records, by id.  Order by code points is order by UTF-8 bytes."""
-        ids = self.ids
-        return sorted(self.live.tolist(), key=lambda slot: ids[slot])
-
-    @property
-    def whole(self) -> bool:
-        """Whether no row is dead."""
-        return self.count == len(self.rows)
-
-
-class Records:
-    """One collection's records, by slot; a slot is written once, when its record is born.
-
-    ``born`` and ``died`` (int64, by slot) say at which seq.  ``slots`` maps the ids of live records.
-    """
-
-    def __init__(self, name: str, definition: Definition, capacity: int = _FIRST_CAPACITY) -> None:
-        self.name = name
-        self.definition = definition
-        self.prefix = prefixed(name.encode())
-        self.slots: dict[str, int] = {}
-        self.ids: list[str] = []
-        self.metadatas: list[encoding.Metadata] = []
-        self.documents: list[str | None] = []
-        self.rows = np.zeros((capacity, definition.dim), dtype=np.int32)
-        self.born = np.zeros(capacity, dtype=np.int64)
-        self.died = np.zeros(capacity, dtype=np.int64)
-        self._view: View | None = None
-
-    @property
-    def used(self) -> int:
-        """Number of slots in use, dead ones included."""
-        return len(self.ids)
-
-    def view(self) -> View:
-        """What is live now.  The same object until the collection changes, so what it caches stays warm."""
-        if self._view is None:
-            self._view = View(self)
-        return self._view
-
-    def vector_bytes(self, slot: int) -> bytes:
-        """The row as it is committed to."""
-        return bytes(self.rows[slot].astype("<i4").data)
-
-    def commitments(self, slot: int) -> tuple[bytes, bytes]:
-        """The record's vector and content commitment."""
-        content = encoding.encode_content(self.metadatas[slot], self.documents[slot])
-        return commit(self.vector_bytes(slot)), commit(content)
-
-    def key(self, id: str) -> bytes:
-        """The record's key in the state tree."""
-        return state_key(self.prefix, prefixed(id.encode()))
-
-    def bury(self, ids: Iterable[str], seq: int) -> None:
-        """Mark live records as dead."""
-        for id in ids:
-            self.died[self.slots.pop(id)] = seq
-        self._view = None
-
-    def extend(
-        self,
-        ids: Sequence[str],
-        vectors: NDArray[np.int32],
-        metadatas: Iterable[encoding.Metadata],
-        documents: Iterable[str | None],
-        born: int | NDArray[np.int64],
-    ) -> None:
-        """Append live records; the caller has seen that none of the ids is live."""
-        start, stop = self.used, self.used + len(ids)
-        if stop > len(self.rows):
-            self._resize(max(stop, 2 * len(self.rows)))
-        self.rows[start:stop] = vectors
-        self.born[start:stop] = born
-        self.died[start:stop] = _STILL_ALIVE
-        self.metadatas.extend(metadatas)
-        self.documents.extend(documents)
-        self.ids.extend(ids)
-        self.slots.update(zip(ids, range(start, stop), strict=True))
-        self._view = None
-
-    def compact(self) -> None:
-        """Let dead rows go, once they outnumber the live: amortised O(1) for each write."""
-        dead = self.used - len(self.slots)
-        if dead <= max(_DEAD_KEPT, len(self.slots)):
-            return
-        kept = np.flatnonzero(self.died[: self.used] == _STILL_ALIVE)
-        slots = kept.tolist()
-        self.ids = [self.ids[slot] for slot in slots]
-        self.metadatas = [self.metadatas[slot] for slot in slots]
-        self.documents = [self.documents[slot] for slot in slots]
-        self.rows, self.born, self.died = self.rows[kept], self.born[kept], self.died[kept]
-        self.slots = {id: slot for slot, id in enumerate(self.ids)}
-        self._view = None
-
-    def _resize(self, capacity: int) -> None:
-        """New arrays, so that views keep theirs."""
-        used = self.used
-        for name in ("rows", "born", "died"):
-            old = getattr(self, name)
-            new = np.empty((capacity, *old.shape[1:]), dtype=old.dtype)
-            new[:used] = old[:used]
-            setattr(self, name, new)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,165 @@
+"""What lies in a store's folder: names, listings, and reading the log's frames in order.
+
+It reads and moves; what a finding means is decided in ``recovery``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from detmem.errors import CorruptionError, LogDamaged
+from detmem.journal.disk import Disk, File
+from detmem.journal.frame import BadFrame, Frame, Seal, SegmentHeader, SegmentReader
+from detmem.journal.head import HEAD
+
+__all__ = [
+    "LOCK",
+    "LOG",
+    "QUARANTINE",
+    "SNAPSHOTS",
+    "Segment",
+    "copy_out",
+    "damaged",
+    "frames",
+    "holds_store",
+    "quarantine_name",
+    "read_header",
+    "remove_temporaries",
+    "segment_name",
+    "segment_seqs",
+    "snapshot_name",
+    "snapshot_seqs",
+]
+
+LOCK, LOG, SNAPSHOTS, QUARANTINE = "LOCK", "log", "snap", "quarantine"
+_OUR_NAMES = {HEAD, f"{HEAD}.tmp", LOCK, LOG, SNAPSHOTS, QUARANTINE}
+_NAME = re.compile(r"([0-9]{20})\.(seg|snap)")
+_COPY_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class Segment:
+    """One segment file: its header, and its seal unless it is the last."""
+
+    header: SegmentHeader
+    seal: Seal | None = None
+
+    @property
+    def first_seq(self) -> int:
+        return self.header.first_seq
+
+    @property
+    def name(self) -> str:
+        return segment_name(self.first_seq)
+
+
+def segment_name(first_seq: int) -> str:
+    """File of the segment that starts at ``first_seq``."""
+    return f"{LOG}/{first_seq:020d}.seg"
+
+
+def snapshot_name(seq: int) -> str:
+    """File of the snapshot at ``seq``."""
+    return f"{SNAPSHOTS}/{seq:020d}.snap"
+
+
+def segment_seqs(disk: Disk) -> list[int]:
+    """The first seqs of the segment files, ascending."""
+    return _numbers(disk, LOG, "seg")
+
+
+def snapshot_seqs(disk: Disk) -> list[int]:
+    """The seqs of the snapshot files, ascending."""
+    return _numbers(disk, SNAPSHOTS, "snap")
+
+
+def holds_store(disk: Disk) -> bool | None:
+    """True for a store, None for nothing yet, False for something that is not ours."""
+    names = disk.list("")
+    if "HEAD" in names or segment_seqs(disk) or snapshot_seqs(disk):
+        return True
+    return None if set(names) <= _OUR_NAMES else False
+
+
+def frames(disk: Disk, start: int, stop: int) -> Iterator[tuple[Segment, Frame]]:
+    """Good frames with start <= seq < stop, read from disk.  ``LogDamaged`` at one that is not good."""
+    firsts = segment_seqs(disk)
+    for first, following in zip(firsts, [*firsts[1:], stop], strict=True):
+        if following <= start or first >= stop:
+            continue
+        file = disk.open(segment_name(first))
+        try:
+            segment = Segment(SegmentHeader.decode(file.pread(SegmentHeader.size_bytes, 0)))
+            reader = SegmentReader(file, segment.header)
+            for frame in reader:
+                if frame.seq >= stop:
+                    break
+                if frame.seq >= start:
+                    yield segment, frame
+        except BadFrame as bad:
+            raise damaged(segment_name(first), bad.offset, bad.reason, reader.seq, stop - 1) from None
+        finally:
+            file.close()
+
+
+def read_header(disk: Disk, first_seq: int) -> SegmentHeader:
+    """The header of a segment file; ``CorruptionError`` when it is bad or another's."""
+    file = disk.open(segment_name(first_seq))
+    try:
+        header = SegmentHeader.decode(file.pread(SegmentHeader.size_bytes, 0))
+    finally:
+        file.close()
+    if header.first_seq != first_seq:
+        raise CorruptionError(f"the file's name says seq {first_seq}, its header {header.first_seq}")
+    return header
+
+
+def damaged(name: str, offset: int, reason: str, last_good: int, last_known: int) -> LogDamaged:
+    """A refusal that says where, from which seq on something is lost, and how much before it is intact."""
+    return LogDamaged(
+        f"{name}, offset {offset}: {reason}; {last_good} commits before it are intact, seq {last_known} was acknowledged",
+        segment=name,
+        offset=offset,
+        first_lost_seq=last_good + 1,
+        last_known_seq=last_known,
+    )
+
+
+def _numbers(disk: Disk, folder: str, ending: str) -> list[int]:
+    matches = [_NAME.fullmatch(name) for name in disk.list(folder)]
+    return sorted(int(match[1]) for match in matches if match and match[2] == ending)
+
+
+def remove_temporaries(disk: Disk) -> None:
+    """Remove what a crash left half made."""
+    for folder in ("", LOG, SNAPSHOTS, QUARANTINE):
+        for name in disk.list(folder):
+            if name.endswith(".tmp"):
+                disk.remove(f"{folder}/{name}" if folder else name)
+
+
+def quarantine_name(disk: Disk, first_seq: int, offset: int) -> str:
+    """A free name in quarantine for what stood in a segment at ``offset``."""
+    disk.make_folder(QUARANTINE)
+    disk.sync_folder("")
+    taken = disk.list(QUARANTINE)
+    stem = f"{first_seq:020d}-{offset}"
+    names = (f"{stem}.{number}" for number in range(len(taken) + 1))
+    return f"{QUARANTINE}/{next(name for name in names if name not in taken)}"
+
+
+def copy_out(disk: Disk, file: File, first_seq: int, offset: int) -> str:
+    """Copy a torn tail to quarantine, synced, before it is cut off."""
+    name = quarantine_name(disk, first_seq, offset)
+    temporary = f"{name}.tmp"
+    copy = disk.open(temporary, create=True)
+    size = file.size()
+    for start in range(offset, size, _COPY_BYTES):
+        copy.pwrite(file.pread(min(_COPY_BYTES, size - start), start), start - offset)
+    copy.sync()
+    copy.close()
+    disk.rename(temporary, name)
+    disk.sync_folder(QUARANTINE)
+    return name

@@ -1,0 +1,299 @@
+"""Opening a store: torn or damaged is decided, never guessed (spec/log.md, "Recovery").
+
+Four steps in order; within a step exactly one row applies.  What was done is said in ``Recovery``; what cannot be done
+without losing acknowledged data is refused with file, offset and seq.  A reader runs the same steps and writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from detmem.errors import CorruptionError, Divergence, FormatError, LogDamaged, SnapshotDamaged
+from detmem.journal import snapshot
+from detmem.journal.disk import Disk, File, random_bytes
+from detmem.journal.files import (
+    LOG,
+    QUARANTINE,
+    Segment,
+    copy_out,
+    damaged,
+    quarantine_name,
+    read_header,
+    remove_temporaries,
+    segment_name,
+    segment_seqs,
+    snapshot_name,
+    snapshot_seqs,
+)
+from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, last_durable, read_seal
+from detmem.journal.head import Head, HeadFile, read_heads
+from detmem.machine.commitment import LINK_ZERO, LogTree
+from detmem.machine.state import State
+
+__all__ = ["Opened", "Recovery", "advance", "read_segments", "recover"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What opening had to do: one sentence an action, and the quarantined files by name."""
+
+    actions: tuple[str, ...]
+    quarantined: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Opened:
+    """A recovered store.  ``end`` is where the last segment's good part ends (bytes)."""
+
+    state: State
+    head: Head
+    head_file: HeadFile | None = None
+    segments: list[Segment] = field(default_factory=list)
+    end: int = 0
+    recovery: Recovery | None = None
+
+
+def advance(state: State, segment: Segment, frame: Frame) -> None:
+    """Apply one logged commit, and see that it has the root that was logged with it."""
+    place = f"{segment.name}, offset {frame.offset}, seq {frame.seq}"
+    try:
+        change = state.apply(frame.operations)
+    except CorruptionError as error:
+        raise damaged(segment.name, frame.offset, str(error), frame.seq - 1, frame.seq) from None
+    if change.state_root != frame.state_root:
+        raise Divergence(
+            f"{place}: the log says state root {frame.state_root.hex()}, applying it gives {change.state_root.hex()}"
+        )
+    assert change.link == frame.link
+    state.publish(change)
+
+
+def recover(disk: Disk, *, write: bool, accept_missing_head: bool = False) -> Opened:
+    """Run the steps.  A store that does not exist yet is created when ``write``."""
+    actions: list[str] = []
+    quarantined: list[str] = []
+    if write:
+        remove_temporaries(disk)
+    head, head_file = _step_head(disk, write, accept_missing_head, actions)
+    segments = _step_segments(disk, head, write, actions, quarantined)
+    state = _step_snapshot(disk, segments, actions)
+    opened = Opened(state, head, head_file, segments)
+    _step_tail(disk, opened, write, actions, quarantined)
+    opened.recovery = Recovery(tuple(actions), tuple(quarantined)) if actions else None
+    return opened
+
+
+# ------------------------------------------------------------------------------------------------------- step 1: HEAD
+
+
+def _step_head(disk: Disk, write: bool, accept_missing_head: bool, actions: list[str]) -> tuple[Head, HeadFile | None]:
+    heads = read_heads(disk)
+    good = [head for head in heads if head is not None]
+    if good:
+        head = max(good, key=lambda one: one.generation)
+        if len(good) < len(heads):
+            actions.append(
+                "one slot of HEAD was bad; the other was used" + (" and the bad one rewritten" if write else "")
+            )
+        return head, HeadFile(disk, head, heads.index(head)) if write else None
+    firsts = segment_seqs(disk)
+    if not firsts and not snapshot_seqs(disk):
+        if not write:
+            raise FormatError("expected a store, found none: HEAD, log and snapshots are missing")
+        from_nothing = Head(random_bytes(16))
+        return from_nothing, HeadFile.create(disk, from_nothing)
+    if not accept_missing_head:
+        raise LogDamaged(
+            "HEAD is missing or unreadable, so nobody can say how much had been acknowledged; "
+            "open with accept_missing_head=True to go on with what the log holds",
+            segment=segment_name(firsts[-1]) if firsts else "",
+        )
+    if not firsts:
+        raise LogDamaged("HEAD and the log are missing; only snapshots are left")
+    actions.append("HEAD was missing or unreadable; going on with what the log holds, as asked")
+    head = Head(read_header(disk, firsts[0]).store_id)
+    return head, HeadFile.create(disk, head) if write else None
+
+
+# ------------------------------------------------------------------------------------------------------ step 2: files
+
+
+def read_segments(disk: Disk, head: Head) -> tuple[list[Segment], int | None]:
+    """All segments, checked by header and seal, and the first seq of a last one that rotation left unfinished."""
+    segments: list[Segment] = []
+    unfinished = None
+    firsts = segment_seqs(disk)
+    for first in firsts:
+        last = first == firsts[-1]
+        try:
+            header = read_header(disk, first)
+        except CorruptionError as error:
+            if last and head.segment != first:
+                unfinished = first
+                break
+            raise damaged(segment_name(first), 0, str(error), first - 1, head.durable_seq) from None
+        if header.store_id != head.store_id:
+            reason = "this segment belongs to another store"
+            raise damaged(segment_name(first), 0, reason, first - 1, head.durable_seq)
+        expected = _border(segments[-1]) if segments else SegmentHeader(head.store_id, 1, 0, LINK_ZERO, LogTree().root)
+        if header != expected:
+            reason = f"expected the segment from seq {expected.first_seq} with roots as sealed before, found {header}"
+            raise damaged(segment_name(first), 0, reason, expected.first_seq - 1, max(head.durable_seq, first - 1))
+        segments.append(Segment(header))
+        if not last:
+            _read_seal_of(disk, segments[-1], head)
+    if unfinished is not None and segments:
+        _read_seal_of(disk, segments[-1], head)
+    if head.segment and head.segment not in [segment.first_seq for segment in segments]:
+        reason = "HEAD names this segment, and it is not there"
+        raise damaged(segment_name(head.segment), 0, reason, head.segment - 1, head.durable_seq)
+    return segments, unfinished
+
+
+def _step_segments(disk: Disk, head: Head, write: bool, actions: list[str], quarantined: list[str]) -> list[Segment]:
+    segments, unfinished = read_segments(disk, head)
+    if unfinished is not None:
+        actions.append(f"{segment_name(unfinished)} was left unfinished by a crash in rotation")
+        if write:
+            moved = quarantine_name(disk, unfinished, 0)
+            disk.rename(segment_name(unfinished), moved)
+            disk.sync_folder(QUARANTINE)
+            disk.sync_folder(LOG)
+            quarantined.append(moved)
+    return segments
+
+
+def _step_snapshot(disk: Disk, segments: list[Segment], actions: list[str]) -> State:
+    """The newest good snapshot's state, else the empty one."""
+    borders = {segment.first_seq - 1: segment.header for segment in segments}
+    if segments and segments[-1].seal is not None:  # rotation stopped between the seal and the next segment
+        end = _border(segments[-1])
+        borders[end.first_seq - 1] = end
+    for seq in reversed(snapshot_seqs(disk)):
+        name = snapshot_name(seq)
+        file = disk.open(name)
+        try:
+            state, _ = snapshot.load(file, name)
+        except SnapshotDamaged as error:
+            actions.append(f"{error}; an older snapshot or the log was used")
+            continue
+        finally:
+            file.close()
+        border = borders.get(seq)
+        if state.seq != seq or border is None or (border.link, border.log_size) != (state.link, state.log.size):
+            raise LogDamaged(
+                f"{name} holds seq {state.seq} with link {state.link.hex()}, and the log does not pass through it",
+                segment=name,
+                last_known_seq=seq,
+            )
+        return state
+    return State()
+
+
+# ------------------------------------------------------------------------------------------------------- step 3: tail
+
+
+def _step_tail(disk: Disk, opened: Opened, write: bool, actions: list[str], quarantined: list[str]) -> None:
+    """Replay what the snapshot does not hold, then decide about the end.  A reader applies only what is durable."""
+    state, head = opened.state, opened.head
+    durable = head.durable_seq
+    _check_head_link(head, state.seq, state.link)
+    waiting: deque[tuple[Segment, Frame]] = deque()
+    for segment in opened.segments:
+        if segment.seal is not None and segment.first_seq + segment.seal.count - 1 <= state.seq:
+            continue
+        last = segment is opened.segments[-1]
+        file = disk.open(segment.name, write=write and last)
+        reader = SegmentReader(file, segment.header)
+        bad: BadFrame | None = None
+        try:
+            for frame in reader:
+                _check_head_link(head, frame.seq, frame.link)
+                durable = max(durable, frame.durable_seq)
+                waiting.append((segment, frame))
+                while waiting and (write or waiting[0][1].seq <= durable):
+                    advance(state, *waiting.popleft())
+        except BadFrame as error:
+            bad = error
+            durable = max(durable, last_durable(file, error.offset, segment.header.seed))
+        else:
+            if reader.seal is not None:  # a seal is written when its segment has been synced
+                durable = max(durable, reader.seq)
+                segment.seal = reader.seal
+        try:
+            if not last and reader.seal is None:
+                reason = "the seal is missing" if bad is None else bad.reason
+                raise damaged(segment.name, reader.offset, reason, reader.seq, max(durable, reader.seq + 1))
+            if last:
+                opened.end = reader.offset
+                _decide_end(disk, segment, file, head, reader, bad, durable, write, actions, quarantined)
+        finally:
+            file.close()
+    if not opened.segments and durable > 0:
+        raise damaged(segment_name(1), 0, "the log is missing", 0, durable)
+    while waiting and waiting[0][1].seq <= durable:
+        advance(state, *waiting.popleft())
+
+
+def _decide_end(
+    disk: Disk,
+    segment: Segment,
+    file: File,
+    head: Head,
+    reader: SegmentReader,
+    bad: BadFrame | None,
+    durable: int,
+    write: bool,
+    actions: list[str],
+    quarantined: list[str],
+) -> None:
+    """Exactly one of four rows: (clean end or bad frame) x (something behind it was acknowledged or not)."""
+    if durable > reader.seq:
+        reason = bad.reason if bad is not None else "the log ends here, and more had been acknowledged"
+        raise damaged(segment.name, reader.offset, reason, reader.seq, durable)
+    if bad is not None:
+        torn = file.size() - reader.offset
+        actions.append(f"{segment.name}: {torn} bytes of an unfinished commit behind seq {reader.seq} ({bad.reason})")
+        if write:
+            quarantined.append(copy_out(disk, file, segment.first_seq, reader.offset))
+            file.truncate(reader.offset)
+            file.sync()
+    elif write and not head.clean:
+        start = max(segment.header.size_bytes, head.durable_offset if head.segment == segment.first_seq else 0)
+        # A kernel that failed a sync has marked those pages clean: only writing them again makes a sync mean something.
+        rest = file.pread(reader.offset - start, start)
+        file.pwrite(rest, start)
+        file.sync()
+        actions.append(f"{segment.name}: the last close was not clean; {len(rest)} bytes were written again and synced")
+
+
+# ------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _check_head_link(head: Head, seq: int, link: bytes) -> None:
+    if seq == head.durable_seq and link != head.link and head.durable_seq > 0:
+        raise LogDamaged(
+            f"HEAD acknowledged link {head.link.hex()} at seq {seq}, the log has {link.hex()}: not the same history",
+            first_lost_seq=1,
+            last_known_seq=seq,
+        )
+
+
+def _border(segment: Segment) -> SegmentHeader:
+    """The header that the segment behind a sealed one must have."""
+    assert segment.seal is not None
+    seal = segment.seal
+    return SegmentHeader(
+        segment.header.store_id, segment.first_seq + seal.count, seal.log_size, seal.link, seal.log_root
+    )
+
+
+def _read_seal_of(disk: Disk, segment: Segment, head: Head) -> None:
+    file = disk.open(segment.name)
+    try:
+        segment.seal, _ = read_seal(file, segment.header)
+    except BadFrame as bad:
+        raise damaged(segment.name, bad.offset, bad.reason, segment.first_seq - 1, head.durable_seq) from None
+    finally:
+        file.close()

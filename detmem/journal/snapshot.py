@@ -1,0 +1,279 @@
+"""Snapshots: the state at one seq, as bytes that are a pure function of the log (spec/snapshot.md).
+
+Written and read chunk by chunk.  ``load`` takes nothing on trust: the state it returns has been hashed anew and has the root
+that the header claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from struct import Struct
+
+import numpy as np
+
+from detmem.errors import CorruptionError, DetmemError, FormatError, SnapshotDamaged
+from detmem.journal.disk import File
+from detmem.machine import encoding, fixed
+from detmem.machine.commands import Definition
+from detmem.machine.commitment import LogTree, prefixed
+from detmem.machine.records import Records
+from detmem.machine.state import VERSION, State
+
+__all__ = ["load", "read_digest", "write"]
+
+_MAGIC = b"DETMEMSN"
+_HEADER = Struct("<8sHHIQQ32s32s32sII")
+_FOOTER = Struct("<IQQ32s")
+_CHUNK_BYTES = 1 << 20
+_CHUNK_HEAD_BYTES = 4 + 32
+_ROWS_AT_ONCE_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class _Header:
+    seq: int
+    log: LogTree
+    link: bytes
+    state_root: bytes
+    collection_count: int
+    digest: bytes
+
+
+def write(state: State, file: File) -> bytes:
+    """Write ``state`` to an empty file; returns the digest that binds every byte of it."""
+    frontier = state.log.frontier
+    roots = (state.link, state.root, state.log.root)
+    sizes = (_CHUNK_BYTES, state.seq, state.log.size)
+    head = _HEADER.pack(_MAGIC, VERSION, 0, *sizes, *roots, len(frontier), len(state.collections))
+    head += b"".join(frontier)
+    header_hash = sha256(head).digest()
+    file.pwrite(head + header_hash, 0)
+    at, count, total = len(head) + 32, 0, 0
+    hashes = sha256(b"\x1a" + header_hash)
+    for chunk in _chunks(_stream(state)):
+        digest = _chunk_hash(count, chunk)
+        hashes.update(digest)
+        file.pwrite(len(chunk).to_bytes(4, "little") + digest + chunk, at)
+        at, count, total = at + _CHUNK_HEAD_BYTES + len(chunk), count + 1, total + len(chunk)
+    file.pwrite(_FOOTER.pack(0, count, total, hashes.digest()), at)
+    return hashes.digest()
+
+
+def read_digest(file: File, name: str) -> tuple[int, bytes, bytes]:
+    """(seq, link, digest) after checking every hash of the file, without building a state; ``SnapshotDamaged``."""
+    reader = _Reader(file, name)
+    for _ in reader.chunks():
+        pass
+    return reader.header.seq, reader.header.link, reader.digest
+
+
+def load(file: File, name: str) -> tuple[State, bytes]:
+    """The state and the file's digest; ``SnapshotDamaged`` when one byte, one bound or one root is not right."""
+    reader = _Reader(file, name)
+    try:
+        collections = list(_read_collections(reader))
+        reader.finish()
+        header = reader.header
+        state = State.restored(header.seq, header.link, header.log, collections)
+    except SnapshotDamaged:
+        raise
+    except DetmemError as error:
+        raise reader.damaged(str(error)) from None
+    if state.root != header.state_root:
+        raise reader.damaged(f"expected state root {header.state_root.hex()}, found {state.root.hex()}")
+    return state, reader.digest
+
+
+def _stream(state: State) -> Iterator[bytes]:
+    for name in state.names():
+        records = state.collections[name]
+        view = records.view()
+        definition = records.definition.encode()
+        slots = view.in_id_order
+        yield records.prefix + len(definition).to_bytes(4, "little") + definition + len(slots).to_bytes(8, "little")
+        for slot in slots:
+            yield prefixed(view.ids[slot].encode())
+        order = np.array(slots, dtype=np.int64)
+        yield records.born[order].astype("<u8").tobytes()
+        step = max(1, _ROWS_AT_ONCE_BYTES // (4 * records.definition.dim))
+        for start in range(0, len(order), step):
+            yield view.rows[order[start : start + step]].astype("<i4").tobytes()
+        for slot in slots:
+            content = encoding.encode_content(view.metadatas[slot], view.documents[slot])
+            yield len(content).to_bytes(4, "little") + content
+
+
+def _chunks(parts: Iterable[bytes]) -> Iterator[bytes]:
+    pending = bytearray()
+    for part in parts:
+        pending += part
+        whole = len(pending) - len(pending) % _CHUNK_BYTES
+        for start in range(0, whole, _CHUNK_BYTES):
+            yield bytes(pending[start : start + _CHUNK_BYTES])
+        del pending[:whole]
+    if pending:
+        yield bytes(pending)
+
+
+def _chunk_hash(index: int, chunk: bytes) -> bytes:
+    return sha256(b"\x19" + index.to_bytes(8, "little") + chunk).digest()
+
+
+class _Reader:
+    """A snapshot as one stream of verified bytes."""
+
+    def __init__(self, file: File, name: str) -> None:
+        self._file = file
+        self._name = name
+        self._size = file.size()
+        self._offset = 0
+        self._pending = bytearray()
+        self._taken = 0
+        self.header = self._read_header()
+        self._hashes = sha256(b"\x1a" + self.header.digest)
+        self.digest = b""
+        self._source = self.chunks()
+
+    def damaged(self, reason: str) -> SnapshotDamaged:
+        return SnapshotDamaged(f"snapshot {self._name}, offset {self._offset}: {reason}")
+
+    def chunks(self) -> Iterator[bytes]:
+        """Each chunk, its hash checked; at the end the footer."""
+        count = total = 0
+        size = _CHUNK_BYTES
+        while True:
+            head = self._pread(_CHUNK_HEAD_BYTES)
+            before, size = size, int.from_bytes(head[:4], "little")
+            if size == 0:
+                break
+            if size > _CHUNK_BYTES or before != _CHUNK_BYTES:
+                raise self.damaged(f"a chunk of {size} bytes behind one of {before}")
+            chunk = self._pread(size, _CHUNK_HEAD_BYTES)
+            if _chunk_hash(count, chunk) != head[4:]:
+                raise self.damaged(f"the hash of chunk {count} is wrong")
+            self._hashes.update(head[4:])
+            self._offset += len(head) + size
+            count, total = count + 1, total + size
+            yield chunk
+        self.digest = self._hashes.digest()
+        if self._pread(_FOOTER.size) != _FOOTER.pack(0, count, total, self.digest):
+            raise self.damaged("the footer does not match the chunks before it")
+        if self._offset + _FOOTER.size != self._size:
+            raise self.damaged(
+                f"expected the end of the file, found {self._size - self._offset - _FOOTER.size} more bytes"
+            )
+
+    def read(self, size: int) -> bytes:
+        """The next ``size`` bytes of the stream."""
+        while len(self._pending) - self._taken < size:
+            chunk = next(self._source, None)
+            if chunk is None:
+                raise self.damaged(f"expected {size} more bytes of stream")
+            del self._pending[: self._taken]
+            self._taken = 0
+            self._pending += chunk
+        start, self._taken = self._taken, self._taken + size
+        return bytes(memoryview(self._pending)[start : self._taken])
+
+    def number(self, size: int) -> int:
+        """The next unsigned integer of ``size`` bytes."""
+        return int.from_bytes(self.read(size), "little")
+
+    def check_count(self, count: int, bytes_each: int) -> None:
+        """Refuse a count that the rest of the file cannot hold, before anything is allocated for it."""
+        left = self._size - self._offset + len(self._pending) - self._taken
+        if count * bytes_each > left:
+            raise self.damaged(f"{count} records of at least {bytes_each} bytes, but {left} bytes are left")
+
+    def finish(self) -> None:
+        """The stream ends here."""
+        if self._taken != len(self._pending) or next(self._source, None) is not None:
+            raise self.damaged("bytes behind the last collection")
+
+    def _read_header(self) -> _Header:
+        head = self._pread(_HEADER.size)
+        magic, version, flags, chunk_size, seq, log_size, *roots, frontier_count, collection_count = _HEADER.unpack(
+            head
+        )
+        if magic != _MAGIC:
+            raise self.damaged(f"expected the magic {_MAGIC!r}, found {magic!r}")
+        if frontier_count != log_size.bit_count():
+            raise self.damaged(f"a log of {log_size} leaves with {frontier_count} subtrees")
+        whole = self._pread(_HEADER.size + 32 * (frontier_count + 1))
+        if sha256(whole[:-32]).digest() != whole[-32:]:
+            raise self.damaged("the hash of the header is wrong")
+        if version > VERSION:
+            raise FormatError(f"snapshot {self._name} has format {version}, expected at most {VERSION}")
+        if version != VERSION or flags or chunk_size != _CHUNK_BYTES:
+            raise self.damaged(f"unknown version {version}, flags {flags} or chunk size {chunk_size}")
+        frontier = [whole[at : at + 32] for at in range(_HEADER.size, len(whole) - 32, 32)]
+        log = LogTree(log_size, frontier)
+        link, state_root, log_root = roots
+        if log.root != log_root:
+            raise self.damaged(f"expected log root {log_root.hex()}, found {log.root.hex()}")
+        self._offset = len(whole)
+        return _Header(seq, log, link, state_root, collection_count, whole[-32:])
+
+    def _pread(self, size: int, ahead: int = 0) -> bytes:
+        data = self._file.pread(size, self._offset + ahead)
+        if len(data) != size:
+            raise self.damaged(f"expected {size} bytes, found {len(data)}")
+        return data
+
+
+def _read_collections(reader: _Reader) -> Iterator[Records]:
+    before = ""
+    for _ in range(reader.header.collection_count):
+        name = _read_name(reader, encoding.MAX_COLLECTION_BYTES)
+        if name <= before:
+            raise reader.damaged(f"collection {name!r} behind {before!r}")
+        before = name
+        size = reader.number(4)
+        reader.check_count(1, size)
+        definition = Definition.decode(reader.read(size))
+        yield _read_records(reader, name, definition)
+
+
+def _read_records(reader: _Reader, name: str, definition: Definition) -> Records:
+    count, dim = reader.number(8), definition.dim
+    reader.check_count(count, 2 + 8 + 4 * dim + 4)
+    ids: list[str] = []
+    for _ in range(count):
+        id = _read_name(reader, encoding.MAX_ID_BYTES)
+        if ids and id <= ids[-1]:
+            raise reader.damaged(f"id {id!r} behind {ids[-1]!r}")
+        ids.append(id)
+    born = np.frombuffer(reader.read(8 * count), dtype="<u8").astype(np.int64)
+    if count and not 1 <= born.min() <= born.max() <= reader.header.seq:
+        raise reader.damaged(f"a record born outside 1..{reader.header.seq}")
+    records = Records(name, definition, max(count, 1))
+    rows = np.empty((count, dim), dtype=np.int32)
+    step = max(1, _ROWS_AT_ONCE_BYTES // (4 * dim))
+    for start in range(0, count, step):
+        size = min(step, count - start)
+        block = np.frombuffer(reader.read(4 * dim * size), dtype="<i4").reshape(size, dim)
+        rows[start : start + size] = fixed.admit_raw(block, dimension=dim, collection=name)
+    metadatas: list[encoding.Metadata] = []
+    documents: list[str | None] = []
+    for _ in range(count):
+        size = reader.number(4)
+        if size > encoding.MAX_CONTENT_BYTES:
+            raise CorruptionError(f"a content of {size} bytes, at most {encoding.MAX_CONTENT_BYTES} are legal")
+        metadata, document = encoding.decode_content(reader.read(size))
+        metadatas.append(metadata)
+        documents.append(document)
+    if count:
+        records.extend(ids, rows, metadatas, documents, born)
+    return records
+
+
+def _read_name(reader: _Reader, most: int) -> str:
+    size = reader.number(2)
+    if not 1 <= size <= most:
+        raise reader.damaged(f"a name of {size} bytes, expected 1..{most}")
+    try:
+        return reader.read(size).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise reader.damaged(f"a name is not UTF-8: {error.reason}") from None

@@ -1,0 +1,531 @@
+"""Writes the test vectors of this folder from the naive twin; ``--check`` only compares.
+
+    python spec/generate.py            writes spec/vectors/*.json
+    python spec/generate.py --check    makes them again in memory; exit 1 names each file that differs
+
+Rule 1  An expected value is computed by reference.py, which was written from the pages; where the world has published values
+        (the RFC 6962 tree, the text of checkpoints) they stand here as constants and the twin must meet them.
+Rule 2  Each case says why it is there.  For each valid case there are broken neighbours, with the one word of the refusal.
+Rule 3  Nothing is lost on paper: bytes in hex, floats as float.hex, values as ``to_json`` writes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import reference as twin
+
+VECTORS = Path(__file__).parent / "vectors"
+Case = dict[str, Any]
+
+
+def outcome(name: str, function: Callable[..., Any], *arguments: Any) -> Case:
+    """{name: result}, or {"refused": reason}."""
+    try:
+        return {name: function(*arguments)}
+    except twin.Refused as refused:
+        return {"refused": refused.reason}
+
+
+def refused(function: Callable[..., Any], *arguments: Any, **named: Any) -> Case:
+    """{"refused": reason} of a call that has to be refused."""
+    try:
+        function(*arguments, **named)
+    except twin.Refused as refusal:
+        return {"refused": refusal.reason}
+    raise AssertionError("an invalid vector was accepted")
+
+
+# -------------------------------------------------------------------------------------------------------------- numbers.json
+
+
+def numbers() -> Case:
+    quantise = []
+    for name, bits in twin.FORMATS.items():
+        ulp = 2.0**-bits
+        for why, x in [
+            ("zero", 0.0),
+            ("negative zero is zero", -0.0),
+            ("one", 1.0),
+            ("a half between 0 and 1 goes to 0", 0.5 * ulp),
+            ("just below a half", math.nextafter(0.5 * ulp, 0)),
+            ("just above a half", math.nextafter(0.5 * ulp, 1)),
+            ("a half between 1 and 2 goes to 2", 1.5 * ulp),
+            ("a half between 2 and 3 goes to 2", 2.5 * ulp),
+            ("a half between -1 and 0 goes to 0", -0.5 * ulp),
+            ("just above minus a half", math.nextafter(-0.5 * ulp, 0)),
+            ("just below minus a half", math.nextafter(-0.5 * ulp, -1)),
+            ("a half between -2 and -1 goes to -2", -1.5 * ulp),
+            ("a half between -3 and -2 goes to -2", -2.5 * ulp),
+            ("0.1 is no binary fraction", 0.1),
+            ("the smallest subnormal", 5e-324),
+            ("the largest int32", (2**31 - 1) * ulp),
+            ("just below the half over the largest int32", math.nextafter((2**31 - 0.5) * ulp, 0)),
+            ("the half over the largest int32 goes to 2^31, which is even and no int32", (2**31 - 0.5) * ulp),
+            ("2^31", 2.0**31 * ulp),
+            ("the smallest int32", -(2.0**31) * ulp),
+            ("the half under the smallest int32 goes back to it", -(2**31 + 0.5) * ulp),
+            ("just below the half under the smallest int32", math.nextafter(-(2**31 + 0.5) * ulp, -math.inf)),
+            ("one below the smallest int32", -(2**31 + 1) * ulp),
+            ("far out of range", 1e300),
+            ("NaN", math.nan),
+            ("infinity", math.inf),
+            ("minus infinity", -math.inf),
+        ]:
+            case = {"why": why, "format": name, "x": float(x).hex()}
+            quantise.append(case | outcome("raw", twin.quantise, x, name))
+    cosine = []
+    for name in twin.FORMATS:
+        for why, x in [
+            ("an axis", [1.0, 0.0, 0.0]),
+            ("an axis, backwards", [0.0, -2.5]),
+            ("3-4-5", [3.0, 4.0]),
+            ("one dimension", [-7.25]),
+            ("a diagonal", [1.0] * 4),
+            ("a diagonal that does not come out even", [1.0, 1.0, 1.0]),
+            ("0.1, 0.2, 0.3", [0.1, 0.2, 0.3]),
+            ("the smallest subnormal alone", [5e-324]),
+            ("subnormals", [5e-324, -1e-323, 3e-320]),
+            ("the largest float", [1.7976931348623157e308, 1.7976931348623157e308]),
+            ("1e300", [1e300, -1e300, 1e299]),
+            ("1e300 beside 1e-300: the small one vanishes", [1e300, 1e-300]),
+            ("a component that rounds on the half at 2^31", [0.5, 2.0**-33, 1.5 * 2.0**-32]),
+            ("float16 values", [0.333251953125, -65504.0, 6.103515625e-05]),
+            ("zero", [0.0]),
+            ("zeros and a negative zero", [0.0, -0.0, 0.0]),
+            ("NaN", [1.0, math.nan]),
+            ("infinity", [math.inf, 1.0]),
+        ]:
+            case = {"why": why, "format": name, "x": [component.hex() for component in x]}
+            cosine.append(case | outcome("raw", twin.normalise, x, name))
+    admission = []
+    for why, raw in [
+        ("zero is admitted: only cosine's front door refuses it", [0, 0]),
+        ("2^60 exactly, in one component", [2**30]),
+        ("2^60 exactly, negative", [-(2**30)]),
+        ("2^60 and one", [2**30, 1]),
+        ("one component too large", [2**30 + 1]),
+        ("2^60 exactly, in four", [2**29, -(2**29), 2**29, -(2**29)]),
+        ("2^60 and one, in five", [2**29, -(2**29), 2**29, -(2**29), -1]),
+        ("the largest int32 is not admitted", [2**31 - 1]),
+        ("the smallest int32 is not admitted", [-(2**31)]),
+        ("five times 2^31 - 1: the sum of squares passes 2^64", [2**31 - 1] * 5),
+        ("2^31 is no int32", [2**31]),
+        ("-2^31 - 1 is no int32", [-(2**31) - 1]),
+    ]:
+        admission.append({"why": why, "raw": raw} | outcome("squares", lambda r: sum(c * c for c in twin.admit(r)), raw))
+    distances = []
+    for why, x, q in [
+        ("the same vector", [1, -2, 3], [1, -2, 3]),
+        ("small numbers", [1, 2, 3], [-4, 5, 6]),
+        ("opposite corners: squared l2 is 2^62, the largest there is", [2**30], [-(2**30)]),
+        ("the largest dot product, 2^60", [2**29] * 4, [2**29] * 4),
+        ("the smallest dot product, -2^60", [2**29] * 4, [-(2**29)] * 4),
+        ("products that cancel", [2**29, 2**29], [2**29, -(2**29)]),
+        ("an odd result above 2^53, which no float64 holds", [2**27 + 1, 1], [-(2**27), 0]),
+    ]:
+        for metric in twin.METRICS:
+            raw = twin.distance(metric, x, q)
+            shown = {name: twin.shown_distance(metric, name, raw).hex() for name in twin.FORMATS}
+            distances.append({"why": why, "metric": metric, "x": x, "q": q, "raw": raw, "distance": shown})
+    return {"page": "numbers.md", "quantise": quantise, "cosine": cosine, "admission": admission, "distances": distances}
+
+
+# ------------------------------------------------------------------------------------------------------------- encoding.json
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+def encoding() -> Case:
+    valid = []
+    borders = [0, 5, 127, 128, 255, 256, 65535, 65536, 2**32 - 1, 2**32, 2**63 - 1]
+    borders += [-1, -32, -33, -128, -129, -32768, -32769, -(2**31), -(2**31) - 1, -(2**63)]
+    values: list[tuple[str, Any]] = [("nil", None), ("false", False), ("true", True)]
+    values += [("an int at the border of a form", number) for number in borders]
+    values += [("a float", x) for x in (0.0, -0.0, 1.0, 1.5, -2.25, 5e-324, 1.7976931348623157e308, 0.1)]
+    values += [(f"a string of {n} bytes", "x" * n) for n in (0, 1, 31, 32, 255, 256)]
+    values += [("text", text) for text in ("é", "e\u0301", "\u0000", "\uff5e", "\U0001f600", "\U0010ffff")]
+    values += [(f"{n} bytes", b"\xff" * n) for n in (0, 1, 255, 256)]
+    values += [(f"an array of {n}", [n] * n) for n in (0, 1, 2, 15, 16, 17)]
+    values += [(f"a map of {n}", {f"k{i:02}": i for i in range(n)}) for n in (0, 1, 15, 16)]
+    values += [
+        ("keys ascend by UTF-8 bytes", {"b": 1, "a": 2, "ab": 3, "": 4}),
+        ("U+FF5E before U+1F600: not the order of UTF-16", {"\U0001f600": 1, "\uff5e": 2}),
+        ("inside one another", {"a": [{"b": [None, True, {}]}], "c": []}),
+        ("depth 16, the deepest", nested(16)),
+    ]
+    for why, value in values:
+        valid.append({"why": why, "value": twin.to_json(value), "bytes": twin.encode(value).hex()})
+    invalid = []
+    for why, data in [
+        ("no bytes", ""),
+        ("5 as u8", "cc05"),
+        ("127 as u8", "cc7f"),
+        ("5 as i8", "d005"),
+        ("5 as u16", "cd0005"),
+        ("255 as u16", "cd00ff"),
+        ("5 as u32", "ce00000005"),
+        ("65535 as u32", "ce0000ffff"),
+        ("5 as u64", "cf0000000000000005"),
+        ("2^32 - 1 as u64", "cf00000000ffffffff"),
+        ("-1 as i8", "d0ff"),
+        ("-32 as i8", "d0e0"),
+        ("128 as i16: a number that is not negative in a signed form", "d10080"),
+        ("-128 as i16", "d1ff80"),
+        ("-32768 as i32", "d2ffff8000"),
+        ("-2^31 as i64", "d3ffffffff80000000"),
+        ("2^63 is no int64", "cf8000000000000000"),
+        ("2^64 - 1 is no int64", "cfffffffffffffffff"),
+        ("float32", "ca3fc00000"),
+        ("NaN", "cb7ff8000000000000"),
+        ("a signalling NaN", "cb7ff0000000000001"),
+        ("infinity", "cb7ff0000000000000"),
+        ("minus infinity", "cbfff0000000000000"),
+        ("the byte that msgpack never uses", "c1"),
+        ("an extension", "d40100"),
+        ("a timestamp", "d6ff00000000"),
+        ("ext 8", "c70100ff"),
+        ("a short string as str 8", "d90161"),
+        ("a short string as str 16", "da000161"),
+        ("a short string as str 32", "db0000000161"),
+        ("no bytes as bin 16", "c50000"),
+        ("no bytes as bin 32", "c600000000"),
+        ("an empty array as array 16", "dc0000"),
+        ("an empty array as array 32", "dd00000000"),
+        ("an empty map as map 16", "de0000"),
+        ("an empty map as map 32", "df00000000"),
+        ("overlong UTF-8", "a2c080"),
+        ("a surrogate in UTF-8", "a3eda080"),
+        ("a code point above U+10FFFF", "a4f4908080"),
+        ("a cut UTF-8 sequence", "a1c3"),
+        ("a lone continuation byte", "a180"),
+        ("a key that is an int", "810102"),
+        ("a key that is bytes", "81c4016102"),
+        ("a key that is nil", "81c002"),
+        ("keys out of order", "82a16201a16102"),
+        ("a key twice", "82a16101a16102"),
+        ("a longer key before its prefix", "82a2616101a16102"),
+        ("keys in the order of UTF-16", "82a4f09f988001a3efbd9e02"),
+        ("an int cut off", "cd01"),
+        ("a float cut off", "cb3ff80000000000"),
+        ("a string cut off", "a26f"),
+        ("bytes cut off", "c402ff"),
+        ("an array cut off", "9201"),
+        ("a map without its value", "81a161"),
+        ("an array of 2^32 - 1 promised", "ddffffffff"),
+        ("a map of 2^32 - 1 promised", "dfffffffff"),
+        ("a string of 2^32 - 1 promised", "dbffffffff"),
+        ("two values", "0505"),
+        ("a value and a tail", "c0c0"),
+        ("depth 17", "91" * 16 + "90"),
+        ("depth 200", "91" * 199 + "90"),
+    ]:
+        invalid.append({"why": why, "bytes": data} | refused(twin.decode, bytes.fromhex(data)))
+    contents = []
+    for why, metadata, document in [
+        ("nothing", None, None),
+        ("an empty map is nothing", {}, None),
+        ("an empty document is something", None, ""),
+        ("both", {"a": 1}, "x"),
+        ("every kind of metadata", {"n": None, "b": True, "i": -1, "f": 1.5, "s": "é", "l": ["x", 1, None, 0.5, False]}, "d"),
+        ("the empty key is a key", {"": 0}, None),
+    ]:
+        written = twin.to_json(metadata)
+        contents.append(
+            {"why": why, "metadata": written, "document": document, "bytes": twin.content(metadata, document).hex()}
+        )
+    no_contents = []
+    for why, data in [
+        ("no array", "c0"),
+        ("one part", "9180"),
+        ("three parts", "9380c0c0"),
+        ("metadata is nil", "92c0c0"),
+        ("metadata is an array", "9290c0"),
+        ("the document is an int", "928001"),
+        ("the document is bytes", "9280c400"),
+        ("a list inside a list", "9281a1619190c0"),
+        ("a map inside the map", "9281a16180c0"),
+        ("bytes inside the map", "9281a161c400c0"),
+        ("bytes inside a list", "9281a16191c400c0"),
+    ]:
+        no_contents.append({"why": why, "bytes": data} | refused(twin.read_content, bytes.fromhex(data)))
+    return {
+        "page": "encoding.md",
+        "valid": valid,
+        "invalid": invalid,
+        "content": contents,
+        "invalid_content": no_contents,
+    }
+
+
+# -------------------------------------------------------------------------------------------------------------- filters.json
+
+
+def filters() -> Case:
+    example = {"kind": "a", "year": 2024, "tags": ["x", 1], "seen": None}
+    stored: list[Any] = [None, False, True, 0, 1, 2, -0.0, 1.0, 1.5, 2**53, 2**53 + 1, float(2**53), 2**63 - 1]
+    stored += ["", "a", "ab", "b", "\uff5e", "\U0001f600", [], ["a"], ["a", 1], [1.0], [True], [None], [0]]
+    metadatas: list[dict[str, Any]] = [{}, *({"f": value} for value in stored)]
+    numbers_only = [m for m in metadatas if not isinstance(m.get("f"), str)]
+    strings_only = [m for m in metadatas if not twin.is_number(m.get("f"))]
+    tables = []
+
+    def table(why: str, rows: list[dict[str, Any]], where: Any) -> None:
+        case = {"why": why, "metadatas": twin.to_json(rows), "where": twin.to_json(where)}
+        tables.append(case | outcome("matches", twin.choose, rows, where))
+
+    values: list[Any] = [None, True, False, 0, 1, 1.0, 2**53 + 1, float(2**53), "a", "", [], ["a"], ["a", 1.0], [True], [1]]
+    for value in values:
+        table("a plain value", metadatas, {"f": value})
+        table("$ne is not $eq", metadatas, {"f": {"$ne": value}})
+    for values_in in ([], [None], [1, "a"], [True], [["a", 1], 0], [1.5, "b", None]):
+        table("$in", metadatas, {"f": {"$in": values_in}})
+        table("$nin", metadatas, {"f": {"$nin": values_in}})
+    for value in ("a", "", "b", 1, 1.0, True, None, 0):
+        table("$contains", metadatas, {"f": {"$contains": value}})
+    for flag in (True, False):
+        table("$exists", metadatas, {"f": {"$exists": flag}})
+    for operator in twin.ORDERS:
+        for number in (1, 1.0, 0, -0.0, 2**53, float(2**53), 1e300, -(2**63)):
+            table("an order of numbers", numbers_only, {"f": {operator: number}})
+        for text in ("", "a", "ab", "\uff5e", "\U0001f600"):
+            table("an order of strings", strings_only, {"f": {operator: text}})
+        table("a number against a stored string", [{"f": 1}, {"f": "a"}], {"f": {operator: 1}})
+        table("a string against a stored number", [{"f": 1.5}, {"f": "a"}], {"f": {operator: "a"}})
+    rows = [example, {"kind": "b", "year": 1999.5}, {}]
+    for why, where in [
+        ("None means all", None),
+        ("{} means all", {}),
+        ("not all is nothing", {"$not": {}}),
+        ("several conditions mean and", {"kind": "a", "year": {"$gte": 2020, "$lt": 2025}}),
+        ("$and of one empty map", {"$and": [{}]}),
+        ("$or", {"$or": [{"kind": "b"}, {"seen": None}]}),
+        ("$or with an empty map", {"$or": [{"kind": "zzz"}, {}]}),
+        ("inside one another", {"$not": {"$and": [{"kind": "a"}, {"$or": [{"year": 1}, {"year": 2024.0}]}]}}),
+        ("the whole list", {"tags": ["x", 1.0]}),
+        ("a list is not its element", {"tags": "x"}),
+        ("a missing field equals nothing", {"absent": None}),
+        ("a conflict behind a clause that matches", {"$or": [{"kind": "a"}, {"kind": {"$gt": 5}}]}),
+        ("a conflict behind a clause that fails", {"kind": "zzz", "year": {"$lt": "2020"}}),
+        ("a conflict under $not", {"$not": {"year": {"$lt": "x"}}}),
+        ("no record has the field: no conflict", {"absent": {"$gt": 5}}),
+        ("two levels of maps, 15 times $not: depth 16", twin.from_json(deep_not(15))),
+        ("16 times $not: depth 17", twin.from_json(deep_not(16))),
+        ("1,000 clauses", {"$or": [{"year": i} for i in range(1000)]}),
+        ("1,001 clauses", {"$or": [{"year": i} for i in range(1001)]}),
+        ("1,001 empty maps", {"$and": [{}] * 1001}),
+        ("no map", ["kind"]),
+        ("a string", "kind"),
+        ("$and without a list", {"$and": {"kind": "a"}}),
+        ("$or of nothing", {"$or": []}),
+        ("$and of nothing", {"$and": []}),
+        ("$or of a string", {"$or": ["kind"]}),
+        ("$or of None", {"$or": [None]}),
+        ("$not of None", {"$not": None}),
+        ("$not of a list", {"$not": [{}]}),
+        ("an unknown operator", {"kind": {"$like": "a"}}),
+        ("an unknown operator at the top", {"$nor": [{}]}),
+        ("a field operator in the place of a field", {"$gt": 5}),
+        ("a field without operators", {"kind": {}}),
+        ("an operator and a plain key", {"kind": {"$eq": "a", "x": 1}}),
+        ("$not as an operator of a field", {"kind": {"$not": {"$eq": "a"}}}),
+        ("$in of a string", {"kind": {"$in": "abc"}}),
+        ("$nin of a map", {"kind": {"$nin": {}}}),
+        ("$in of a list with a map", {"kind": {"$in": [{}]}}),
+        ("$exists of 1", {"kind": {"$exists": 1}}),
+        ("$contains of a list", {"tags": {"$contains": ["x"]}}),
+        ("an order of None", {"year": {"$gt": None}}),
+        ("an order of a bool", {"year": {"$gt": True}}),
+        ("an order of a list", {"year": {"$gt": [1]}}),
+        ("an order of NaN", {"year": {"$gt": math.nan}}),
+        ("a NaN", {"year": math.nan}),
+        ("an infinity in a list", {"year": [math.inf]}),
+        ("an int beyond int64", {"year": 2**63}),
+        ("bytes", {"year": b"x"}),
+        ("a list in a list", {"tags": [["x"]]}),
+    ]:
+        table(why, rows, where)
+    return {"page": "filters.md", "cases": tables}
+
+
+def deep_not(times: int) -> Any:
+    where: Any = {"map": [["kind", "zzz"]]}
+    for _ in range(times):
+        where = {"map": [["$not", where]]}
+    return where
+
+
+# ---------------------------------------------------------------------------------------------------------- commitments.json
+
+# The eight inputs of the Certificate Transparency test tree (RFC 6962, the reference implementation's), and its roots.
+CT_INPUTS = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"]
+CT_ROOTS = [
+    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+    "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+    "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
+    "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+    "4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4",
+    "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
+    "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
+    "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
+]
+
+
+def commitments() -> Case:
+    ct_leaves = [twin.log_leaf(bytes.fromhex(data)) for data in CT_INPUTS]
+    for size, published in enumerate(CT_ROOTS):
+        assert twin.log_root(ct_leaves[:size]).hex() == published, "the twin misses a published root"
+    leaves = [twin.log_leaf(bytes([i])) for i in range(17)]
+    log_roots = [
+        {
+            "size": size,
+            "root": twin.log_root(leaves[:size]).hex(),
+            "frontier": [root.hex() for root in twin.frontier(leaves[:size])],
+        }
+        for size in range(18)
+    ]
+    vectors = [
+        {"why": why, "raw": raw, "commitment": twin.commitment(twin.vector_bytes(raw)).hex()}
+        for why, raw in [("one component", [1]), ("little-endian, two's complement", [-1, 65536]), ("zeros", [0, 0, 0])]
+    ]
+    contents = [
+        {"why": why, "bytes": twin.content(m, d).hex(), "commitment": twin.commitment(twin.content(m, d)).hex()}
+        for why, m, d in [("nothing", None, None), ("an empty document", None, ""), ("both", {"a": 1}, "x")]
+    ]
+    contents.append(
+        {
+            "why": "a definition",
+            "bytes": twin.definition(3, "l2", "Q16.16").hex(),
+            "commitment": twin.commitment(twin.definition(3, "l2", "Q16.16")).hex(),
+        }
+    )
+    keys = []
+    for why, name, record_id in [
+        ("a collection's own entry", "notes", ""),
+        ("a record", "notes", "a"),
+        ("the border between name and id cannot move", "note", "sa"),
+        ("not ASCII", "größe", "\U0001f600"),
+        ("the longest", "n" * 128, "i" * 512),
+    ]:
+        one, two = twin.commitment(b"vector"), twin.commitment(b"content")
+        leaf = twin.record_leaf(name, record_id, one, two) if record_id else twin.collection_leaf(name, two)
+        key = twin.state_key(name, record_id)
+        keys.append(
+            {
+                "why": why,
+                "collection": name,
+                "id": record_id,
+                "vector_commitment": one.hex() if record_id else None,
+                "content_commitment": two.hex(),
+                "key": key.hex(),
+                "bucket": int.from_bytes(key[:2], "big"),
+                "leaf": leaf.hex(),
+            }
+        )
+
+    def entry(first: str, fill: str) -> tuple[bytes, bytes]:
+        key = bytes.fromhex(first).ljust(32, bytes.fromhex(fill))
+        return key, twin.sha256(key)
+
+    trees = []
+    for why, entries in [
+        ("empty", []),
+        ("one entry, the first bucket", [entry("0000", "00")]),
+        ("one entry, the last bucket", [entry("ffff", "ff")]),
+        ("two entries of one bucket", [entry("1234", "01"), entry("1234", "02")]),
+        ("the same, written the other way round: the same root", [entry("1234", "02"), entry("1234", "01")]),
+        ("two neighbours under one node", [entry("0002", "00"), entry("0003", "00")]),
+        ("two halves of the tree", [entry("7fff", "00"), entry("8000", "00")]),
+        ("sixty", [(twin.state_key("c", f"{i}"), twin.sha256(b"%d" % i)) for i in range(60)]),
+        ("sixty, backwards: the same root", [(twin.state_key("c", f"{i}"), twin.sha256(b"%d" % i)) for i in range(59, -1, -1)]),
+    ]:
+        tree = twin.StateTree()
+        for key, leaf in entries:
+            tree.change(key, leaf)
+        assert tree.root() == twin.state_root(dict(entries))
+        pairs = [[key.hex(), leaf.hex()] for key, leaf in entries]
+        trees.append({"why": why, "entries": pairs, "root": tree.root().hex()})
+    histories = []
+    a, b = ("a", [1, 2], {"x": 1}, None), ("b", [3, 4], None, "text")
+    for why, commands in [
+        ("a, then b", [("add", "c", [a]), ("add", "c", [b])]),
+        ("b, then a", [("add", "c", [b]), ("add", "c", [a])]),
+        ("both at once", [("add", "c", [a, b])]),
+        ("with a detour", [("add", "c", [("a", [9, 9], None, ""), b]), ("delete", "c", ["a"]), ("upsert", "c", [a])]),
+    ]:
+        memory = twin.Memory()
+        memory.write(("create", "c", 2, "l2", "Q16.16"))
+        for command in commands:
+            memory.write(command)
+        histories.append(
+            {
+                "why": why,
+                "commands": twin.to_json([("create", "c", 2, "l2", "Q16.16"), *commands]),
+                "state_root": memory.state_root().hex(),
+                "log_root": memory.log_root().hex(),
+                "link": memory.link.hex(),
+            }
+        )
+    assert len({history["state_root"] for history in histories}) == 1
+    assert len({history["log_root"] for history in histories}) == len(histories)
+    one, two = bytes(range(32)), bytes(range(32, 64))
+    text = twin.checkpoint_text(2, 3, one, two)
+    checkpoints = [{"why": "as the page shows it", "text": text}, {"why": "nothing yet", "text": twin.Memory().checkpoint()}]
+    for case in checkpoints:
+        seq, size, log_root, state_root = twin.read_checkpoint(case["text"])
+        case |= {"seq": seq, "log_size": size, "log_root": log_root.hex(), "state_root": state_root.hex()}
+    lines = text.split("\n")
+    no_checkpoints = []
+    for why, broken in [
+        ("nothing", ""),
+        ("no last newline", text[:-1]),
+        ("a line more", text + "\n"),
+        ("a line less", "\n".join(lines[:4]) + "\n"),
+        ("another origin", text.replace("v1", "v2")),
+        ("carriage returns", text.replace("\n", "\r\n")),
+        ("a leading zero", text.replace("\n3\n", "\n03\n")),
+        ("a plus sign", text.replace("\n3\n", "\n+3\n")),
+        ("a negative size", text.replace("\n3\n", "\n-3\n")),
+        ("a size of 2^64", text.replace("\n3\n", f"\n{2**64}\n")),
+        ("an underscore", text.replace("\n3\n", "\n1_0\n")),
+        ("digits of another script", text.replace("\n3\n", "\n\u0663\n")),
+        ("a space behind seq's number", text.replace("seq 2\n", "seq 2 \n")),
+        ("seq without its word", text.replace("seq 2", "2")),
+        ("base64 cut", text.replace(lines[2], lines[2][:-4])),
+        ("base64 without padding", text.replace(lines[2], lines[2][:-1])),
+        ("base64 with set bits behind its end", text.replace(lines[2], lines[2][:-2] + "9=")),
+        ("base64 of 33 bytes", text.replace(lines[2], lines[2][:-1] + "A")),
+        ("hex in capitals", text.replace(lines[4], "state " + lines[4][6:].upper())),
+        ("hex cut", text.replace(lines[4], lines[4][:-2])),
+        ("hex with a space", text.replace(lines[4], "state " + lines[4][6:8] + " " + lines[4][8:])),
+    ]:
+        no_checkpoints.append({"why": why, "text": broken} | refused(twin.read_checkpoint, broken))
+    return {
+        "page": "commitments.md",
+        "vectors": vectors,
+        "contents": contents,
+        "entries": keys,
+        "state_trees": trees,
+        "histories": histories,
+        "published_tree": {"why": "RFC 6962's test tree", "inputs": CT_INPUTS, "roots": CT_ROOTS},
+        "log_trees": {"why": "leaf i is H(00 | u8 i)", "sizes": log_roots},
+        "first_link": twin.FIRST_LINK.hex(),
+        "checkpoints": checkpoints,
+        "invalid_checkpoints": no_checkpoints,
+    }
