@@ -3,9 +3,9 @@
     python spec/generate.py            writes spec/vectors/*.json
     python spec/generate.py --check    makes them again in memory; exit 1 names each file that differs
 
-Rule 1  An expected value is computed by reference.py, which was written from the pages; where the world has published values
-        (the RFC 6962 tree, the text of checkpoints) they stand here as constants and the twin must meet them.
-Rule 2  Each case says why it is there.  For each valid case there are broken neighbours, with the one word of the refusal.
+Rule 1  An expected value is computed by reference.py, which was written from the pages; where the world has published
+        values (the RFC 6962 tree) they stand here as constants and the twin must meet them.
+Rule 2  Each case says why it is there.  For each valid case there are broken neighbours, with one word for the refusal.
 Rule 3  Nothing is lost on paper: bytes in hex, floats as float.hex, values as ``to_json`` writes them.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import struct
 import sys
 import zlib
 from collections.abc import Callable
@@ -43,10 +42,10 @@ def refused(function: Callable[..., Any], *arguments: Any, **named: Any) -> Case
         function(*arguments, **named)
     except twin.Refused as refusal:
         return {"refused": refusal.reason}
-    raise AssertionError("an invalid vector was accepted")
+    raise AssertionError(f"accepted, but it is invalid: {arguments!r:.300}")
 
 
-# -------------------------------------------------------------------------------------------------------------- numbers.json
+# --------------------------------------------------------------------------------------------------------- numbers.json
 
 
 def numbers() -> Case:
@@ -123,7 +122,9 @@ def numbers() -> Case:
         ("2^31 is no int32", [2**31]),
         ("-2^31 - 1 is no int32", [-(2**31) - 1]),
     ]:
-        admission.append({"why": why, "raw": raw} | outcome("squares", lambda r: sum(c * c for c in twin.admit(r)), raw))
+        admission.append(
+            {"why": why, "raw": raw} | outcome("squares", lambda r: sum(c * c for c in twin.admit(r)), raw)
+        )
     distances = []
     for why, x, q in [
         ("the same vector", [1, -2, 3], [1, -2, 3]),
@@ -138,10 +139,16 @@ def numbers() -> Case:
             raw = twin.distance(metric, x, q)
             shown = {name: twin.shown_distance(metric, name, raw).hex() for name in twin.FORMATS}
             distances.append({"why": why, "metric": metric, "x": x, "q": q, "raw": raw, "distance": shown})
-    return {"page": "numbers.md", "quantise": quantise, "cosine": cosine, "admission": admission, "distances": distances}
+    return {
+        "page": "numbers.md",
+        "quantise": quantise,
+        "cosine": cosine,
+        "admission": admission,
+        "distances": distances,
+    }
 
 
-# ------------------------------------------------------------------------------------------------------------- encoding.json
+# -------------------------------------------------------------------------------------------------------- encoding.json
 
 
 def nested(depth: int) -> Any:
@@ -242,7 +249,11 @@ def encoding() -> Case:
         ("an empty map is nothing", {}, None),
         ("an empty document is something", None, ""),
         ("both", {"a": 1}, "x"),
-        ("every kind of metadata", {"n": None, "b": True, "i": -1, "f": 1.5, "s": "é", "l": ["x", 1, None, 0.5, False]}, "d"),
+        (
+            "every kind of metadata",
+            {"n": None, "b": True, "i": -1, "f": 1.5, "s": "é", "l": ["x", 1, None, 0.5, False]},
+            "d",
+        ),
         ("the empty key is a key", {"": 0}, None),
     ]:
         written = twin.to_json(metadata)
@@ -273,7 +284,7 @@ def encoding() -> Case:
     }
 
 
-# -------------------------------------------------------------------------------------------------------------- filters.json
+# --------------------------------------------------------------------------------------------------------- filters.json
 
 
 def filters() -> Case:
@@ -283,13 +294,38 @@ def filters() -> Case:
     metadatas: list[dict[str, Any]] = [{}, *({"f": value} for value in stored)]
     numbers_only = [m for m in metadatas if not isinstance(m.get("f"), str)]
     strings_only = [m for m in metadatas if not twin.is_number(m.get("f"))]
+    rows = [example, {"kind": "b", "year": 1999.5}, {}]
+    sets = {
+        "everything": metadatas,
+        "no strings": numbers_only,
+        "no numbers": strings_only,
+        "a number and a string": [{"f": 1.5}, {"f": "a"}],
+        "the page's example": rows,
+    }
     tables = []
 
-    def table(why: str, rows: list[dict[str, Any]], where: Any) -> None:
-        case = {"why": why, "metadatas": twin.to_json(rows), "where": twin.to_json(where)}
-        tables.append(case | outcome("matches", twin.choose, rows, where))
+    def table(why: str, metadatas: list[dict[str, Any]], where: Any) -> None:
+        (name,) = (name for name, some in sets.items() if some is metadatas)
+        case = {"why": why, "metadatas": name, "where": twin.to_json(where)}
+        tables.append(case | outcome("matches", twin.choose, metadatas, where))
 
-    values: list[Any] = [None, True, False, 0, 1, 1.0, 2**53 + 1, float(2**53), "a", "", [], ["a"], ["a", 1.0], [True], [1]]
+    values: list[Any] = [
+        None,
+        True,
+        False,
+        0,
+        1,
+        1.0,
+        2**53 + 1,
+        float(2**53),
+        "a",
+        "",
+        [],
+        ["a"],
+        ["a", 1.0],
+        [True],
+        [1],
+    ]
     for value in values:
         table("a plain value", metadatas, {"f": value})
         table("$ne is not $eq", metadatas, {"f": {"$ne": value}})
@@ -305,9 +341,8 @@ def filters() -> Case:
             table("an order of numbers", numbers_only, {"f": {operator: number}})
         for text in ("", "a", "ab", "\uff5e", "\U0001f600"):
             table("an order of strings", strings_only, {"f": {operator: text}})
-        table("a number against a stored string", [{"f": 1}, {"f": "a"}], {"f": {operator: 1}})
-        table("a string against a stored number", [{"f": 1.5}, {"f": "a"}], {"f": {operator: "a"}})
-    rows = [example, {"kind": "b", "year": 1999.5}, {}]
+        table("a number against a stored string", sets["a number and a string"], {"f": {operator: 1}})
+        table("a string against a stored number", sets["a number and a string"], {"f": {operator: "a"}})
     for why, where in [
         ("None means all", None),
         ("{} means all", {}),
@@ -360,7 +395,11 @@ def filters() -> Case:
         ("a list in a list", {"tags": [["x"]]}),
     ]:
         table(why, rows, where)
-    return {"page": "filters.md", "cases": tables}
+    return {
+        "page": "filters.md",
+        "metadatas": {name: twin.to_json(some) for name, some in sets.items()},
+        "cases": tables,
+    }
 
 
 def deep_not(times: int) -> Any:
@@ -370,7 +409,7 @@ def deep_not(times: int) -> Any:
     return where
 
 
-# ---------------------------------------------------------------------------------------------------------- commitments.json
+# ----------------------------------------------------------------------------------------------------- commitments.json
 
 # The eight inputs of the Certificate Transparency test tree (RFC 6962, the reference implementation's), and its roots.
 CT_INPUTS = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"]
@@ -453,7 +492,10 @@ def commitments() -> Case:
         ("two neighbours under one node", [entry("0002", "00"), entry("0003", "00")]),
         ("two halves of the tree", [entry("7fff", "00"), entry("8000", "00")]),
         ("sixty", [(twin.state_key("c", f"{i}"), twin.sha256(b"%d" % i)) for i in range(60)]),
-        ("sixty, backwards: the same root", [(twin.state_key("c", f"{i}"), twin.sha256(b"%d" % i)) for i in range(59, -1, -1)]),
+        (
+            "sixty, backwards: the same root",
+            [(twin.state_key("c", f"{i}"), twin.sha256(b"%d" % i)) for i in range(59, -1, -1)],
+        ),
     ]:
         tree = twin.StateTree()
         for key, leaf in entries:
@@ -486,7 +528,10 @@ def commitments() -> Case:
     assert len({history["log_root"] for history in histories}) == len(histories)
     one, two = bytes(range(32)), bytes(range(32, 64))
     text = twin.checkpoint_text(2, 3, one, two)
-    checkpoints = [{"why": "as the page shows it", "text": text}, {"why": "nothing yet", "text": twin.Memory().checkpoint()}]
+    checkpoints = [
+        {"why": "as the page shows it", "text": text},
+        {"why": "nothing yet", "text": twin.Memory().checkpoint()},
+    ]
     for case in checkpoints:
         seq, size, log_root, state_root = twin.read_checkpoint(case["text"])
         case |= {"seq": seq, "log_size": size, "log_root": log_root.hex(), "state_root": state_root.hex()}
@@ -529,3 +574,526 @@ def commitments() -> Case:
         "checkpoints": checkpoints,
         "invalid_checkpoints": no_checkpoints,
     }
+
+
+# ------------------------------------------------------------------------------------------------------------- log.json
+
+STORE_ID = bytes(range(0x30, 0x40))
+SMALL_STORE: list[tuple[Any, ...]] = [
+    ("create", "notes", 2, "l2", "Q16.16"),
+    ("add", "notes", [("a", [1, -2], {"kind": "x"}, "text")]),
+    (
+        "batch",
+        [
+            ("upsert", "notes", [("b", [3, 4], None, None), ("\U0001f600", [5, 6], {"n": 1.5}, "")]),
+            ("update", "notes", [("a", [7, 8], None, None)]),
+            ("update", "notes", [("b", None, {"kind": None, "y": [1, "z"]}, "é")]),
+        ],
+    ),
+    ("create", "é", 1, "cosine", "Q4.28"),
+    ("delete", "notes", ["b"]),
+    ("add", "é", [("only", [2**28], None, None)]),
+    ("create", "gone", 1, "ip", "Q8.24"),
+    ("drop", "gone"),
+]
+
+
+def written(commands: list[tuple[Any, ...]]) -> tuple[twin.Memory, list[twin.Commit]]:
+    memory = twin.Memory()
+    commits = [memory.write(command) for command in commands]
+    return memory, [commit for commit in commits if commit is not None]
+
+
+def patched(data: bytes, at: int, new: bytes) -> bytes:
+    return data[:at] + new + data[at + len(new) :]
+
+
+def log() -> Case:
+    _, commits = written(SMALL_STORE)
+    operations = []
+    for commit in commits:
+        for o, leaf in zip(commit.operations, commit.leaves, strict=False):
+            data = twin.encode_operation(o)
+            assert twin.decode_operation(data) == (o, len(data))
+            operations.append(
+                {
+                    "why": f"{twin.NAMES[o.type]}, seq {commit.seq}",
+                    "type": o.type,
+                    "collection": o.collection,
+                    "id": o.id,
+                    "vector": None if o.vector is None else twin.read_vector(o.vector),
+                    "content": None if o.content is None else o.content.hex(),
+                    "header": twin.operation_header(o).hex(),
+                    "leaf": leaf.hex(),
+                    "bytes": data.hex(),
+                }
+            )
+    add = twin.encode_operation(commits[1].operations[0])  # collection "notes" at 80, id "a" at 85, state at 86
+    delete = twin.encode_operation(commits[4].operations[0])
+    create = twin.encode_operation(commits[0].operations[0])
+    no_operations = [
+        {"why": why, "bytes": data.hex()} | refused(twin.decode_operation, data)
+        for why, data in [
+            ("nothing", b""),
+            ("a header cut", add[:79]),
+            ("strings cut", add[:85]),
+            ("no state byte", add[:86]),
+            ("payload cut", add[:-1]),
+            ("type 0", patched(add, 0, b"\x00")),
+            *((f"type {n} is reserved", patched(add, 0, bytes([n]))) for n in (7, 8, 9, 10)),
+            ("type 11", patched(add, 0, b"\x0b")),
+            ("an add without a vector's flag", patched(add, 1, b"\x02")),
+            ("salted", patched(add, 1, b"\x07")),
+            ("with a request id's flag", patched(add, 1, b"\x0b")),
+            ("a delete with a content's flag", patched(delete, 1, b"\x02")),
+            ("an update that changes nothing", patched(delete, 0, b"\x05")),
+            ("a request id", patched(add, 6, b"\x01\x00")),
+            ("a vector's flag with size 0", patched(add, 8, bytes(4))),
+            ("a vector of 7 bytes", patched(add, 8, b"\x07\x00\x00\x00")),
+            ("a content's flag with size 0", patched(add, 12, bytes(4))),
+            ("a content of 4 GiB", patched(add, 12, b"\xff\xff\xff\xff")),
+            ("an add without an id", patched(add, 4, bytes(2))),
+            ("a delete with an id of 513 bytes", patched(delete, 4, twin.u16(513)) + bytes(512)),
+            ("a collection without a name", patched(create, 2, bytes(2))),
+            ("a name that is not UTF-8", patched(add, 80, b"\xff")),
+            ("an id that is not UTF-8", patched(add, 85, b"\x80")),
+            ("state 1, erased, is a later format's", patched(add, 86, b"\x01")),
+            ("a vector that was changed", patched(add, 87, b"\x02")),
+            ("a content that was changed", patched(add, len(add) - 1, b"T")),
+            ("a vector commitment that was changed", patched(add, 16, bytes(32))),
+            ("a content commitment that was changed", patched(add, 48, bytes(32))),
+            ("a delete with a vector commitment", patched(delete, 16, b"\x01")),
+            ("a delete with a content commitment", patched(delete, 48, b"\x01")),
+            ("a create with a vector commitment", patched(create, 16, b"\x01")),
+        ]
+    ]
+
+    def setting(commit: twin.Commit) -> dict[str, Any]:
+        before = commits[commit.seq - 2].link if commit.seq > 1 else twin.FIRST_LINK
+        return {"store_id": STORE_ID, "first_seq": 1, "seq_before": commit.seq - 1, "link_before": before}
+
+    def shown(some: dict[str, Any]) -> Case:
+        return {key: value.hex() if isinstance(value, bytes) else value for key, value in some.items()}
+
+    frames = []
+    for commit in commits:
+        data = twin.commit_frame(commit, commit.seq // 2, STORE_ID, 1)
+        assert twin.read_frame(data, 0, **setting(commit)) == (commit, len(data))
+        frames.append(
+            {
+                "why": f"seq {commit.seq}: {len(commit.operations)} operations, durable to {commit.seq // 2}",
+                **shown(setting(commit)),
+                "durable_seq": commit.seq // 2,
+                "commit_leaf": commit.leaves[-1].hex(),
+                "state_root": commit.state_root.hex(),
+                "link": commit.link.hex(),
+                "bytes": data.hex(),
+            }
+        )
+    second = commits[1]
+    good = twin.commit_frame(second, 0, STORE_ID, 1)
+
+    def headed(at: int, new: bytes, data: bytes = good) -> bytes:
+        """A header with other bytes and a right CRC."""
+        data = patched(data, at, new)
+        return patched(data, 28, twin.u32(twin.header_crc(data[:28], STORE_ID, 1)))
+
+    def relinked(body: bytes, count: int) -> bytes:
+        """A frame with another body that nevertheless ends in some trailer."""
+        header = twin.frame_header(1, len(body), 2, 0, STORE_ID, 1)
+        empty = twin.link(commits[0].link, 2, [], twin.commit_leaf(2, count, second.state_root))
+        return header + body + second.state_root + empty
+
+    body = good[32:-64]
+    no_frames = []
+    for why, data, other in [
+        ("nothing", b"", {}),
+        ("a header cut", good[:31], {}),
+        ("a body cut", good[:60], {}),
+        ("a trailer cut", good[:-1], {}),
+        ("another magic", patched(good, 0, b"DMF2"), {}),
+        *((f"byte {at} of the header changed", patched(good, at, bytes([good[at] ^ 1])), {}) for at in range(4, 32, 3)),
+        ("kind 0", headed(4, b"\x00"), {}),
+        ("kind 3", headed(4, b"\x03"), {}),
+        ("flags 1", headed(5, b"\x01"), {}),
+        ("version 2", headed(6, b"\x02\x00"), {}),
+        ("version 0", headed(6, b"\x00\x00"), {}),
+        ("a length one too long, a byte behind it", headed(8, twin.u32(len(body) + 1)) + b"\x00", {}),
+        ("a length one too short", headed(8, twin.u32(len(body) - 1)), {}),
+        ("a length of 4 GiB", headed(8, b"\xff\xff\xff\xff"), {}),
+        ("seq 3 after 1", headed(12, twin.u64(3)), {}),
+        ("seq 1 after 1", headed(12, twin.u64(1)), {}),
+        ("a frame without operations", relinked(b"", 0), {}),
+        ("the operation's type changed to upsert: the leaf is another", patched(good, 32, b"\x04"), {}),
+        ("the operation twice", relinked(body + body, 2), {}),
+        ("another state root", patched(good, len(good) - 64, bytes(32)), {}),
+        ("another link", patched(good, len(good) - 32, bytes(32)), {}),
+        ("the payload changed", patched(good, 32 + 87, b"\x09"), {}),
+        ("after another link", good, {"link_before": bytes(32)}),
+        ("in another store", good, {"store_id": bytes(16)}),
+        ("in another segment", good, {"first_seq": 2}),
+        ("after another seq", good, {"seq_before": 2}),
+    ]:
+        setup = setting(second) | other
+        no_frames.append({"why": why, **shown(setup), "bytes": data.hex()} | refused(twin.read_frame, data, 0, **setup))
+
+    leaves = [leaf for commit in commits for leaf in commit.leaves]
+    root, last = twin.log_root(leaves), commits[-1]
+    seal = twin.seal_frame(last.seq, last.seq, len(commits), len(leaves), last.link, root, STORE_ID, 1)
+    setup = {"store_id": STORE_ID, "first_seq": 1, "seq_before": last.seq, "link_before": last.link}
+    expected = twin.Seal(last.seq, last.seq, len(commits), len(leaves), last.link, root)
+    assert twin.read_frame(seal, 0, **setup) == (expected, len(seal))
+    seals = [{"why": "of the whole small store", **shown(setup), **shown(expected._asdict()), "bytes": seal.hex()}]
+    no_seals = [
+        {"why": why, **shown(setup), "bytes": data.hex()} | refused(twin.read_frame, data, 0, **setup)
+        for why, data in [
+            ("a seal cut", seal[:-1]),
+            ("another count", patched(seal, 32, twin.u64(7))),
+            ("another log size", patched(seal, 40, twin.u64(7))),
+            ("another link", patched(seal, 48, bytes(32))),
+            ("another log root", patched(seal, 80, bytes(32))),
+            ("another digest", patched(seal, len(seal) - 32, bytes(32))),
+            ("another seq", headed(12, twin.u64(last.seq + 1), seal)),
+            ("a body that is too long", headed(8, twin.u32(81), seal) + b"\x00"),
+            (
+                "a right digest over another count",
+                twin.seal_frame(last.seq, last.seq, 7, len(leaves), last.link, root, STORE_ID, 1),
+            ),
+            (
+                "a right digest over another link",
+                twin.seal_frame(last.seq, last.seq, len(commits), len(leaves), bytes(32), root, STORE_ID, 1),
+            ),
+        ]
+    ]
+
+    segments, no_segments = [], []
+    for why, segment in [
+        ("the first segment", twin.Segment(STORE_ID, 1, 0, twin.FIRST_LINK, twin.sha256(b""))),
+        ("the segment behind the small store", twin.Segment(STORE_ID, last.seq + 1, len(leaves), last.link, root)),
+    ]:
+        data = twin.segment_header(segment)
+        assert twin.read_segment_header(data) == segment
+        segments.append({"why": why, **shown(segment._asdict()), "bytes": data.hex()})
+
+    def summed(data: bytes, at: int, new: bytes) -> bytes:
+        """Other bytes under a right CRC, which stands at the end."""
+        data = patched(data, at, new)
+        return data[:-4] + twin.u32(zlib.crc32(data[:-4]))
+
+    for why, broken in [
+        ("cut", data[:-1]),
+        ("nothing", b""),
+        ("another magic", summed(data, 0, b"DETMEMSN")),
+        ("version 2", summed(data, 8, b"\x02")),
+        ("flags 1", summed(data, 10, b"\x01")),
+        ("size 127", summed(data, 12, b"\x7f")),
+        ("first_seq 0", summed(data, 32, bytes(8))),
+        ("a byte where zeros belong", summed(data, 112, b"\x01")),
+        *((f"byte {at} changed", patched(data, at, bytes([data[at] ^ 0x80]))) for at in range(8, 128, 11)),
+    ]:
+        no_segments.append({"why": why, "bytes": broken.hex()} | refused(twin.read_segment_header, broken))
+
+    heads, no_heads = [], []
+    for why, head in [
+        ("a new store", twin.Head(False, 1, STORE_ID, 0, 0, 0, twin.FIRST_LINK, 0, bytes(32))),
+        ("closed", twin.Head(True, 9, STORE_ID, last.seq, 1, 4321, last.link, 0, bytes(32))),
+        (
+            "with a snapshot",
+            twin.Head(False, 10, STORE_ID, last.seq, 9, 128, last.link, last.seq, twin.sha256(b"snap")),
+        ),
+    ]:
+        data = twin.head_slot(head)
+        assert len(data) == 140
+        assert twin.read_head_slot(data) == head
+        heads.append({"why": why, **shown(head._asdict()), "bytes": data.hex()})
+    for why, broken in [
+        ("cut", data[:-1]),
+        ("zeros", bytes(140)),
+        ("another magic", summed(data, 0, b"DETMEMSG")),
+        ("version 2", summed(data, 8, b"\x02")),
+        ("flags 2", summed(data, 10, b"\x02")),
+        ("a byte where zeros belong", summed(data, 12, b"\x01")),
+        *((f"byte {at} changed", patched(data, at, bytes([data[at] ^ 0x80]))) for at in range(8, 140, 11)),
+    ]:
+        no_heads.append({"why": why, "bytes": broken.hex()} | refused(twin.read_head_slot, broken))
+    return {
+        "page": "log.md",
+        "commands": twin.to_json(SMALL_STORE),
+        "operations": operations,
+        "invalid_operations": no_operations,
+        "frames": frames,
+        "invalid_frames": no_frames,
+        "seals": seals,
+        "invalid_seals": no_seals,
+        "segments": segments,
+        "invalid_segments": no_segments,
+        "head_slots": heads,
+        "invalid_head_slots": no_heads,
+    }
+
+
+# -------------------------------------------------------------------------------------------------------- snapshot.json
+
+
+def snapshot() -> Case:
+    good = []
+    for why, commands in [
+        ("an empty store: no chunk at all", []),
+        ("one empty collection", SMALL_STORE[:1]),
+        ("one record", SMALL_STORE[:2]),
+        ("the small store", SMALL_STORE),
+    ]:
+        memory, _ = written(commands)
+        data = twin.write_snapshot(memory)
+        assert twin.write_snapshot(twin.read_snapshot(data)) == data
+        good.append(
+            {
+                "why": why,
+                "commands": twin.to_json(commands),
+                "checkpoint": memory.checkpoint(),
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "digest": twin.snapshot_digest(data).hex(),
+                "bytes": data.hex(),
+            }
+        )
+    header_size = twin.SNAPSHOT_HEADER.size + 32 * len(memory.frontier)
+    header, stream = data[:header_size], twin.snapshot_stream(memory.state)
+
+    def assembled(new_stream: bytes = stream, at: int = 0, new: bytes = b"", base: bytes = header) -> bytes:
+        """A file with every hash of its chunks right around another stream or header."""
+        return twin.assemble_snapshot(patched(base, at, new), new_stream)
+
+    def replaced(old: bytes, new: bytes) -> bytes:
+        assert stream.count(old) == 1, (old, stream.count(old))
+        return assembled(stream.replace(old, new))
+
+    one = memory.state["notes"].records["a"]
+    grin = memory.state["notes"].records["\U0001f600"]
+    first_chunk = header_size + 32
+    bad = []
+    for why, broken in [
+        ("nothing", b""),
+        ("the header cut", data[:100]),
+        ("the header's hash cut", data[: header_size + 31]),
+        ("a chunk cut", data[: first_chunk + 50]),
+        ("the footer cut", data[:-1]),
+        ("a byte behind the footer", data + b"\x00"),
+        ("another magic", assembled(at=0, new=b"DETMEMSG")),
+        ("version 2", assembled(at=8, new=b"\x02")),
+        ("flags 1", assembled(at=10, new=b"\x01")),
+        ("another chunk size", assembled(at=12, new=twin.u32(4096))),
+        ("seq changed under a wrong hash", patched(data, 16, b"\x07")),
+        ("the link changed under a wrong hash", patched(data, 32, b"\x00\x00")),
+        ("another state root", assembled(at=64, new=bytes(32))),
+        ("another log root", assembled(at=96, new=bytes(32))),
+        ("another log size: the frontier has other counts", assembled(at=24, new=twin.u64(memory.log_size + 1))),
+        ("another frontier", assembled(at=header_size - 32, new=bytes(32))),
+        ("a collection too many", assembled(at=132, new=twin.u32(3))),
+        ("a collection too few", assembled(at=132, new=twin.u32(1))),
+        ("a chunk of another hash", patched(data, first_chunk + 4, bytes(32))),
+        ("a byte of a chunk changed", patched(data, first_chunk + 40, b"X")),
+        ("a chunk size over the limit", patched(data, first_chunk, twin.u32(twin.CHUNK + 1))),
+        ("a chunk count changed", patched(data, len(data) - 48, twin.u64(2))),
+        ("a stream size changed", patched(data, len(data) - 40, twin.u64(len(stream) + 1))),
+        ("another digest", patched(data, len(data) - 32, bytes(32))),
+        ("two small chunks instead of one", split_chunks(header, stream)),
+        ("bytes behind the last collection", assembled(stream + b"\x00")),
+        ("the stream cut", assembled(stream[:-1])),
+        (
+            "ids out of order",
+            replaced(twin.lp("a") + twin.lp("\U0001f600"), twin.lp("\U0001f600") + twin.lp("a")),
+        ),
+        ("an id twice", replaced(twin.lp("a") + twin.lp("\U0001f600"), twin.lp("aaaa") + twin.lp("a"))),
+        ("an id that is not UTF-8", replaced(twin.lp("\U0001f600"), twin.u16(4) + b"\xf0\x9f\x98\xff")),
+        ("an empty id", replaced(twin.lp("a") + twin.lp("\U0001f600"), twin.lp("") + twin.lp("\U0001f600") + b"a")),
+        ("a count of 2^63", replaced(twin.u64(2) + twin.lp("a"), twin.u64(2**63) + twin.lp("a"))),
+        ("born at 0", replaced(twin.u64(one.born) + twin.u64(grin.born), twin.u64(0) + twin.u64(grin.born))),
+        (
+            "born behind seq",
+            replaced(twin.u64(one.born) + twin.u64(grin.born), twin.u64(memory.seq + 1) + twin.u64(grin.born)),
+        ),
+        ("a vector changed", replaced(twin.vector_bytes([7, 8]), twin.vector_bytes([7, 9]))),
+        ("a vector that is not admitted", replaced(twin.vector_bytes([7, 8]), twin.vector_bytes([2**31 - 1, 8]))),
+        ("a document changed", replaced(b"text", b"Text")),
+        ("a content that is not canonical", replaced(b"\xa4text", b"\xd9\x03ext")),
+        ("a collection's metric changed", replaced(b"\xa2l2", b"\xa2ip")),
+        ("an unknown metric", replaced(b"\xa2l2", b"\xa2l3")),
+        ("another dimension", replaced(b"dim\x02", b"dim\x03")),
+    ]:
+        bad.append({"why": why, "bytes": broken.hex()} | refused(twin.read_snapshot, broken))
+    large_commands: list[tuple[Any, ...]] = [("create", "large", 1, "l2", "Q16.16")]
+    large_commands += [("add", "large", [(f"{i}", [i], None, f"{i}" * 700_000)]) for i in range(4)]
+    memory, _ = written(large_commands)
+    data = twin.write_snapshot(memory)
+    assert twin.write_snapshot(twin.read_snapshot(data)) == data
+    large = {
+        "why": "three chunks: create large (1, l2, Q16.16), one add of ids 0..3, raw [i], 700,000 times the digit",
+        "size": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "digest": twin.snapshot_digest(data).hex(),
+    }
+    return {"page": "snapshot.md", "valid": good, "large": large, "invalid": bad}
+
+
+def split_chunks(header: bytes, stream: bytes) -> bytes:
+    chunks = [stream[:10], stream[10:]]
+    hashes = [twin.sha256(b"\x19", twin.u64(i), chunk) for i, chunk in enumerate(chunks)]
+    parts = [twin.u32(len(chunk)) + chunk_hash + chunk for chunk, chunk_hash in zip(chunks, hashes, strict=True)]
+    digest = twin.sha256(b"\x1a", twin.sha256(header), *hashes)
+    return b"".join([header, twin.sha256(header), *parts, twin.u32(0), twin.u64(2), twin.u64(len(stream)), digest])
+
+
+# ---------------------------------------------------------------------------------------------------------- search.json
+
+
+def search() -> Case:
+    cases = []
+    big, half = 2**30, 2**29
+    tied = {"b": [1, 0], "a": [0, 1], "\uff5e": [-1, 0], "\U0001f600": [0, -1], "é": [1, 0], "": [0, 0]}
+    tied.pop("")
+    stored: list[tuple[str, int, dict[str, list[int]], list[int]]] = [
+        ("four ties: ids decide, by UTF-8 bytes", 2, tied, [0, 0]),
+        ("duplicates of the query", 2, {"x": [5, 5], "w": [5, 5], "z": [5, 6]}, [5, 5]),
+        ("corners of the admitted range", 1, {"far": [-big], "near": [big - 1], "same": [big]}, [big]),
+        (
+            "corners, four dimensions",
+            4,
+            {"p": [half] * 4, "m": [-half] * 4, "mixed": [half, -half, half, -half]},
+            [half] * 4,
+        ),
+        ("neighbours that no float64 tells apart", 1, {"a": [big], "b": [big - 1], "c": [big - 2]}, [-big]),
+        ("nothing stored", 3, {}, [1, 2, 3]),
+        ("a zero query", 2, {"a": [3, 4], "b": [0, 0]}, [0, 0]),
+    ]
+    for why, dim, rows, query in stored:
+        for metric in twin.METRICS:
+            commands = [("create", "c", dim, metric, "Q16.16")]
+            commands += [("add", "c", [(i, raw, {"n": n, "s": "even" if n % 2 == 0 else "odd"}, None)])
+                         for n, (i, raw) in enumerate(rows.items())]  # fmt: skip
+            memory, _ = written(commands)
+            for k, where, ids in [
+                (1, None, None),
+                (2, None, None),
+                (10, None, None),
+                (2, {"s": "even"}, None),
+                (3, {"n": {"$gte": 1}}, None),
+                (5, None, ["a", "b", "w", "same", "absent"]),
+                (5, {"n": {"$lt": "x"}}, None),
+                (0, None, None),
+            ]:
+                cases.append(
+                    {
+                        "why": why,
+                        "metric": metric,
+                        "dim": dim,
+                        "commands": twin.to_json(commands),
+                        "query": query,
+                        "k": k,
+                        "where": twin.to_json(where),
+                        "ids": ids,
+                    }
+                    | outcome("hits", memory.search, "c", query, k, where, ids)
+                )
+    memory, _ = written([("create", "c", 2, "l2", "Q16.16"), ("add", "c", [("a", [1, 2], None, None)])])
+    for why, query in [
+        ("a query of another dimension", [1]),
+        ("an empty query", []),
+        ("a query that is not admitted", [big, 1]),
+        ("a query beyond int32", [2**31, 0]),
+    ]:
+        base = {"why": why, "metric": "l2", "dim": 2, "query": query, "k": 1, "where": None, "ids": None}
+        commands = [("create", "c", 2, "l2", "Q16.16"), ("add", "c", [("a", [1, 2], None, None)])]
+        cases.append(base | {"commands": twin.to_json(commands)} | refused(memory.search, "c", query, 1))
+    return {"page": "search.md", "cases": cases}
+
+
+# ----------------------------------------------------------------------------------------------------- accumulated.json
+
+
+def accumulated() -> Case:
+    memory, answers, stops = twin.Memory(), hashlib.sha256(), []
+    leaves: list[bytes] = []
+    writes = searches = 0
+    for number, (command, question) in enumerate(twin.Draw().rounds(), start=1):
+        try:
+            commit = memory.write(command)
+            leaves += commit.leaves if commit else []
+        except twin.Refused:
+            writes += 1
+        try:
+            hits = memory.search(*question[1:])
+        except twin.Refused:
+            hits = None
+            searches += 1
+        answers.update(twin.answer_bytes(memory.seq, hits))
+        if number % 500 == 0:  # the quick trees against the plain recursions
+            assert memory.state_root() == twin.state_root(twin.entries_of(memory.state))
+            assert memory.log_root() == twin.log_root(leaves)
+        if number % 1000 == 0:
+            stops.append({"rounds": number, **roots(memory), "answers": answers.hexdigest()})
+    assert twin.read_snapshot(twin.write_snapshot(memory)).checkpoint() == memory.checkpoint()
+    return {
+        "page": "accumulated.md",
+        "seed": twin.SEED.decode(),
+        "rounds": twin.ROUNDS,
+        "refused_commands": writes,
+        "refused_searches": searches,
+        "log_root": memory.log_root().hex(),
+        "state_root": memory.state_root().hex(),
+        "answers": answers.hexdigest(),
+        "link": memory.link.hex(),
+        "snapshot_sha256": hashlib.sha256(twin.write_snapshot(memory)).hexdigest(),
+        "on_the_way": stops,
+    }
+
+
+def roots(memory: twin.Memory) -> Case:
+    return {"seq": memory.seq, "log_root": memory.log_root().hex(), "state_root": memory.state_root().hex()}
+
+
+# ------------------------------------------------------------------------------------------------------------- the desk
+
+MAKERS = {
+    "numbers": numbers,
+    "encoding": encoding,
+    "filters": filters,
+    "commitments": commitments,
+    "log": log,
+    "snapshot": snapshot,
+    "search": search,
+    "accumulated": accumulated,
+}
+
+
+def laid_out(vectors: Case) -> str:
+    """JSON with one case a line, so that a difference between two versions can be read."""
+    parts = []
+    for name, value in vectors.items():
+        if isinstance(value, list) and value:
+            lines = ",\n".join(f"  {json.dumps(item)}" for item in value)
+            parts.append(f" {json.dumps(name)}: [\n{lines}\n ]")
+        else:
+            parts.append(f" {json.dumps(name)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def main(arguments: list[str]) -> int:
+    if arguments not in ([], ["--check"]):
+        print("usage: generate.py [--check]", file=sys.stderr)
+        return 2
+    differing = []
+    for name, make in MAKERS.items():
+        text = laid_out(make())
+        path = VECTORS / f"{name}.json"
+        if not arguments:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="ascii", newline="\n")
+        elif not path.is_file() or path.read_text(encoding="ascii") != text:
+            differing.append(path.name)
+    for name in differing:
+        print(f"spec/vectors/{name} is not what the twin makes", file=sys.stderr)
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -681,7 +681,7 @@ def read_checkpoint(text: str) -> tuple[int, int, bytes, bytes]:
         )
     except (ValueError, binascii.Error) as error:
         raise Refused("checkpoint", str(error)) from error
-    if max(values[0], values[1]) >= 2**64 or len(values[2]) != 32 or len(values[3]) != 32:
+    if not all(0 <= value < 2**64 for value in values[:2]) or len(values[2]) != 32 or len(values[3]) != 32:
         raise Refused("checkpoint", "a value of the wrong size")
     if checkpoint_text(*values) != text:
         raise Refused("checkpoint", "not the one spelling")
@@ -1540,11 +1540,11 @@ def answer_bytes(seq: int, hits: list[tuple[str, int]] | None) -> bytes:
     return u64(seq) + u32(len(hits)) + b"".join(lp(i) + raw.to_bytes(8, "little", signed=True) for i, raw in hits)
 
 
-# ----------------------------------------------------------------------------------- how the vector files write down values
+# ------------------------------------------------------------------------------- how the vector files write down values
 
 
 def to_json(value: Any) -> Any:
-    """A value of encoding.md in JSON that loses nothing: {"int": "5"}, {"float": hex}, {"bytes": hex}, {"map": pairs}."""
+    """A value in JSON that loses nothing: {"int": "5"}, {"float": hex}, {"bytes": hex}, {"map": pairs}, or itself."""
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
     if isinstance(value, int):

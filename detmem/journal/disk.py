@@ -1,7 +1,7 @@
 """The outside world, narrowed to what a journal needs: files, locks, the clock, randomness, the environment.
 
 Rule 1  This is the only room that imports ``os``.  All others get a ``Disk`` and pass names relative to it.
-Rule 2  An error of the operating system becomes a ``StorageError`` that names the file and the call; nothing is retried.
+Rule 2  An error of the operating system becomes a ``StorageError`` naming the file and the call; nothing is retried.
 Rule 3  A write is whole or an error: short writes are continued, never returned.
 
 Two implementations: ``OsDisk`` in production, ``MemoryDisk`` for ":memory:".

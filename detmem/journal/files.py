@@ -119,7 +119,7 @@ def read_header(disk: Disk, first_seq: int) -> SegmentHeader:
 def damaged(name: str, offset: int, reason: str, last_good: int, last_known: int) -> LogDamaged:
     """A refusal that says where, from which seq on something is lost, and how much before it is intact."""
     return LogDamaged(
-        f"{name}, offset {offset}: {reason}; {last_good} commits before it are intact, seq {last_known} was acknowledged",
+        f"{name}, offset {offset}: {reason}; {last_good} commits before it are intact; acknowledged were {last_known}",
         segment=name,
         offset=offset,
         first_lost_seq=last_good + 1,

@@ -115,6 +115,11 @@ class Journal:
                 self._file.close()
             self._head.close()
 
+    def check_usable(self) -> None:
+        """``StorePoisoned`` after a failed write."""
+        if self._failure is not None:
+            raise StorePoisoned(f"an earlier write failed ({self._failure}); reopen the store to recover")
+
     @property
     def durable(self) -> bool:
         """Whether the last commit has reached the disk."""
@@ -122,8 +127,7 @@ class Journal:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        if self._failure is not None:
-            raise StorePoisoned(f"an earlier write failed ({self._failure}); reopen the store to recover")
+        self.check_usable()
         try:
             yield
         except StorageError as error:

@@ -1,7 +1,7 @@
 """Snapshots: the state at one seq, as bytes that are a pure function of the log (spec/snapshot.md).
 
-Written and read chunk by chunk.  ``load`` takes nothing on trust: the state it returns has been hashed anew and has the root
-that the header claims.
+Written and read chunk by chunk.  ``load`` takes nothing on trust: the state it returns has been hashed anew and has
+the root that the header claims.
 """
 
 from __future__ import annotations

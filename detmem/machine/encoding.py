@@ -49,6 +49,7 @@ __all__ = [
     "normalise_metadata",
     "normalise_scalar",
     "normalise_value",
+    "whole_number",
 ]
 
 Scalar: TypeAlias = bool | int | float | str | None
@@ -411,6 +412,14 @@ def check_id(id: object, what: str) -> str:
 def check_name(name: object, what: str) -> str:
     """A collection name as a plain str: 1..``MAX_COLLECTION_BYTES`` UTF-8 bytes.  Raises ``UsageError``."""
     return _short_text(name, what, MAX_COLLECTION_BYTES)
+
+
+def whole_number(value: object, what: str, least: int) -> int:
+    """An int of at least ``least`` (NumPy integers count, bool does not).  Raises ``UsageError``."""
+    number = normalise_scalar(value, what)
+    if not isinstance(number, int) or isinstance(number, bool) or number < least:
+        raise UsageError(f"{what}: expected an int of at least {least}, found {_shown(value)}")
+    return number
 
 
 def check_document(document: object, what: str) -> str | None:

@@ -18,7 +18,7 @@ from detmem.errors import UsageError
 from detmem.machine.fixed import canonical_metric
 from detmem.search import reference
 
-__all__ = ["KERNELS", "nearest"]
+__all__ = ["KERNELS", "available_kernels", "nearest"]
 
 KERNELS = ("reference", "portable")
 
@@ -63,6 +63,11 @@ def nearest(
         scanned = _scanned(module, rows, queries[first : first + group], metric, mask)
         answers.extend(reference.select(raw, ids, k) for raw in scanned)
     return answers
+
+
+def available_kernels() -> dict[str, str | None]:
+    """Each kernel with the reason why it cannot run here, or None when it can."""
+    return {"reference": None, "portable": _portable()[1] or None}
 
 
 def _places(k: object) -> int:

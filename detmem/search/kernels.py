@@ -35,13 +35,14 @@ _SCAN = types.void(
 
 
 def _jit(signature: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """``njit`` with a cache beside this file, or without one where no folder can be written."""
+    """``njit`` with a cache beside this file, or without one where none can be kept."""
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         try:
             jitted = njit(signature, cache=True, nogil=True)(function)
-        except RuntimeError as error:
-            if "no locator available" not in str(error):
+        except (RuntimeError, OSError) as error:
+            # "no locator available", or a cache folder that cannot be read or written: slower to start, nothing else
+            if isinstance(error, RuntimeError) and "no locator available" not in str(error):
                 raise
             jitted = njit(signature, nogil=True)(function)
         return jitted  # type: ignore[no-any-return]

@@ -1,0 +1,87 @@
+"""detmem: a deterministic embedded memory database.
+
+Fixed-point vectors with text and metadata, held by a replayable state machine, written to an append-only log, searched
+exactly.  The same commands give the same bytes on every machine: roots, snapshots, answers.
+
+The house, from the top (a room imports only rooms below it):
+
+    cli, demo               the auditor's desk, and the main job on real data
+    history                 verify, replay, diff: whole stores at once
+    database, collection    the shell: check -> stage -> append -> sync -> publish; arrays in, results out
+    proof                   checkpoints
+    journal                 the only rooms that touch a disk: frames, HEAD, recovery, snapshots
+    search                  exact nearest neighbours: the definition, and kernels with the same bits
+    machine                 the pure core: numbers, encoding, operations, state, filters, commitments
+    errors                  every way to say no
+
+Normative texts stand in ``spec/``.
+"""
+
+from detmem.collection import Collection
+from detmem.database import Batch, Database, kernels, open
+from detmem.errors import (
+    CorruptionError,
+    DetmemError,
+    DimensionError,
+    Divergence,
+    DuplicateIdError,
+    FormatError,
+    LockedError,
+    LogDamaged,
+    NotFoundError,
+    RangeError,
+    ReadOnlyError,
+    SnapshotDamaged,
+    StorageError,
+    StoreExistsError,
+    StoreNotFoundError,
+    StorePoisoned,
+    UsageError,
+)
+from detmem.history import diff, replay, verify
+from detmem.journal.recovery import Recovery
+from detmem.machine.fixed import dequantize, quantize
+from detmem.proof.checkpoint import Checkpoint
+from detmem.results import Commit, Diff, Entry, Hit, Records, Report, Result, SnapshotInfo
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Checkpoint",
+    "Collection",
+    "Commit",
+    "CorruptionError",
+    "Database",
+    "DetmemError",
+    "Diff",
+    "DimensionError",
+    "Divergence",
+    "DuplicateIdError",
+    "Entry",
+    "FormatError",
+    "Hit",
+    "LockedError",
+    "LogDamaged",
+    "NotFoundError",
+    "RangeError",
+    "ReadOnlyError",
+    "Records",
+    "Recovery",
+    "Report",
+    "Result",
+    "SnapshotDamaged",
+    "SnapshotInfo",
+    "StorageError",
+    "StoreExistsError",
+    "StoreNotFoundError",
+    "StorePoisoned",
+    "UsageError",
+    "dequantize",
+    "diff",
+    "kernels",
+    "open",
+    "quantize",
+    "replay",
+    "verify",
+]

@@ -1,0 +1,461 @@
+"""The user's handle on one collection: arrays in, results out.
+
+It brings what the caller hands in into the machine's terms (raw vectors, plain metadata, operations), and views back
+into results.  It decides nothing about commits, files or roots; ``Database`` does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from detmem import search
+from detmem.errors import DimensionError, DuplicateIdError, NotFoundError, UsageError
+from detmem.machine import commands, encoding, filters, fixed
+from detmem.machine.commands import Definition, Operation
+from detmem.machine.records import View
+from detmem.machine.state import Stage
+from detmem.results import Commit, Records, Result
+
+if TYPE_CHECKING:
+    from detmem.database import Database
+
+__all__ = ["Collection"]
+
+Where = Mapping[str, Any] | None
+Progress = bool | Callable[[int, int], object] | None
+
+_SEARCHED = ("metadatas", "documents")
+_FETCHED = (*_SEARCHED, "vectors", "raw")
+_PROGRESS_STEP = 1000
+
+
+class Collection:
+    """Records under string ids: a vector each, and optionally metadata and a document.
+
+    ids: str, 1..512 UTF-8 bytes, ordered by UTF-8 bytes.  Metadata: a map of str to str, int64, finite float64, bool,
+    None, or a flat list of these, at most 64 KiB encoded.  Documents: str, at most 8 MiB.  A bare str id stands for
+    one record, with a 1-D vector and its metadata and document bare as well.  Inputs are never modified.
+    """
+
+    def __init__(self, database: Database, name: str, definition: Definition) -> None:
+        self._database = database
+        self._name = name
+        self._definition = definition
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self._name
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions of every vector."""
+        return self._definition.dim
+
+    @property
+    def metric(self) -> str:
+        """``cosine``, ``ip`` or ``l2``."""
+        return self._definition.metric
+
+    @property
+    def format(self) -> str:
+        """``Q16.16``, ``Q8.24`` or ``Q4.28``."""
+        return self._definition.format
+
+    def __repr__(self) -> str:
+        return f"<detmem.Collection {self._name!r} dim={self.dim} metric={self.metric} format={self.format}>"
+
+    # -- writing
+
+    def add(
+        self,
+        ids: str | Sequence[str],
+        vectors: ArrayLike | None = None,
+        *,
+        raw: ArrayLike | None = None,
+        metadatas: Any = None,
+        documents: Any = None,
+        progress: Progress = None,
+    ) -> Commit | None:
+        """Add records, all or none.
+
+        ``vectors``: array_like (n, dim), floats or ints; or ``raw``: int32 (n, dim) as stored before, exactly one of
+        the two.  ``metadatas`` and ``documents``: n entries, None for absent.  ``progress``: True, or called with
+        (done, total) records while they are prepared; raising in it stops the call with nothing written.
+
+        Returns the commit (None inside a batch).  ``DuplicateIdError``: an id exists, or stands twice.
+        """
+        return self._put(commands.ADD, ids, vectors, raw, metadatas, documents, progress)
+
+    def upsert(
+        self,
+        ids: str | Sequence[str],
+        vectors: ArrayLike | None = None,
+        *,
+        raw: ArrayLike | None = None,
+        metadatas: Any = None,
+        documents: Any = None,
+        progress: Progress = None,
+    ) -> Commit | None:
+        """As ``add``, but an existing record is replaced as a whole: what is not given is absent afterwards."""
+        return self._put(commands.UPSERT, ids, vectors, raw, metadatas, documents, progress)
+
+    def update(
+        self,
+        ids: str | Sequence[str],
+        *,
+        vectors: ArrayLike | None = None,
+        raw: ArrayLike | None = None,
+        metadatas: Any = None,
+        documents: Any = None,
+    ) -> Commit | None:
+        """Change parts of existing records, all or none; a part that is not given stays.
+
+        Metadata is merged, and a value of None removes its key; an entry that is None leaves that record's part
+        alone.  A call that asks for no change at all logs nothing.  ``NotFoundError``: an unknown id.
+        """
+        if vectors is None and raw is None and metadatas is None and documents is None:
+            raise UsageError("update: expected at least one of vectors, raw, metadatas, documents")
+        names, bare = _id_list(ids)
+        matrix = None if vectors is None and raw is None else self._matrix(vectors, raw, len(names), bare)
+        patches = _entries(metadatas, len(names), bare, "metadatas")
+        texts = _entries(documents, len(names), bare, "documents")
+        with self._writing() as stage:
+            operations: list[Operation] = []
+            for index, id in enumerate(names):
+                record = stage.record(self._name, id)
+                vector = None if matrix is None else matrix[index].astype("<i4").tobytes()
+                content = None
+                if patches[index] is not None or texts[index] is not None:
+                    content = _merged(record.metadata, record.document, patches[index], texts[index], index)
+                if vector is None and content is None:
+                    continue
+                standing = record.vector_commitment, record.content_commitment
+                operations.append(commands.write(commands.UPDATE, self._name, id, vector, content, standing=standing))
+            return self._database._write(stage, operations)
+
+    def delete(
+        self, ids: str | Sequence[str] | None = None, *, where: Where = None, missing: str = "ignore"
+    ) -> Commit | None:
+        """Delete records by id, or all that match ``where`` (never everything: ``drop`` does that).
+
+        ``missing``: "ignore" or "error" for unknown ids.  When nothing matches, nothing is logged and the standing
+        commit is returned.
+        """
+        if (ids is None) == (where is None):
+            raise UsageError("delete: expected exactly one of ids and where")
+        _check_missing(missing)
+        chosen = filters.parse(where)
+        if where is not None and chosen.is_all:
+            raise UsageError("delete: where={} would delete everything; name a condition, or drop the collection")
+        names = [] if ids is None else _id_list(ids, empty=True)[0]
+        with self._writing() as stage:
+            if ids is None:
+                contents = stage.contents(self._name)
+                matches = chosen.select(list(contents.values())).tolist()
+                names = sorted(id for id, match in zip(contents, matches, strict=True) if match)
+            elif missing == "ignore":
+                names = [id for id in names if stage.has(self._name, id)]
+            return self._database._write(stage, [commands.delete(self._name, id) for id in names])
+
+    # -- reading
+
+    def get(
+        self,
+        ids: str | Sequence[str] | None = None,
+        *,
+        where: Where = None,
+        limit: int | None = None,
+        offset: int = 0,
+        include: Sequence[str] = ("metadatas", "documents"),
+        missing: str = "error",
+    ) -> Records:
+        """Fetch records: the given ids in the order asked, otherwise all that match ``where``, in id order.
+
+        ``include``: any of "metadatas", "documents", "vectors" (float64, of the stored raw), "raw" (int32).
+        ``limit`` and ``offset`` cut the list of records.  ``missing="ignore"`` skips unknown ids, "error" is a
+        ``NotFoundError``.
+        """
+        _check_missing(missing)
+        included = _includes(include, _FETCHED)
+        first = encoding.whole_number(offset, "offset", 0)
+        most = None if limit is None else encoding.whole_number(limit, "limit", 0)
+        chosen = filters.parse(where)
+        if ids is None:
+            _, view = self._view()
+            slots = view.in_id_order
+        else:
+            names, _ = _id_list(ids, empty=True, repeated=True)
+            view, found = self._find(names)
+            if missing == "error" and None in found:
+                raise NotFoundError(f"no record {names[found.index(None)]!r} in collection {self._name!r}")
+            slots = [slot for slot in found if slot is not None]
+        if not chosen.is_all:
+            matches = _matching(view, chosen)
+            slots = [slot for slot in slots if matches[slot]]
+        slots = slots[first:] if most is None else slots[first : first + most]
+        raw = view.rows[np.array(slots, dtype=np.int64)] if {"vectors", "raw"} & included else None
+        return Records(
+            [view.ids[slot] for slot in slots],
+            [_copied(view.metadatas[slot]) for slot in slots] if "metadatas" in included else None,
+            [view.documents[slot] for slot in slots] if "documents" in included else None,
+            fixed.dequantize(raw, self.format) if raw is not None and "vectors" in included else None,
+            raw if "raw" in included else None,
+        )
+
+    def search(
+        self,
+        vectors: ArrayLike | None = None,
+        k: int = 10,
+        *,
+        raw: ArrayLike | None = None,
+        where: Where = None,
+        ids: str | Sequence[str] | None = None,
+        include: Sequence[str] = ("metadatas", "documents"),
+    ) -> Result:
+        """The exact k nearest records, in the order (distance, id): bit for bit the same on every machine.
+
+        ``vectors``: one query (dim,) or several (n, dim), rounded as stored vectors are; or ``raw``, int32.
+        ``where`` and ``ids`` restrict who may answer (ids that do not exist cannot).  Fewer than k matches give fewer
+        hits.
+        """
+        included = _includes(include, _SEARCHED)
+        chosen = filters.parse(where)
+        k = encoding.whole_number(k, "k", 1)
+        queries, flat = self._queries(vectors, raw)
+        names = None if ids is None else _id_list(ids, empty=True, repeated=True)[0]
+        with self._database._moment_of(self._name, self._definition) as (seq, records):
+            view = records.view()
+            allowed = None if names is None else [records.slots[id] for id in names if id in records.slots]
+        mask = None if view.whole else view.alive
+        if not chosen.is_all:
+            mask = _matching(view, chosen)
+        if allowed is not None:
+            inside = np.zeros(len(view.rows), dtype=np.bool_)
+            inside[allowed] = True
+            mask = inside if mask is None else mask & inside
+        answers = search.nearest(view.rows, view.ids, queries, k, self.metric, mask, self._database._kernel)
+        results = [self._result(view, seq, slots, distances, included) for slots, distances in answers]
+        return results[0] if flat else _batch(results)
+
+    def count(self, where: Where = None) -> int:
+        """The number of records, or of those that match ``where``."""
+        chosen = filters.parse(where)
+        _, view = self._view()
+        return view.count if chosen.is_all else int(np.count_nonzero(_matching(view, chosen)))
+
+    def __len__(self) -> int:
+        return self._view()[1].count
+
+    def __contains__(self, id: object) -> bool:
+        return isinstance(id, str) and self._find([id])[1] != [None]
+
+    def __iter__(self) -> Iterator[str]:
+        _, view = self._view()
+        return iter([view.ids[slot] for slot in view.in_id_order])
+
+    # -- inside
+
+    def _put(
+        self,
+        type: int,
+        ids: str | Sequence[str],
+        vectors: ArrayLike | None,
+        raw: ArrayLike | None,
+        metadatas: Any,
+        documents: Any,
+        progress: Progress,
+    ) -> Commit | None:
+        names, bare = _id_list(ids)
+        report = _reporter(progress)
+        report(0, len(names))
+        matrix = self._matrix(vectors, raw, len(names), bare)
+        maps = _entries(metadatas, len(names), bare, "metadatas")
+        texts = _entries(documents, len(names), bare, "documents")
+        data, size = memoryview(matrix.astype("<i4", copy=False).data.cast("B")), 4 * self.dim
+        operations: list[Operation] = []
+        for index, id in enumerate(names):
+            content = _content(maps[index], texts[index], index)
+            vector = data[index * size : (index + 1) * size]
+            operations.append(commands.write(type, self._name, id, vector, content))
+            if (index + 1) % _PROGRESS_STEP == 0 or index + 1 == len(names):
+                report(index + 1, len(names))
+        with self._writing() as stage:
+            return self._database._write(stage, operations)
+
+    def _matrix(self, vectors: ArrayLike | None, raw: ArrayLike | None, count: int, bare: bool) -> NDArray[np.int32]:
+        given = self._array(vectors, raw, "vectors")
+        if given.ndim == 1 and not bare:
+            raise DimensionError(
+                f"vectors: expected {count} x {self.dim}, found one vector of {len(given)}; a 1-D vector goes with a bare id"
+            )
+        if given.ndim == 2 and len(given) != count:
+            raise DimensionError(f"vectors: expected {count}, one for each id, found {len(given)}")
+        return self._admitted(given, vectors is None, "vector")
+
+    def _queries(self, vectors: ArrayLike | None, raw: ArrayLike | None) -> tuple[NDArray[np.int32], bool]:
+        given = self._array(vectors, raw, "query")
+        return self._admitted(given, vectors is None, "query"), given.ndim == 1
+
+    def _array(self, vectors: ArrayLike | None, raw: ArrayLike | None, what: str) -> NDArray[Any]:
+        if (vectors is None) == (raw is None):
+            found = "none" if vectors is None else "both"
+            raise UsageError(f"{what}: expected exactly one of vectors and raw, found {found}")
+        given = vectors if raw is None else raw
+        assert given is not None
+        array = fixed.as_array(given, what, dimension=self.dim, collection=self._name)
+        if len(array) == 0:
+            raise DimensionError(f"{what}: expected at least one vector of {self.dim} dimensions, found none")
+        return array
+
+    def _admitted(self, array: NDArray[Any], is_raw: bool, what: str) -> NDArray[np.int32]:
+        dimension, collection = self.dim, self._name
+        if is_raw:
+            return fixed.admit_raw(array, dimension=dimension, collection=collection, what=what)
+        return fixed.admit_vectors(
+            array, dimension=dimension, metric=self.metric, format=self.format, collection=collection, what=what
+        )
+
+    def _view(self) -> tuple[int, View]:
+        with self._database._moment_of(self._name, self._definition) as (seq, records):
+            return seq, records.view()
+
+    def _find(self, ids: list[str]) -> tuple[View, list[int | None]]:
+        with self._database._moment_of(self._name, self._definition) as (_, records):
+            return records.view(), [records.slots.get(id) for id in ids]
+
+    @contextmanager
+    def _writing(self) -> Iterator[Stage]:
+        with self._database._writing() as stage:
+            if stage.definition(self._name) != self._definition:
+                raise NotFoundError(f"no collection {self._name!r} as this handle knew it")
+            yield stage
+
+    def _result(
+        self, view: View, seq: int, slots: NDArray[np.int64], raw: NDArray[np.int64], included: frozenset[str]
+    ) -> Result:
+        order = slots.tolist()
+        return Result(
+            [view.ids[slot] for slot in order],
+            raw,
+            fixed.distances_to_float(raw, self.metric, self.format),
+            [_copied(view.metadatas[slot]) for slot in order] if "metadatas" in included else None,
+            [view.documents[slot] for slot in order] if "documents" in included else None,
+            seq,
+        )
+
+
+def _batch(results: list[Result]) -> Result:
+    """Results of one call as one, rectangular because each has min(k, matches) hits."""
+    first = results[0]
+    return Result(
+        [result.ids for result in results],
+        np.stack([result.raw for result in results]),
+        np.stack([result.distances for result in results]),
+        None if first.metadatas is None else [result.metadatas for result in results],
+        None if first.documents is None else [result.documents for result in results],
+        first.seq,
+    )
+
+
+def _matching(view: View, chosen: filters.Filter) -> NDArray[np.bool_]:
+    """Which slots are live and match, bool (n,)."""
+    matches = np.zeros(len(view.rows), dtype=np.bool_)
+    matches[view.live] = chosen.select([view.metadatas[slot] for slot in view.live.tolist()])
+    return matches
+
+
+def _id_list(ids: object, *, empty: bool = False, repeated: bool = False) -> tuple[list[str], bool]:
+    """Checked ids, and whether they came as one bare str."""
+    if isinstance(ids, str):
+        return [encoding.check_id(ids, "id")], True
+    values = _listed(ids, "ids", "a str or a list of str")
+    if not values and not empty:
+        raise UsageError("ids: expected at least one id, found none")
+    names = [encoding.check_id(id, f"ids[{index}]") for index, id in enumerate(values)]
+    if not repeated and len(set(names)) < len(names):
+        seen: dict[str, int] = {}
+        for index, id in enumerate(names):
+            if seen.setdefault(id, index) != index:
+                raise DuplicateIdError(f"ids[{index}]: {id!r} stands at ids[{seen[id]}] already; nothing was written")
+    return names, False
+
+
+def _entries(values: object, count: int, bare: bool, what: str) -> list[Any]:
+    """One entry for each record, None where there is none."""
+    if values is None:
+        return [None] * count
+    if bare and isinstance(values, (str, Mapping)):
+        return [values]
+    entries = _listed(values, what, "a list with an entry for each id")
+    if len(entries) != count:
+        raise UsageError(f"{what}: expected {count} entries, one for each id, found {len(entries)}")
+    return entries
+
+
+def _listed(values: object, what: str, expected: str) -> list[Any]:
+    """A list from a list, a tuple, a 1-D array or another sequence; never from a set or a generator."""
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+        return list(values.tolist())
+    if isinstance(values, Sequence) and not isinstance(values, (str, bytes, bytearray, memoryview)):
+        return list(values)
+    raise UsageError(f"{what}: expected {expected}, found {type(values).__name__}")
+
+
+def _content(metadata: object, document: object, index: int) -> tuple[encoding.Metadata, str | None]:
+    return (
+        encoding.normalise_metadata(metadata, f"metadatas[{index}]"),
+        encoding.check_document(document, f"documents[{index}]"),
+    )
+
+
+def _merged(
+    metadata: encoding.Metadata, document: str | None, patch: object, text: object, index: int
+) -> tuple[encoding.Metadata, str | None]:
+    """What an update leaves: keys with None are removed, others set; a part that is None stays."""
+    changes, replaced = _content(patch, text, index)
+    kept = {key: value for key, value in {**metadata, **changes}.items() if changes.get(key, ...) is not None}
+    return encoding.normalise_metadata(kept, f"metadatas[{index}]"), document if text is None else replaced
+
+
+def _copied(metadata: encoding.Metadata) -> encoding.Metadata:
+    """A map that the caller may change."""
+    return {key: list(value) if isinstance(value, list) else value for key, value in metadata.items()}
+
+
+def _includes(include: object, known: tuple[str, ...]) -> frozenset[str]:
+    names = _listed(include, "include", f"a list of any of {', '.join(known)}")
+    for name in names:
+        if name not in known:
+            raise UsageError(f"include: expected any of {', '.join(known)}, found {name!r}")
+    return frozenset(names)
+
+
+def _check_missing(missing: object) -> None:
+    if missing not in ("error", "ignore"):
+        raise UsageError(f"missing: expected 'error' or 'ignore', found {missing!r}")
+
+
+def _reporter(progress: Progress) -> Callable[[int, int], object]:
+    if progress is None or progress is False:
+        return lambda done, total: None
+    if progress is True:
+        return _print_progress
+    if callable(progress):
+        return progress
+    raise UsageError(f"progress: expected True or a callable, found {type(progress).__name__}")
+
+
+def _print_progress(done: int, total: int) -> None:
+    """A line on stderr: renewed in place on a terminal, printed once at the end elsewhere."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{done} of {total} records" + "\n" * (done == total))
+        sys.stderr.flush()
+    elif done == total:
+        sys.stderr.write(f"{done} of {total} records\n")

@@ -1,0 +1,487 @@
+"""The imperative shell: check -> stage -> append -> sync -> publish.  Opening runs the same path over the log.
+
+Rule 1  One writer; a write call holds the writer's lock from its checks to its publication.
+Rule 2  Readers in other threads hold ``_moment`` only to take a view; the answer is then of one seq.
+Rule 3  Nothing is published that the journal has not taken; after a failure the staged change is dropped.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from detmem.errors import (
+    Divergence,
+    FormatError,
+    NotFoundError,
+    ReadOnlyError,
+    StoreExistsError,
+    StoreNotFoundError,
+    UsageError,
+)
+from detmem.journal import audit
+from detmem.journal.disk import Disk, File, MemoryDisk, OsDisk, environment, path_text
+from detmem.journal.files import LOCK, frames, holds_store
+from detmem.journal.log import SEGMENT_BYTES, Journal, check_durability
+from detmem.journal.recovery import Recovery, recover
+from detmem.machine import commands, encoding, fixed
+from detmem.machine.commands import Definition, Operation
+from detmem.machine.commitment import LogTree
+from detmem.machine.records import Records
+from detmem.machine.state import Change, Stage, State
+from detmem.proof.checkpoint import Checkpoint
+from detmem.results import Commit, Entry, Report, SnapshotInfo
+from detmem.search import KERNELS, available_kernels
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from detmem.collection import Collection
+
+__all__ = ["Batch", "Database", "disk_for_reading", "kernels", "open", "open_disk", "verify_disk"]
+
+MEMORY = ":memory:"
+_MODES = ("r", "r+", "a", "x")
+_LEVELS = ("chain", "replay")
+
+
+def open(
+    path: str | PathLike[str],
+    mode: str = "a",
+    *,
+    durability: str = "always",
+    expect: Checkpoint | str | None = None,
+    accept_missing_head: bool = False,
+    lock_timeout: float = 0.0,
+) -> Database:
+    """Open a store, a directory, or ``":memory:"``.
+
+    ``mode``: ``r`` reads, takes no lock and writes nothing; ``r+`` must exist; ``a`` opens or creates; ``x`` creates.
+    ``durability``: ``always`` acknowledges after the disk has the commit, ``os`` once the operating system has it.
+    ``expect``: a checkpoint (or its text) that the log must pass through.  ``accept_missing_head``: go on without
+    HEAD, on what the log holds.  ``lock_timeout``: seconds to wait for another writer.
+
+    ``StoreNotFoundError`` / ``StoreExistsError`` (also ``FileNotFoundError`` / ``FileExistsError``), ``FormatError``
+    for a directory that is no store, ``LockedError``, ``LogDamaged`` where acknowledged data is lost, ``Divergence``
+    from ``expect``.  An open that raises has lost nothing: at most it has put a torn tail into quarantine.
+    """
+    if mode not in _MODES:
+        raise UsageError(f"mode: expected one of {', '.join(_MODES)}, found {mode!r}")
+    if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, (int, float)) or not 0 <= lock_timeout < math.inf:
+        raise UsageError(f"lock_timeout: expected seconds, 0 or more, found {lock_timeout!r}")
+    disk = _disk_at(path, mode)
+    return open_disk(
+        disk,
+        write=mode != "r",
+        durability=durability,
+        expect=expect,
+        accept_missing_head=accept_missing_head,
+        lock_timeout=lock_timeout,
+    )
+
+
+def _disk_at(path: object, mode: str) -> Disk:
+    """The disk for ``open``, seen to be ours or still empty; made when the mode creates it."""
+    text = path_text(path)
+    if text == MEMORY:
+        if mode not in ("a", "x"):
+            raise StoreNotFoundError(f"{MEMORY} holds nothing yet: mode {mode!r} needs an existing store")
+        return MemoryDisk()
+    disk = OsDisk(text)
+    if not disk.exists():
+        if mode in ("r", "r+"):
+            raise StoreNotFoundError(f"no store at {text!r}, and mode {mode!r} does not create one")
+        disk.make_root()
+        return disk
+    if mode == "x":
+        raise StoreExistsError(f"{text!r} exists already, and mode 'x' creates")
+    ours = holds_store(disk) if disk.is_folder() else False
+    if ours is False or (ours is None and mode != "a"):
+        raise FormatError(f"{text!r} is not a detmem store; it was left as it is")
+    return disk
+
+
+def disk_for_reading(path: str | PathLike[str]) -> Disk:
+    """The disk of an existing store, opened by nobody."""
+    return _disk_at(path, "r")
+
+
+def open_disk(
+    disk: Disk,
+    *,
+    write: bool = True,
+    durability: str = "always",
+    expect: Checkpoint | str | None = None,
+    accept_missing_head: bool = False,
+    lock_timeout: float = 0.0,
+    segment_bytes: int = SEGMENT_BYTES,
+) -> Database:
+    """Open the store on a disk; see ``open``."""
+    check_durability(durability)
+    kernel = _forced_kernel() or "auto"
+    wanted = Checkpoint.parse(expect) if isinstance(expect, str) else expect
+    if wanted is not None and not isinstance(wanted, Checkpoint):
+        raise UsageError(f"expect: expected a Checkpoint or its text, found {type(expect).__name__}")
+    lock = disk.lock(LOCK, lock_timeout) if write else None
+    try:
+        opened = recover(disk, write=write, accept_missing_head=accept_missing_head)
+        if wanted is not None:
+            _check_expected(disk, wanted, opened.state.seq)
+        journal = Journal(disk, opened, durability, segment_bytes) if write else None
+    except BaseException:
+        if lock is not None:
+            lock.close()
+        raise
+    return Database(disk, opened.state, journal, lock, opened.recovery, kernel)
+
+
+def kernels() -> dict[str, object]:
+    """What computes the answers here: ``{"forced": name or None, "available": {name: reason why not, or None}}``.
+
+    All kernels give the same bits.  The choice is made by the size of the work, unless the environment variable
+    DETMEM_KERNEL forces one of them at any size.
+    """
+    return {"forced": _forced_kernel(), "available": available_kernels()}
+
+
+def _forced_kernel() -> str | None:
+    kernel = environment("DETMEM_KERNEL")
+    if kernel is not None and kernel not in KERNELS:
+        raise UsageError(f"DETMEM_KERNEL: expected one of {', '.join(KERNELS)}, found {kernel!r}")
+    return kernel
+
+
+def _check_expected(disk: Disk, wanted: Checkpoint, seq: int) -> None:
+    if wanted.seq > seq:
+        raise Divergence(
+            f"expected a store that has reached seq {wanted.seq}, this one ends at {seq}: it was rolled back"
+        )
+    position = audit.position_at(disk, wanted.seq)
+    found = _checkpoint(position.seq, position.log, position.state_root)
+    if found != wanted:
+        raise Divergence(f"expected the log to pass through {wanted!r}, found {found!r}")
+
+
+def _checkpoint(seq: int, log: LogTree, state_root: bytes) -> Checkpoint:
+    return Checkpoint(seq, log.size, log.root.hex(), state_root.hex())
+
+
+class Batch:
+    """The handle of ``with db.batch() as batch``: ``commit`` is set once the block has ended well."""
+
+    def __init__(self) -> None:
+        self.commit: Commit | None = None
+
+
+class Database:
+    """An open store.  Use it as a context manager, or call ``close``, which may be called again.
+
+    One process writes, from any of its threads; any number of threads read beside it, each answer being of one seq.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        state: State,
+        journal: Journal | None,
+        lock: File | None,
+        recovery: Recovery | None,
+        kernel: str,
+    ) -> None:
+        self._disk = disk
+        self._state = state
+        self._journal = journal
+        self._lock = lock
+        self._recovery = recovery
+        self._kernel = kernel
+        self._writer = threading.RLock()
+        self._moment = threading.Lock()
+        self._batch: Stage | None = None
+        self._batch_thread: int | None = None
+        self._closed = False
+
+    # -- lifetime
+
+    def close(self) -> None:
+        """Sync, leave HEAD clean, and let go of the lock.  Calling it again does nothing."""
+        with self._writer:
+            if self._closed:
+                return
+            if self._batch is not None:
+                raise UsageError("close() inside a batch: leave the with block first")
+            self._closed = True
+            try:
+                if self._journal is not None:
+                    self._journal.close()
+            finally:
+                if self._lock is not None:
+                    self._lock.close()
+
+    def __enter__(self) -> Database:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        where = self._disk.path("") or MEMORY
+        return f"<detmem.Database {where} seq={self._state.seq}{' closed' if self._closed else ''}>"
+
+    # -- collections
+
+    def collection(
+        self, name: str, *, dim: int | None = None, metric: str | None = None, format: str | None = None
+    ) -> Collection:
+        """Get a collection, or create it when it is absent and ``dim`` is given.
+
+        ``dim`` 1..65536; ``metric`` "cosine" (default), "ip" or "l2"; ``format`` "Q16.16" (default), "Q8.24" or
+        "Q4.28".
+
+        ``NotFoundError``: absent, and no ``dim``.  ``UsageError``: present, and not as asked for (the message says
+        both).
+        """
+        name = encoding.check_name(name, "collection name")
+        asked: dict[str, object] = {}
+        if dim is not None:
+            asked["dim"] = _dimension(dim)
+        if metric is not None:
+            asked["metric"] = fixed.canonical_metric(metric)
+        if format is not None:
+            fixed.fraction_bits(format)
+            asked["format"] = format
+        standing = self._definition(name)
+        if standing is None:
+            if dim is None:
+                raise NotFoundError(f"no collection {name!r}; give dim= to create it")
+            definition = Definition(
+                _dimension(dim), fixed.canonical_metric(metric if metric is not None else "cosine"), format or "Q16.16"
+            )
+            with self._writing() as stage:
+                if stage.definition(name) is None:  # else another thread was first
+                    self._write(stage, [commands.create(name, definition)])
+            return self.collection(name, dim=dim, metric=metric, format=format)
+        for field, value in asked.items():
+            if getattr(standing, field) != value:
+                raise UsageError(f"collection {name!r} has {field} {getattr(standing, field)!r}, asked for {value!r}")
+        from detmem.collection import Collection
+
+        return Collection(self, name, standing)
+
+    def __getitem__(self, name: str) -> Collection:
+        return self.collection(name)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._definition(name) is not None
+
+    def collections(self) -> list[str]:
+        """The names of all collections, in UTF-8 order."""
+        self._check_open()
+        with self._moment:
+            return self._state.names()
+
+    def drop(self, name: str) -> Commit | None:
+        """Drop a collection and all its records.  ``NotFoundError`` when it is absent."""
+        name = encoding.check_name(name, "collection name")
+        with self._writing() as stage:
+            return self._write(stage, [commands.drop(name)])
+
+    @contextmanager
+    def batch(self) -> Iterator[Batch]:
+        """Everything written inside is one atomic commit, or nothing when the block raises.
+
+        Writes inside return None; their checks see the writes before them, reads see the committed state.  Other
+        threads' writes wait.
+        """
+        handle = Batch()
+        with self._writing() as stage:
+            if self._batch is not None:
+                raise UsageError("a batch inside a batch")
+            self._batch, self._batch_thread = stage, threading.get_ident()
+            try:
+                yield handle
+            finally:
+                self._batch = self._batch_thread = None
+            handle.commit = self._commit(stage) if stage.operations else self._standing()
+
+    # -- where it stands
+
+    @property
+    def seq(self) -> int:
+        """The number of commits so far."""
+        return self._state.seq
+
+    @property
+    def state_root(self) -> str:
+        """Root over everything that is live, in hex."""
+        return self._state.root.hex()
+
+    @property
+    def log_root(self) -> str:
+        """Root over everything that happened, in hex."""
+        return self._state.log.root.hex()
+
+    @property
+    def head(self) -> str:
+        """The last link of the log's chain, in hex."""
+        return self._state.link.hex()
+
+    @property
+    def recovery(self) -> Recovery | None:
+        """What opening had to do, or None."""
+        return self._recovery
+
+    def checkpoint(self) -> Checkpoint:
+        """What two machines compare."""
+        self._check_open()
+        with self._moment:
+            return _checkpoint(self._state.seq, self._state.log, self._state.root)
+
+    # -- history and audit
+
+    def log(
+        self, start: int = 1, stop: int | None = None, *, collection: str | None = None, id: str | None = None
+    ) -> Iterator[Entry]:
+        """What happened from seq ``start`` up to, not including, ``stop``; of one collection or one id if asked.
+
+        One ``Entry`` for each kind of operation and collection of a commit, in order.
+        """
+        self._check_open()
+        start = encoding.whole_number(start, "start", 1)
+        end = self._state.seq + 1
+        stop = end if stop is None else min(end, encoding.whole_number(stop, "stop", 0))
+        if collection is not None:
+            collection = encoding.check_name(collection, "collection")
+        if id is not None:
+            id = encoding.check_id(id, "id")
+        return self._entries(start, stop, collection, id)
+
+    def snapshot(self) -> SnapshotInfo:
+        """Write a snapshot, so that the next open need not replay what is before it."""
+        with self._writing():
+            if self._batch is not None:
+                raise UsageError("snapshot() inside a batch: leave the with block first")
+            assert self._journal is not None
+            name = self._journal.snapshot(self._state)
+            return SnapshotInfo(self._state.seq, self.state_root, self._disk.path(name))
+
+    def verify(self, level: str = "replay") -> Report:
+        """Read the whole log again: ``chain`` checks every byte against the links, ``replay`` also every state root."""
+        self._check_open()
+        with self._writer:
+            return verify_disk(self._disk, level, None)
+
+    # -- for Collection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Stage]:
+        """The stage that a write call works on, under the writer's lock."""
+        with self._writer:
+            self._check_open()
+            if self._journal is None:
+                raise ReadOnlyError("this store was opened with mode 'r': it cannot be written")
+            self._journal.check_usable()
+            yield self._batch if self._batch is not None else self._state.stage()
+
+    def _write(self, stage: Stage, operations: list[Operation]) -> Commit | None:
+        """Check all operations of a call, then take all; commit them unless a batch is open."""
+        for operation in operations:
+            stage.check(operation)
+        for operation in operations:
+            stage.put(operation)
+        if stage is self._batch:
+            return None
+        return self._commit(stage) if operations else self._standing()
+
+    @contextmanager
+    def _moment_of(self, name: str, definition: Definition) -> Iterator[tuple[int, Records]]:
+        """One collection at one seq: nothing is published meanwhile, so take what you need and leave."""
+        self._check_open()
+        with self._moment:
+            records = self._state.collections.get(name)
+            if records is None or records.definition != definition:
+                raise NotFoundError(f"no collection {name!r} as this handle knew it")
+            yield self._state.seq, records
+
+    # -- inside
+
+    def _commit(self, stage: Stage) -> Commit:
+        assert self._journal is not None
+        change = stage.finish()
+        durable = self._journal.append(change)
+        with self._moment:
+            self._state.publish(change)
+        return Commit(change.seq, change.state_root.hex(), durable)
+
+    def _apply(self, operations: list[Operation]) -> Change:
+        """Commit operations that were logged elsewhere."""
+        with self._writing(), self._moment:
+            assert self._journal is not None
+            change = self._state.apply(operations)
+            self._journal.append(change)
+            self._state.publish(change)
+            return change
+
+    def _standing(self) -> Commit:
+        assert self._journal is not None
+        return Commit(self._state.seq, self.state_root, self._journal.durable)
+
+    def _definition(self, name: str) -> Definition | None:
+        """The definition that a write would meet: inside a batch, in the thread that holds it, the pending one."""
+        self._check_open()
+        if self._batch is not None and self._batch_thread == threading.get_ident():
+            return self._batch.definition(name)
+        with self._moment:
+            records = self._state.collections.get(name)
+            return None if records is None else records.definition
+
+    def _entries(self, start: int, stop: int, collection: str | None, id: str | None) -> Iterator[Entry]:
+        for _, frame in frames(self._disk, start, stop):
+            groups: dict[tuple[str, str], list[str]] = {}
+            for operation in frame.operations:
+                if collection is not None and operation.collection != collection:
+                    continue
+                if id is not None and operation.id != id:
+                    continue
+                ids = groups.setdefault((operation.name, operation.collection), [])
+                if operation.id:
+                    ids.append(operation.id)
+            for (name, where), ids in groups.items():
+                yield Entry(frame.seq, name, where, ids, frame.link.hex())
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("the database is closed")
+
+
+def verify_disk(disk: Disk, level: str, expect: Checkpoint | None) -> Report:
+    """``Database.verify`` for a store that may not even open."""
+    if level not in _LEVELS:
+        raise UsageError(f"level: expected one of {', '.join(_LEVELS)}, found {level!r}")
+
+    def watch(position: audit.Position) -> None:
+        if expect is not None and position.seq == expect.seq:
+            found = _checkpoint(position.seq, position.log, position.state_root)
+            if found != expect:
+                raise Divergence(f"expected the log to pass through {expect!r}, found {found!r}")
+
+    verdict = audit.verify(disk, replay=level == "replay", watch=watch)
+    position, error = verdict.position, verdict.error
+    if error is None and expect is not None and expect.seq > position.seq:
+        error = Divergence(f"expected a log of at least {expect.seq} commits, this one has {position.seq}")
+    if error is None:
+        return Report(True, position.seq, position.state_root.hex())
+    return Report(False, position.seq, position.state_root.hex(), position.seq + 1, str(error))
+
+
+def _dimension(dim: object) -> int:
+    number = encoding.whole_number(dim, "dim", 1)
+    if number > fixed.MAX_DIMENSION:
+        raise UsageError(f"dim: expected 1..{fixed.MAX_DIMENSION}, found {number}")
+    return number

@@ -1,0 +1,102 @@
+"""Whole stores at once: verify one, replay one into another, compare two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from detmem.database import Database, disk_for_reading, open, verify_disk
+from detmem.errors import Divergence, UsageError
+from detmem.journal.files import frames
+from detmem.machine import encoding
+from detmem.machine.records import Records
+from detmem.proof.checkpoint import Checkpoint
+from detmem.results import Diff, Report
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+__all__ = ["diff", "replay", "verify"]
+
+
+def verify(path: str | PathLike[str], *, level: str = "replay", expect: Checkpoint | str | None = None) -> Report:
+    """Read a whole store, which need not be fit to open, and say whether it is what was written.
+
+    ``level``: ``chain`` checks every byte against the links, ``replay`` also that applying each commit gives its root.
+    ``expect``: a checkpoint, or its text, that the log must pass through.  Writes nothing, takes no lock.
+
+    ``StoreNotFoundError`` and ``FormatError`` where there is no store; damage is in the report.
+    """
+    wanted = Checkpoint.parse(expect) if isinstance(expect, str) else expect
+    return verify_disk(disk_for_reading(path), level, wanted)
+
+
+def replay(
+    source: str | PathLike[str] | Database, dest: str | PathLike[str], *, until: int | None = None
+) -> Checkpoint:
+    """Apply a store's commands, up to and including seq ``until``, to a new store at ``dest``.
+
+    Every link and every root is computed anew and compared.  ``Divergence`` (or ``LogDamaged``) when one differs;
+    ``dest`` then holds the commits before it.  ``StoreExistsError`` when ``dest`` exists.  Returns the new store's
+    checkpoint.
+    """
+    with ExitStack() as stack:
+        old = source if isinstance(source, Database) else stack.enter_context(open(source, "r"))
+        last = old.seq if until is None else encoding.whole_number(until, "until", 0)
+        if last > old.seq:
+            raise UsageError(f"until: expected at most {old.seq}, the last seq of the source, found {last}")
+        new = stack.enter_context(open(dest, "x", durability="os"))
+        for segment, frame in frames(old._disk, 1, last + 1):
+            found = new._apply(frame.operations)
+            if (found.link, found.state_root) != (frame.link, frame.state_root):
+                raise Divergence(
+                    f"{segment.name}, seq {frame.seq}: the source says state root {frame.state_root.hex()} and link "
+                    f"{frame.link.hex()}, replaying gives {found.state_root.hex()} and {found.link.hex()}"
+                )
+        return new.checkpoint()
+
+
+def diff(a: str | PathLike[str] | Database, b: str | PathLike[str] | Database) -> Diff:
+    """What changed from store ``a`` to store ``b``: records added, removed, changed, and their common history."""
+    with ExitStack() as stack:
+        first, second = (
+            side if isinstance(side, Database) else stack.enter_context(open(side, "r")) for side in (a, b)
+        )
+        ours, theirs = _contents(first), _contents(second)
+        return Diff(
+            _common_seq(first, second),
+            sorted(theirs.keys() - ours.keys()),
+            sorted(ours.keys() - theirs.keys()),
+            sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key]),
+            _changed_collections(first, second),
+        )
+
+
+def _common_seq(a: Database, b: Database) -> int:
+    common = 0
+    for ours, theirs in zip(_links(a), _links(b), strict=False):
+        if ours != theirs:
+            break
+        common += 1
+    return common
+
+
+def _links(database: Database) -> Iterator[bytes]:
+    return (frame.link for _, frame in frames(database._disk, 1, database.seq + 1))
+
+
+def _contents(database: Database) -> dict[tuple[str, str], tuple[bytes, bytes]]:
+    """The two commitments of every live record."""
+    with database._moment:
+        collections: list[Records] = list(database._state.collections.values())
+        return {
+            (records.name, id): records.commitments(slot)
+            for records in collections
+            for id, slot in records.slots.items()
+        }
+
+
+def _changed_collections(a: Database, b: Database) -> list[str]:
+    ours, theirs = ({name: side._definition(name) for name in side.collections()} for side in (a, b))
+    return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))

@@ -1,0 +1,155 @@
+"""Reading a whole log, from its first byte: is it what was written, and does it pass through a given checkpoint?
+
+Unlike ``recovery`` this trusts no snapshot and repairs nothing: it is for the auditor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from detmem.errors import CorruptionError, Divergence, LogDamaged, SnapshotDamaged
+from detmem.journal import snapshot
+from detmem.journal.disk import Disk
+from detmem.journal.files import Segment, damaged, frames, segment_name, snapshot_name, snapshot_seqs
+from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, last_durable
+from detmem.journal.head import Head, read_heads
+from detmem.journal.recovery import advance, read_segments
+from detmem.machine.commitment import ZERO, LogTree
+from detmem.machine.state import State
+
+__all__ = ["Position", "Verdict", "position_at", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a log stands after ``seq``."""
+
+    seq: int = 0
+    state_root: bytes = ZERO
+    log: LogTree = field(default_factory=LogTree)
+
+    def after(self, frame: Frame) -> Position:
+        return Position(frame.seq, frame.state_root, self.log.extended(frame.leaves))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``position`` is the last good one; ``error`` is None when everything is good."""
+
+    position: Position
+    error: CorruptionError | None
+
+
+def position_at(disk: Disk, seq: int) -> Position:
+    """Where the log stood after ``seq``, from its frames.  ``LogDamaged`` when it does not get there."""
+    position = Position()
+    for _, frame in frames(disk, 1, seq + 1):
+        position = position.after(frame)
+    if position.seq != seq:
+        raise damaged("log", 0, f"the log ends at seq {position.seq}", position.seq, seq)
+    return position
+
+
+class _Walk:
+    """One pass over the log; ``position`` is as far as it was good."""
+
+    def __init__(self, disk: Disk, replay: bool, watch: Callable[[Position], None]) -> None:
+        self.position = Position()
+        self._disk = disk
+        self._state = State() if replay else None
+        self._watch = watch
+        self._snapshots = set(snapshot_seqs(disk))
+
+    def run(self) -> None:
+        head = self._head()
+        segments, _ = read_segments(self._disk, head)
+        durable = head.durable_seq
+        self._arrived(segments[0].header.link if segments else b"", head)
+        for segment in segments:
+            durable = max(durable, self._segment(segment, segment is segments[-1], head, durable))
+        if not segments and durable > 0:
+            raise damaged(segment_name(1), 0, "the log is missing", 0, durable)
+        beyond = sorted(seq for seq in self._snapshots if seq > self.position.seq)
+        if beyond:
+            raise SnapshotDamaged(f"{snapshot_name(beyond[0])} lies behind the end of the log at {self.position.seq}")
+
+    def _head(self) -> Head:
+        good = [head for head in read_heads(self._disk) if head is not None]
+        if not good:
+            raise LogDamaged("HEAD is missing or unreadable: nobody can say how much had been acknowledged")
+        return max(good, key=lambda head: head.generation)
+
+    def _segment(self, segment: Segment, last: bool, head: Head, durable: int) -> int:
+        file = self._disk.open(segment.name)
+        reader = SegmentReader(file, segment.header)
+        bad: BadFrame | None = None
+        try:
+            self._check_border(segment.header)
+            for frame in reader:
+                if self._state is not None:
+                    advance(self._state, segment, frame)
+                durable = max(durable, frame.durable_seq)
+                self.position = self.position.after(frame)
+                self._arrived(frame.link, head)
+        except BadFrame as error:
+            bad = error
+            durable = max(durable, last_durable(file, error.offset, segment.header.seed))
+        finally:
+            file.close()
+        if reader.seal is not None:
+            durable = max(durable, reader.seq)
+            log = self.position.log
+            if (reader.seal.log_size, reader.seal.log_root) != (log.size, log.root):
+                raise damaged(segment.name, reader.offset, "the seal names another log root", reader.seq, durable)
+        if (last and durable > reader.seq) or (reader.seal is None and not last):
+            reason = bad.reason if bad is not None else "the log ends here, and more had been acknowledged"
+            raise damaged(segment.name, reader.offset, reason, reader.seq, max(durable, reader.seq + 1))
+        return durable
+
+    def _check_border(self, header: SegmentHeader) -> None:
+        log = self.position.log
+        if (header.log_size, header.log_root) != (log.size, log.root):
+            name, seq = segment_name(header.first_seq), self.position.seq
+            raise damaged(name, 0, "the segment's header names another log root", seq, seq + 1)
+
+    def _arrived(self, link: bytes, head: Head) -> None:
+        position = self.position
+        if position.seq == head.durable_seq and position.seq > 0 and link != head.link:
+            raise Divergence(
+                f"HEAD acknowledged link {head.link.hex()} at seq {position.seq}, the log has {link.hex()}"
+            )
+        if position.seq in self._snapshots:
+            self._check_snapshot(link, head)
+        self._watch(position)
+
+    def _check_snapshot(self, link: bytes, head: Head) -> None:
+        position, name = self.position, snapshot_name(self.position.seq)
+        file = self._disk.open(name)
+        try:
+            if self._state is None:
+                seq, found, digest = snapshot.read_digest(file, name)
+            else:
+                state, digest = snapshot.load(file, name)
+                seq, found = state.seq, state.link
+                if state.root != position.state_root or state.log.root != position.log.root:
+                    raise SnapshotDamaged(f"{name}: other roots than the log at seq {position.seq}")
+        finally:
+            file.close()
+        if seq != position.seq or (link and found != link):
+            raise SnapshotDamaged(f"{name}: holds seq {seq} with link {found.hex()}, the log has {link.hex()}")
+        if head.snapshot_seq == seq and head.snapshot_digest != digest:
+            raise SnapshotDamaged(f"{name}: HEAD names digest {head.snapshot_digest.hex()}, found {digest.hex()}")
+
+
+def verify(disk: Disk, *, replay: bool, watch: Callable[[Position], None]) -> Verdict:
+    """Check HEAD, every segment, frame, seal and snapshot; with ``replay`` also that applying gives each logged root.
+
+    ``watch`` sees every position in order (seq 0 included), and may raise a ``CorruptionError`` of its own.
+    """
+    walk = _Walk(disk, replay, watch)
+    try:
+        walk.run()
+    except CorruptionError as error:
+        return Verdict(walk.position, error)
+    return Verdict(walk.position, None)

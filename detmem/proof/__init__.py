@@ -1,0 +1,1 @@
+"""Proofs: what two machines compare, and what an auditor checks."""

@@ -1,0 +1,149 @@
+"""What calls give back: small values that name their parts.  Nothing here computes.
+
+Roots and links are lower-case hex; raw values are exact integers; distances are float64, for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detmem.errors import UsageError
+
+__all__ = ["Commit", "Diff", "Entry", "Hit", "Records", "Report", "Result", "SnapshotInfo"]
+
+Metadata = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """An accepted write: its seq, the state root after it, and whether it has reached the disk already."""
+
+    seq: int
+    state_root: str
+    durable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one commit did to one collection by one kind of operation; ``link`` is the commit's."""
+
+    seq: int
+    op: str
+    collection: str
+    ids: list[str]
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """A written snapshot; ``path`` is None for a store in memory."""
+
+    seq: int
+    state_root: str
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A verification's verdict.  ``seq`` and ``state_root`` are of the last good commit; ``reason`` is None when ok."""
+
+    ok: bool
+    seq: int
+    state_root: str
+    first_bad_seq: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """What ``b`` has and ``a`` has not, and so on, as sorted (collection, id) pairs.
+
+    ``common_seq`` is the last seq at which both logs are the same; ``collections`` names those that only one side
+    has, or whose definitions differ.
+    """
+
+    common_seq: int
+    added: list[tuple[str, str]]
+    removed: list[tuple[str, str]]
+    changed: list[tuple[str, str]]
+    collections: list[str] = field(default_factory=list)
+
+    @property
+    def same(self) -> bool:
+        """Whether both hold the same (their histories may differ)."""
+        return not (self.added or self.removed or self.changed or self.collections)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Records, by position.  What was not included is None; ``vectors`` float64 (n, dim), ``raw`` int32 (n, dim)."""
+
+    ids: list[str]
+    metadatas: list[Metadata] | None
+    documents: list[str | None] | None
+    vectors: NDArray[np.float64] | None
+    raw: NDArray[np.int32] | None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One record of an answer; ``metadata`` and ``document`` are None when not included."""
+
+    id: str
+    distance: float
+    raw: int
+    metadata: Metadata | None
+    document: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """The answer to one query, or to several.
+
+    One query: ``ids`` list of m str, ``raw`` int64 (m,), ``distances`` float64 (m,), ``metadatas`` and ``documents``
+    lists of m or None; ``result[i]`` and iteration give ``Hit``.  n queries: lists of n lists, arrays (n, m), and
+    ``result[i]`` and iteration give the ``Result`` of one query.  ``seq`` is the moment that answered.
+    """
+
+    ids: list[Any]
+    raw: NDArray[np.int64]
+    distances: NDArray[np.float64]
+    metadatas: list[Any] | None
+    documents: list[Any] | None
+    seq: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        if not isinstance(index, (int, np.integer)) or isinstance(index, bool):
+            raise UsageError(f"result index: expected int or slice, found {type(index).__name__}")
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"result index {index} out of range: there are {len(self)}")  # ends old-style iteration
+        metadata = None if self.metadatas is None else self.metadatas[index]
+        document = None if self.documents is None else self.documents[index]
+        if self.raw.ndim == 1:
+            return Hit(self.ids[index], float(self.distances[index]), int(self.raw[index]), metadata, document)
+        return Result(self.ids[index], self.raw[index], self.distances[index], metadata, document, self.seq)
+
+    def __repr__(self) -> str:
+        if self.raw.ndim == 1:
+            return f"Result(seq={self.seq}, hits={list(self)!r})"
+        return f"Result(seq={self.seq}, {len(self)} queries of {self.raw.shape[1]} hits)"
