@@ -293,7 +293,7 @@ class Collection:
         given = self._array(vectors, raw, "vectors")
         if given.ndim == 1 and not bare:
             raise DimensionError(
-                f"vectors: expected {count} x {self.dim}, found one vector of {len(given)}; a 1-D vector goes with a bare id"
+                f"vectors: expected {count} x {self.dim}, found one vector of {len(given)}; that goes with a bare id"
             )
         if given.ndim == 2 and len(given) != count:
             raise DimensionError(f"vectors: expected {count}, one for each id, found {len(given)}")

@@ -24,7 +24,7 @@ from detmem.errors import (
     UsageError,
 )
 from detmem.journal import audit
-from detmem.journal.disk import Disk, File, MemoryDisk, OsDisk, environment, path_text
+from detmem.journal.disk import AnyPath, Disk, File, MemoryDisk, OsDisk, environment, path_text
 from detmem.journal.files import LOCK, frames, holds_store
 from detmem.journal.log import SEGMENT_BYTES, Journal, check_durability
 from detmem.journal.recovery import Recovery, recover
@@ -38,8 +38,6 @@ from detmem.results import Commit, Entry, Report, SnapshotInfo
 from detmem.search import KERNELS, available_kernels
 
 if TYPE_CHECKING:
-    from os import PathLike
-
     from detmem.collection import Collection
 
 __all__ = ["Batch", "Database", "disk_for_reading", "kernels", "open", "open_disk", "verify_disk"]
@@ -50,7 +48,7 @@ _LEVELS = ("chain", "replay")
 
 
 def open(
-    path: str | PathLike[str],
+    path: AnyPath,
     mode: str = "a",
     *,
     durability: str = "always",
@@ -105,7 +103,7 @@ def _disk_at(path: object, mode: str) -> Disk:
     return disk
 
 
-def disk_for_reading(path: str | PathLike[str]) -> Disk:
+def disk_for_reading(path: AnyPath) -> Disk:
     """The disk of an existing store, opened by nobody."""
     return _disk_at(path, "r")
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from detmem.database import Database, disk_for_reading, open, verify_disk
 from detmem.errors import Divergence, UsageError
+from detmem.journal.disk import AnyPath
 from detmem.journal.files import frames
 from detmem.machine import encoding
 from detmem.machine.records import Records
 from detmem.proof.checkpoint import Checkpoint
 from detmem.results import Diff, Report
 
-if TYPE_CHECKING:
-    from os import PathLike
-
 __all__ = ["diff", "replay", "verify"]
 
 
-def verify(path: str | PathLike[str], *, level: str = "replay", expect: Checkpoint | str | None = None) -> Report:
+def verify(path: AnyPath, *, level: str = "replay", expect: Checkpoint | str | None = None) -> Report:
     """Read a whole store, which need not be fit to open, and say whether it is what was written.
 
     ``level``: ``chain`` checks every byte against the links, ``replay`` also that applying each commit gives its root.
@@ -32,9 +29,7 @@ def verify(path: str | PathLike[str], *, level: str = "replay", expect: Checkpoi
     return verify_disk(disk_for_reading(path), level, wanted)
 
 
-def replay(
-    source: str | PathLike[str] | Database, dest: str | PathLike[str], *, until: int | None = None
-) -> Checkpoint:
+def replay(source: AnyPath | Database, dest: AnyPath, *, until: int | None = None) -> Checkpoint:
     """Apply a store's commands, up to and including seq ``until``, to a new store at ``dest``.
 
     Every link and every root is computed anew and compared.  ``Divergence`` (or ``LogDamaged``) when one differs;
@@ -57,7 +52,7 @@ def replay(
         return new.checkpoint()
 
 
-def diff(a: str | PathLike[str] | Database, b: str | PathLike[str] | Database) -> Diff:
+def diff(a: AnyPath | Database, b: AnyPath | Database) -> Diff:
     """What changed from store ``a`` to store ``b``: records added, removed, changed, and their common history."""
     with ExitStack() as stack:
         first, second = (

@@ -634,7 +634,6 @@ def log() -> Case:
     no_operations = [
         {"why": why, "bytes": data.hex()} | refused(twin.decode_operation, data)
         for why, data in [
-            ("nothing", b""),
             ("a header cut", add[:79]),
             ("strings cut", add[:85]),
             ("no state byte", add[:86]),
@@ -922,7 +921,7 @@ def snapshot() -> Case:
     ]:
         bad.append({"why": why, "bytes": broken.hex()} | refused(twin.read_snapshot, broken))
     large_commands: list[tuple[Any, ...]] = [("create", "large", 1, "l2", "Q16.16")]
-    large_commands += [("add", "large", [(f"{i}", [i], None, f"{i}" * 700_000)]) for i in range(4)]
+    large_commands.append(("add", "large", [(f"{i}", [i], None, f"{i}" * 700_000) for i in range(4)]))
     memory, _ = written(large_commands)
     data = twin.write_snapshot(memory)
     assert twin.write_snapshot(twin.read_snapshot(data)) == data

@@ -16,7 +16,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from detmem.errors import FormatError, LockedError, StorageError, UsageError
 
@@ -29,7 +29,9 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
     import msvcrt
 
-__all__ = ["Disk", "File", "MemoryDisk", "OsDisk", "environment", "path_text", "random_bytes"]
+__all__ = ["AnyPath", "Disk", "File", "MemoryDisk", "OsDisk", "environment", "path_text", "random_bytes"]
+
+AnyPath: TypeAlias = "str | os.PathLike[str]"
 
 _LOCK_POLL_SECONDS = 0.02
 _MAX_WRITE_BYTES = 1 << 30  # Linux writes at most 2 GiB - 4 KiB a call
