@@ -231,7 +231,7 @@ class Collection:
         queries, flat = self._queries(vectors, raw)
         names = None if ids is None else _id_list(ids, empty=True, repeated=True)[0]
         with self._database._moment_of(self._name, self._definition) as (seq, records):
-            view = records.view()
+            view = records.view(seq)
             allowed = None if names is None else [records.slots[id] for id in names if id in records.slots]
         mask = None if view.whole else view.alive
         if not chosen.is_all:
@@ -324,11 +324,11 @@ class Collection:
 
     def _view(self) -> tuple[int, View]:
         with self._database._moment_of(self._name, self._definition) as (seq, records):
-            return seq, records.view()
+            return seq, records.view(seq)
 
     def _find(self, ids: list[str]) -> tuple[View, list[int | None]]:
-        with self._database._moment_of(self._name, self._definition) as (_, records):
-            return records.view(), [records.slots.get(id) for id in ids]
+        with self._database._moment_of(self._name, self._definition) as (seq, records):
+            return records.view(seq), [records.slots.get(id) for id in ids]
 
     @contextmanager
     def _writing(self) -> Iterator[Stage]:

@@ -21,6 +21,7 @@ from detmem.errors import (
     ReadOnlyError,
     StoreExistsError,
     StoreNotFoundError,
+    StorePoisoned,
     UsageError,
 )
 from detmem.journal import audit
@@ -201,6 +202,7 @@ class Database:
         self._batch: Stage | None = None
         self._batch_thread: int | None = None
         self._closed = False
+        self._torn = False
 
     # -- lifetime
 
@@ -384,7 +386,7 @@ class Database:
             self._check_open()
             if self._journal is None:
                 raise ReadOnlyError("this store was opened with mode 'r': it cannot be written")
-            self._journal.check_usable()
+            self._journal.check_usable(self._state.seq)
             yield self._batch if self._batch is not None else self._state.stage()
 
     def _write(self, stage: Stage, operations: list[Operation]) -> Commit | None:
@@ -402,6 +404,7 @@ class Database:
         """One collection at one seq: nothing is published meanwhile, so take what you need and leave."""
         self._check_open()
         with self._moment:
+            self._check_whole()
             records = self._state.collections.get(name)
             if records is None or records.definition != definition:
                 raise NotFoundError(f"no collection {name!r} as this handle knew it")
@@ -413,18 +416,23 @@ class Database:
         assert self._journal is not None
         change = stage.finish()
         durable = self._journal.append(change)
-        with self._moment:
-            self._state.publish(change)
+        self._publish(change)
         return Commit(change.seq, change.state_root.hex(), durable)
 
     def _apply(self, operations: list[Operation]) -> Change:
         """Commit operations that were logged elsewhere."""
-        with self._writing(), self._moment:
+        with self._writing():
             assert self._journal is not None
             change = self._state.apply(operations)
             self._journal.append(change)
-            self._state.publish(change)
+            self._publish(change)
             return change
+
+    def _publish(self, change: Change) -> None:
+        with self._moment:
+            self._torn = True  # an interrupt (Ctrl-C) in the next line would leave half a change in memory
+            self._state.publish(change)
+            self._torn = False
 
     def _standing(self) -> Commit:
         assert self._journal is not None
@@ -456,6 +464,11 @@ class Database:
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("the database is closed")
+
+    def _check_whole(self) -> None:
+        """Under ``_moment``: no commit was interrupted on its way into memory."""
+        if self._torn:
+            raise StorePoisoned("a commit was interrupted while it was taken into memory; reopen the store")
 
 
 def verify_disk(disk: Disk, level: str, expect: Checkpoint | None) -> Report:

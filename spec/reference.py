@@ -943,8 +943,6 @@ def read_segment_header(data: bytes) -> Segment:
         raise Refused("size", f"{size}")
     if zeros != bytes(12):
         raise Refused("zeros", zeros.hex())
-    if fields[1] < 1:
-        raise Refused("first_seq", f"{fields[1]}")
     return Segment(*fields)
 
 
@@ -1088,6 +1086,8 @@ def resolve(state: State, command: tuple[Any, ...]) -> list[Operation]:
         if record_id in seen:
             raise Refused("twice", f"{record_id!r} in one call")
         seen.add(record_id)
+        if kind == "update" and raw is None and metadata is None and document is None:
+            continue  # a record of which nothing is named stays as it is
         if kind in ("add", "upsert"):
             vector, body = vector_bytes(admit(raw)), content(metadata, document)
             kind_number = ADD if kind == "add" else UPSERT

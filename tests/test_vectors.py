@@ -148,7 +148,7 @@ def test_invalid_encoding(case: dict[str, Any]) -> None:
 
 @cases("encoding", "content")
 def test_content(case: dict[str, Any]) -> None:
-    metadata = twin.from_json(case["metadata"]) or {}
+    metadata = encoding.normalise_metadata(twin.from_json(case["metadata"]) or {}, "metadata")
     assert encoding.encode_content(metadata, case["document"]).hex() == case["bytes"]
     assert encoding.decode_content(hexed(case)) == (metadata, case["document"])
 

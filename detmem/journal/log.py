@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from detmem.errors import Divergence, StorageError, StorePoisoned, UsageError
+from detmem.errors import Divergence, StorePoisoned, UsageError
 from detmem.journal import snapshot
 from detmem.journal.disk import Disk, File
 from detmem.journal.files import LOG, QUARANTINE, SNAPSHOTS, segment_name, snapshot_name, snapshot_seqs
@@ -42,7 +42,7 @@ class Journal:
         self._head = opened.head_file
         self._sync_each = durability == "always"
         self._segment_bytes = segment_bytes
-        self._failure: StorageError | None = None
+        self._failure: BaseException | None = None
         self._seq, self._link, self._log = opened.state.seq, opened.state.link, opened.state.log
         self._durable_seq = self._seq  # recovery synced what it kept
         self._file: File | None = None
@@ -63,10 +63,11 @@ class Journal:
 
     def append(self, change: Change) -> bool:
         """Write one commit; returns whether it has reached the disk.  ``StorageError`` poisons this handle."""
-        with self._guarded():
-            if self._end >= self._segment_bytes and self._seq >= self._header.first_seq:
+        if self._end >= self._segment_bytes and self._seq >= self._header.first_seq:
+            with self._guarded():
                 self._rotate()
-            data = encode_commit(change, self._durable_seq, self._header.seed)
+        data = encode_commit(change, self._durable_seq, self._header.seed)  # too large: nothing has been written
+        with self._guarded():
             file = self._open_file()
             file.pwrite(data, self._end)
             if self._sync_each:
@@ -115,10 +116,11 @@ class Journal:
                 self._file.close()
             self._head.close()
 
-    def check_usable(self) -> None:
-        """``StorePoisoned`` after a failed write."""
-        if self._failure is not None:
-            raise StorePoisoned(f"an earlier write failed ({self._failure}); reopen the store to recover")
+    def check_usable(self, seq: int) -> None:
+        """``StorePoisoned`` after a failed or interrupted write: the state, at ``seq``, is not where the log is."""
+        if self._failure is not None or seq != self._seq:
+            reason = repr(self._failure) if self._failure is not None else "it was interrupted"
+            raise StorePoisoned(f"an earlier write failed ({reason}); reopen the store to recover")
 
     @property
     def durable(self) -> bool:
@@ -127,10 +129,10 @@ class Journal:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        self.check_usable()
+        assert self._failure is None
         try:
             yield
-        except StorageError as error:
+        except BaseException as error:  # an interrupt as well: nobody knows how far the write went
             self._failure = error
             raise
 

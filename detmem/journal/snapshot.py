@@ -89,7 +89,7 @@ def load(file: File, name: str) -> tuple[State, bytes]:
 def _stream(state: State) -> Iterator[bytes]:
     for name in state.names():
         records = state.collections[name]
-        view = records.view()
+        view = records.view(state.seq)
         definition = records.definition.encode()
         slots = view.in_id_order
         yield records.prefix + len(definition).to_bytes(4, "little") + definition + len(slots).to_bytes(8, "little")

@@ -2,7 +2,7 @@
 
 Rule 1  A slot is written once, when its record is born; a later version of the record is another slot.
 Rule 2  A ``View`` is a moment: what it shows does not change under a reader while later changes are published.  (Rows,
-        ids and contents are only appended to, or replaced as whole arrays; which rows live is the view's own copy.)
+        ids and contents are only appended to, or replaced as whole arrays; a row that dies later dies at a later seq.)
 Rule 3  Dead rows leave once they outnumber the live: amortised O(1) for each write.
 
 It does not know commits or roots; ``state`` does.
@@ -41,19 +41,25 @@ class Record(NamedTuple):
 class View:
     """One collection at one seq, for reading: rows (live and dead) by slot, and which of them live.
 
-    ``rows`` int32 (n, dim), ``alive`` bool (n,); ``ids``, ``metadatas``, ``documents`` by slot, the first n of them.
+    ``rows`` int32 (n, dim); ``ids``, ``metadatas``, ``documents`` by slot, the first n of them.  Making one is O(1).
     """
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, seq: int) -> None:
         used = records.used
+        self._seq = seq
+        self._died = records.died[:used]
         self.name = records.name
         self.definition = records.definition
         self.rows: NDArray[np.int32] = records.rows[:used]
         self.ids: list[str] = records.ids
         self.metadatas: list[encoding.Metadata] = records.metadatas
         self.documents: list[str | None] = records.documents
-        self.alive: NDArray[np.bool_] = records.died[:used] == _STILL_ALIVE
         self.count = len(records.slots)
+
+    @cached_property
+    def alive(self) -> NDArray[np.bool_]:
+        """Which slots live, bool (n,).  A row that dies later dies at a later seq, so this may be asked for late."""
+        return self._died > self._seq
 
     @cached_property
     def live(self) -> NDArray[np.int64]:
@@ -96,10 +102,10 @@ class Records:
         """Number of slots in use, dead ones included."""
         return len(self.ids)
 
-    def view(self) -> View:
-        """What is live now.  The same object until the collection changes, so what it caches stays warm."""
+    def view(self, seq: int) -> View:
+        """What is live at ``seq``, which is now; the same object until the collection changes, so caches stay warm."""
         if self._view is None:
-            self._view = View(self)
+            self._view = View(self, seq)
         return self._view
 
     def vector_bytes(self, slot: int) -> bytes:
