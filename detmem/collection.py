@@ -432,13 +432,13 @@ def _copied(metadata: encoding.Metadata) -> encoding.Metadata:
 def _includes(include: object, known: tuple[str, ...]) -> frozenset[str]:
     names = _listed(include, "include", f"a list of any of {', '.join(known)}")
     for name in names:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise UsageError(f"include: expected any of {', '.join(known)}, found {name!r}")
     return frozenset(names)
 
 
 def _check_missing(missing: object) -> None:
-    if missing not in ("error", "ignore"):
+    if not isinstance(missing, str) or missing not in ("error", "ignore"):
         raise UsageError(f"missing: expected 'error' or 'ignore', found {missing!r}")
 
 

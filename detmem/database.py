@@ -27,6 +27,7 @@ from detmem.errors import (
 from detmem.journal import audit
 from detmem.journal.disk import AnyPath, Disk, File, MemoryDisk, OsDisk, environment, path_text
 from detmem.journal.files import LOCK, frames, holds_store
+from detmem.journal.head import read_heads
 from detmem.journal.log import SEGMENT_BYTES, Journal, check_durability
 from detmem.journal.recovery import Recovery, recover
 from detmem.machine import commands, encoding, fixed
@@ -68,11 +69,14 @@ def open(
     for a directory that is no store, ``LockedError``, ``LogDamaged`` where acknowledged data is lost, ``Divergence``
     from ``expect``.  An open that raises has lost nothing: at most it has put a torn tail into quarantine.
     """
-    if mode not in _MODES:
+    if not isinstance(mode, str) or mode not in _MODES:
         raise UsageError(f"mode: expected one of {', '.join(_MODES)}, found {mode!r}")
     if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, (int, float)) or not 0 <= lock_timeout < math.inf:
         raise UsageError(f"lock_timeout: expected seconds, 0 or more, found {lock_timeout!r}")
-    disk = _disk_at(path, mode)
+    check_durability(durability)
+    _forced_kernel()
+    expect = Checkpoint.read(expect, "expect")
+    disk = _disk_at(path, mode)  # makes the folder, so every argument has been checked before
     return open_disk(
         disk,
         write=mode != "r",
@@ -122,9 +126,8 @@ def open_disk(
     """Open the store on a disk; see ``open``."""
     check_durability(durability)
     kernel = _forced_kernel() or "auto"
-    wanted = Checkpoint.parse(expect) if isinstance(expect, str) else expect
-    if wanted is not None and not isinstance(wanted, Checkpoint):
-        raise UsageError(f"expect: expected a Checkpoint or its text, found {type(expect).__name__}")
+    wanted = Checkpoint.read(expect, "expect")
+    read_heads(disk)  # a newer format is refused before anything is written, the lock's text included
     lock = disk.lock(LOCK, lock_timeout) if write else None
     try:
         opened = recover(disk, write=write, accept_missing_head=accept_missing_head)
@@ -473,7 +476,7 @@ class Database:
 
 def verify_disk(disk: Disk, level: str, expect: Checkpoint | None) -> Report:
     """``Database.verify`` for a store that may not even open."""
-    if level not in _LEVELS:
+    if not isinstance(level, str) or level not in _LEVELS:
         raise UsageError(f"level: expected one of {', '.join(_LEVELS)}, found {level!r}")
 
     def watch(position: audit.Position) -> None:

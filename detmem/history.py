@@ -25,7 +25,7 @@ def verify(path: AnyPath, *, level: str = "replay", expect: Checkpoint | str | N
 
     ``StoreNotFoundError`` and ``FormatError`` where there is no store; damage is in the report.
     """
-    wanted = Checkpoint.parse(expect) if isinstance(expect, str) else expect
+    wanted = Checkpoint.read(expect, "expect")
     return verify_disk(disk_for_reading(path), level, wanted)
 
 

@@ -89,6 +89,8 @@ def numbers() -> Case:
             ("an axis", [1.0, 0.0, 0.0]),
             ("an axis, backwards", [0.0, -2.5]),
             ("3-4-5", [3.0, 4.0]),
+            ("the page's example", [3.0, -4.0]),
+            ("the page's example, 10^300 times as long: the same", [3e300, -4e300]),
             ("one dimension", [-7.25]),
             ("a diagonal", [1.0] * 4),
             ("a diagonal that does not come out even", [1.0, 1.0, 1.0]),
@@ -107,6 +109,17 @@ def numbers() -> Case:
         ]:
             case = {"why": why, "format": name, "x": [component.hex() for component in x]}
             cosine.append(case | outcome("raw", twin.normalise, x, name))
+    integers = []
+    for why, whole in [
+        ("integers are taken exactly", [3, -4]),
+        ("2^53 + 2 is a float64", [2**53 + 2, 1]),
+        ("2^63 - 1024 is a float64", [2**63 - 1024, 2**62]),
+        ("2^53 + 1 is none", [2**53 + 1, 1]),
+        ("2^63 - 1 is none", [2**63 - 1, 1]),
+        ("zeros", [0, 0]),
+    ]:
+        case = {"why": why, "format": "Q16.16", "x": [str(component) for component in whole]}
+        integers.append(case | outcome("raw", twin.normalise, whole, "Q16.16"))
     admission = []
     for why, raw in [
         ("zero is admitted: only cosine's front door refuses it", [0, 0]),
@@ -118,6 +131,7 @@ def numbers() -> Case:
         ("2^60 and one, in five", [2**29, -(2**29), 2**29, -(2**29), -1]),
         ("the largest int32 is not admitted", [2**31 - 1]),
         ("the smallest int32 is not admitted", [-(2**31)]),
+        ("four times -2^31: the sum of squares is 2^64, which is 0 in 64 bits", [-(2**31)] * 4),
         ("five times 2^31 - 1: the sum of squares passes 2^64", [2**31 - 1] * 5),
         ("2^31 is no int32", [2**31]),
         ("-2^31 - 1 is no int32", [-(2**31) - 1]),
@@ -143,6 +157,7 @@ def numbers() -> Case:
         "page": "numbers.md",
         "quantise": quantise,
         "cosine": cosine,
+        "cosine_integers": integers,
         "admission": admission,
         "distances": distances,
     }
@@ -951,6 +966,7 @@ def search() -> Case:
     tied.pop("")
     stored: list[tuple[str, int, dict[str, list[int]], list[int]]] = [
         ("four ties: ids decide, by UTF-8 bytes", 2, tied, [0, 0]),
+        ("the page's example", 2, {"a": [0, 0], "b": [2, 0], "c": [0, 2], "aa": [2, 0]}, [1, 0]),
         ("duplicates of the query", 2, {"x": [5, 5], "w": [5, 5], "z": [5, 6]}, [5, 5]),
         ("corners of the admitted range", 1, {"far": [-big], "near": [big - 1], "same": [big]}, [big]),
         (

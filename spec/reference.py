@@ -59,9 +59,12 @@ def round_half_even(numerator: int, denominator: int) -> int:
 def ratio(x: float) -> tuple[int, int]:
     """The exact value of a finite float or int as numerator and power-of-two denominator."""
     try:
-        return float(x).as_integer_ratio()
+        exact = float(x).as_integer_ratio()
     except (OverflowError, ValueError) as error:  # an int beyond float64, an infinity, a NaN
         raise Refused("range", f"{x!r} is not finite") from error
+    if isinstance(x, int) and exact != (x, 1):
+        raise Refused("range", f"{x} is an integer that float64 cannot hold")
+    return exact
 
 
 def quantise(x: float, number_format: str) -> int:

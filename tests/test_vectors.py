@@ -108,6 +108,17 @@ def test_cosine_vector(case: dict[str, Any]) -> None:
         assert fixed.admit_vectors(x, **door).tolist() == [case["raw"]]
 
 
+@cases("numbers", "cosine_integers")
+def test_cosine_of_integers(case: dict[str, Any]) -> None:
+    x = np.array([int(component) for component in case["x"]], dtype=np.int64)
+    door = {"dimension": len(x), "metric": "cosine", "format": case["format"], "collection": "c"}
+    if "refused" in case:
+        with pytest.raises(RangeError):
+            fixed.admit_vectors(x, **door)
+    else:
+        assert fixed.admit_vectors(x, **door).tolist() == [case["raw"]]
+
+
 @cases("numbers", "admission")
 def test_admission_vector(case: dict[str, Any]) -> None:
     raw = case["raw"]

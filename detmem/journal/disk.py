@@ -349,4 +349,8 @@ def path_text(path: object) -> str:
     text = os.fspath(path)
     if not isinstance(text, str) or not text or "\0" in text:
         raise UsageError(f"path: expected a non-empty str without NUL, found {text!r}")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise UsageError(f"path: {text!r} cannot be a file name: {error.reason}") from None
     return text

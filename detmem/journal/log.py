@@ -28,7 +28,7 @@ _KEPT_SNAPSHOTS = 2
 
 def check_durability(durability: object) -> str:
     """``durability`` itself, when it names a policy; ``UsageError`` else."""
-    if durability not in DURABILITIES:
+    if not isinstance(durability, str) or durability not in DURABILITIES:
         raise UsageError(f"durability: expected one of {', '.join(DURABILITIES)}, found {durability!r}")
     return str(durability)
 

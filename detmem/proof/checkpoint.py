@@ -38,8 +38,24 @@ class Checkpoint:
         return f"{ORIGIN}\n{self.log_size}\n{root}\nseq {self.seq}\nstate {self.state_root}\n"
 
     @classmethod
+    def read(cls, value: object, what: str) -> Checkpoint | None:
+        """What a caller may hand in: a checkpoint, its text, or None.  ``UsageError``, also for impossible fields."""
+        if value is None:
+            return None
+        if isinstance(value, Checkpoint):
+            try:
+                value = str(value)
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"{what}: a checkpoint whose log root is not hex: {error}") from None
+        if not isinstance(value, str):
+            raise UsageError(f"{what}: expected a Checkpoint or its text, found {type(value).__name__}")
+        return cls.parse(value)
+
+    @classmethod
     def parse(cls, text: str) -> Checkpoint:
         """Inverse of ``str``, accepting nothing else but a missing last newline.  ``UsageError``."""
+        if not isinstance(text, str):
+            raise UsageError(f"checkpoint: expected its text, found {type(text).__name__}")
         match = _TEXT.fullmatch(text if text.endswith("\n") else text + "\n")
         if match is None:
             raise UsageError(f"expected the text of a checkpoint (five lines from {ORIGIN!r}), found {text[:80]!r}")
