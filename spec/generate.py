@@ -1079,6 +1079,48 @@ MAKERS = {
 }
 
 
+GOLDEN = VECTORS / "golden"
+
+
+def golden() -> dict[str, bytes]:
+    """A whole store, byte by byte as the pages say, and the checkpoint it must open to: every later version opens it."""
+    first = [
+        ("create", "notes", 3, "cosine", "Q16.16"),
+        ("create", "sketches", 2, "l2", "Q4.28"),
+        ("add", "notes", [("a", twin.enter([1.0, 2.0, 2.0], "cosine", "Q16.16"), {"kind": "episodic", "n": 1}, "one")]),
+        ("add", "notes", [("\u00e9", twin.enter([0.0, -1.0, 0.5], "cosine", "Q16.16"), {"tags": ["x", None]}, "")]),
+    ]
+    second = [
+        ("add", "sketches", [("s", twin.enter([1.5, -0.25], "l2", "Q4.28"), None, None)]),
+        ("batch", [("delete", "notes", ["a"]), ("add", "notes", [("b", [3, 4, 5], {"kind": "semantic"}, None)])]),
+    ]
+    store_id = bytes(range(16))
+    memory = twin.Memory()
+    border = twin.Segment(store_id, 1, 0, memory.link, memory.log_root())
+    commits = [memory.write(command) for command in first]
+    sealed = twin.segment_header(border) + _frames(commits, border)
+    count = len(commits)
+    sealed += twin.seal_frame(count, count, count, memory.log_size, memory.link, memory.log_root(), store_id, 1)
+    snapshot_bytes = twin.write_snapshot(memory)
+    border = twin.Segment(store_id, memory.seq + 1, memory.log_size, memory.link, memory.log_root())
+    commits = [memory.write(command) for command in second]
+    live = twin.segment_header(border) + _frames(commits, border)
+    place = (memory.seq, border.first_seq, len(live), memory.link, count, twin.snapshot_digest(snapshot_bytes))
+    slots = [twin.head_slot(twin.Head(True, generation, store_id, *place)) for generation in (7, 8)]
+    return {
+        "store-1/HEAD": b"".join(slot.ljust(4096, b"\0") for slot in slots),
+        "store-1/log/00000000000000000001.seg": sealed,
+        f"store-1/log/{border.first_seq:020d}.seg": live,
+        f"store-1/snap/{count:020d}.snap": snapshot_bytes,
+        "store-1.checkpoint": memory.checkpoint().encode("ascii"),
+    }
+
+
+def _frames(commits: list[twin.Commit | None], segment: twin.Segment) -> bytes:
+    frames = (twin.commit_frame(c, c.seq - 1, segment.store_id, segment.first_seq) for c in commits if c is not None)
+    return b"".join(frames)
+
+
 def laid_out(vectors: Case) -> str:
     """JSON with one case a line, so that a difference between two versions can be read."""
     parts = []
@@ -1104,6 +1146,13 @@ def main(arguments: list[str]) -> int:
             path.write_text(text, encoding="ascii", newline="\n")
         elif not path.is_file() or path.read_text(encoding="ascii") != text:
             differing.append(path.name)
+    for name, data in golden().items():
+        path = GOLDEN / name
+        if not arguments:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        elif not path.is_file() or path.read_bytes() != data:
+            differing.append(f"golden/{name}")
     for name in differing:
         print(f"spec/vectors/{name} is not what the twin makes", file=sys.stderr)
     return 1 if differing else 0

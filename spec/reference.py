@@ -901,6 +901,8 @@ def read_frame(
         return Seal(seq, durable_seq, *struct.unpack("<QQ32s32s", body)), end
     if seq != seq_before + 1:
         raise Refused("seq", f"{seq} after {seq_before}")
+    if durable_seq >= seq:
+        raise Refused("durable_seq", f"{durable_seq} at {seq}")
     operations = []
     position = 0
     while position < length:

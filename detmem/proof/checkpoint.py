@@ -53,10 +53,10 @@ class Checkpoint:
 
     @classmethod
     def parse(cls, text: str) -> Checkpoint:
-        """Inverse of ``str``, accepting nothing else but a missing last newline.  ``UsageError``."""
+        """Inverse of ``str``, accepting nothing else.  ``UsageError``."""
         if not isinstance(text, str):
             raise UsageError(f"checkpoint: expected its text, found {type(text).__name__}")
-        match = _TEXT.fullmatch(text if text.endswith("\n") else text + "\n")
+        match = _TEXT.fullmatch(text)
         if match is None:
             raise UsageError(f"expected the text of a checkpoint (five lines from {ORIGIN!r}), found {text[:80]!r}")
         size, root, seq, state_root = match.groups()
