@@ -737,6 +737,7 @@ def log() -> Case:
         ("a length of 4 GiB", headed(8, b"\xff\xff\xff\xff"), {}),
         ("seq 3 after 1", headed(12, twin.u64(3)), {}),
         ("seq 1 after 1", headed(12, twin.u64(1)), {}),
+        ("a durable seq that is not below the seq", headed(20, twin.u64(2)), {}),
         ("a frame without operations", relinked(b"", 0), {}),
         ("the operation's type changed to upsert: the leaf is another", patched(good, 32, b"\x04"), {}),
         ("the operation twice", relinked(body + body, 2), {}),
@@ -768,6 +769,7 @@ def log() -> Case:
             ("another log root", patched(seal, 80, bytes(32))),
             ("another digest", patched(seal, len(seal) - 32, bytes(32))),
             ("another seq", headed(12, twin.u64(last.seq + 1), seal)),
+            ("a durable seq that is not the seq", headed(20, twin.u64(last.seq - 1), seal)),
             ("a body that is too long", headed(8, twin.u32(81), seal) + b"\x00"),
             (
                 "a right digest over another count",

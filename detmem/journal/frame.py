@@ -203,7 +203,7 @@ class SegmentReader:
             raise BadFrame(offset, f"a frame of {size} bytes, of which the file holds {self._size - offset}")
         data = self._read(offset, size)[_HEADER.size :]
         if kind == _SEAL_KIND:
-            self._end(data, offset, seq, size)
+            self._end(data, offset, seq, durable_seq, size)
             return None
         if seq != self.seq + 1 or durable_seq >= seq:
             raise BadFrame(offset, f"expected seq {self.seq + 1}, found {seq} with durable seq {durable_seq}")
@@ -220,10 +220,10 @@ class SegmentReader:
         self.offset, self.seq, self.link = offset + size, seq, stored
         return Frame(seq, durable_seq, operations, state_root, stored, [*leaves, closing], offset, size)
 
-    def _end(self, data: memoryview, offset: int, seq: int, size: int) -> None:
+    def _end(self, data: memoryview, offset: int, seq: int, durable_seq: int, size: int) -> None:
         seal = _read_seal(data, offset, self._header.first_seq)
         count = self.seq - self._header.first_seq + 1
-        if seal.count != count or seq != self.seq or seal.link != self.link:
+        if seal.count != count or not seq == durable_seq == self.seq or seal.link != self.link:
             raise BadFrame(offset, f"a seal of {seal.count} commits behind {count}, or with another link")
         if offset + size != self._size:
             raise BadFrame(offset + size, f"{self._size - offset - size} bytes behind a seal")
