@@ -25,10 +25,11 @@ from detmem.errors import (
     UsageError,
 )
 from detmem.journal import audit
-from detmem.journal.disk import AnyPath, Disk, File, MemoryDisk, OsDisk, environment, path_text
+from detmem.journal.disk import AnyPath, Disk, File, MemoryDisk, OsDisk, call_after_fork, environment, path_text
 from detmem.journal.files import LOCK, frames, holds_store
 from detmem.journal.head import read_heads
-from detmem.journal.log import SEGMENT_BYTES, Journal, check_durability
+from detmem.journal.log import SEGMENT_BYTES, Journal
+from detmem.journal.policy import parse_policy
 from detmem.journal.recovery import Recovery, recover
 from detmem.machine import commands, encoding, fixed
 from detmem.machine.commands import Definition, Operation
@@ -61,7 +62,9 @@ def open(
     """Open a store, a directory, or ``":memory:"``.
 
     ``mode``: ``r`` reads, takes no lock and writes nothing; ``r+`` must exist; ``a`` opens or creates; ``x`` creates.
-    ``durability``: ``always`` acknowledges after the disk has the commit, ``os`` once the operating system has it.
+    ``durability``: when a write returns.  ``always``: the disk has the commit; ``paranoid``: and HEAD says so;
+    ``group:MS``: the disk has it, one sync serving the writers of MS milliseconds; ``interval:MS``: the operating system
+    has it, the disk within MS; ``os``: the operating system has it.
     ``expect``: a checkpoint (or its text) that the log must pass through.  ``accept_missing_head``: go on without
     HEAD, on what the log holds.  ``lock_timeout``: seconds to wait for another writer.
 
@@ -73,7 +76,7 @@ def open(
         raise UsageError(f"mode: expected one of {', '.join(_MODES)}, found {mode!r}")
     if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, (int, float)) or not 0 <= lock_timeout < math.inf:
         raise UsageError(f"lock_timeout: expected seconds, 0 or more, found {lock_timeout!r}")
-    check_durability(durability)
+    policy = parse_policy(durability)
     _forced_kernel()
     expect = Checkpoint.read(expect, "expect")
     disk = _disk_at(path, mode)  # makes the folder, so every argument has been checked before
@@ -124,7 +127,7 @@ def open_disk(
     segment_bytes: int = SEGMENT_BYTES,
 ) -> Database:
     """Open the store on a disk; see ``open``."""
-    check_durability(durability)
+    policy = parse_policy(durability)
     kernel = _forced_kernel() or "auto"
     wanted = Checkpoint.read(expect, "expect")
     read_heads(disk)  # a newer format is refused before anything is written, the lock's text included
@@ -133,7 +136,7 @@ def open_disk(
         opened = recover(disk, write=write, accept_missing_head=accept_missing_head)
         if wanted is not None:
             _check_expected(disk, wanted, opened.state.seq)
-        journal = Journal(disk, opened, durability, segment_bytes) if write else None
+        journal = Journal(disk, opened, policy, segment_bytes) if write else None
     except BaseException:
         if lock is not None:
             lock.close()
@@ -206,6 +209,7 @@ class Database:
         self._batch_thread: int | None = None
         self._closed = False
         self._torn = False
+        call_after_fork(self._after_fork)
 
     # -- lifetime
 
@@ -391,6 +395,7 @@ class Database:
                 raise ReadOnlyError("this store was opened with mode 'r': it cannot be written")
             self._journal.check_usable(self._state.seq)
             yield self._batch if self._batch is not None else self._state.stage()
+        self._journal.wait()
 
     def _write(self, stage: Stage, operations: list[Operation]) -> Commit | None:
         """Check all operations of a call, then take all; commit them unless a batch is open."""
@@ -463,6 +468,15 @@ class Database:
                     ids.append(operation.id)
             for (name, where), ids in groups.items():
                 yield Entry(frame.seq, name, where, ids, frame.link.hex())
+
+    def _after_fork(self) -> None:
+        """In the child: reading goes on, writing and the store's lock stay with the parent."""
+        self._writer, self._moment = threading.RLock(), threading.Lock()
+        self._batch = self._batch_thread = None
+        if self._journal is not None:
+            self._journal.disown()
+        if self._lock is not None:
+            self._lock.close()
 
     def _check_open(self) -> None:
         if self._closed:

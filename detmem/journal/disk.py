@@ -15,7 +15,8 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from detmem.errors import FormatError, LockedError, StorageError, UsageError
@@ -29,7 +30,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
     import msvcrt
 
-__all__ = ["AnyPath", "Disk", "File", "MemoryDisk", "OsDisk", "environment", "path_text", "random_bytes"]
+__all__ = ["AnyPath", "Disk", "File", "MemoryDisk", "OsDisk", "call_after_fork", "environment", "path_text", "random_bytes"]
 
 AnyPath: TypeAlias = "str | os.PathLike[str]"
 
@@ -330,6 +331,26 @@ class MemoryDisk:
 
     def path(self, name: str) -> None:
         return None
+
+
+_after_fork: list[weakref.WeakMethod[Callable[[], None]]] = []
+
+
+def call_after_fork(method: Callable[[], None]) -> None:
+    """Call a bound method in every child that this process forks, as long as its object lives."""
+    _after_fork[:] = [kept for kept in _after_fork if kept() is not None]
+    _after_fork.append(weakref.WeakMethod(method))
+
+
+def _in_child() -> None:
+    for reference in _after_fork:
+        method = reference()
+        if method is not None:
+            method()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def random_bytes(size: int) -> bytes:

@@ -1,52 +1,62 @@
 """The log, open for writing: commits go in, a sync comes back, HEAD follows.
 
-Rule 1  A commit is acknowledged when ``append`` returns, never before; what it got is said by ``durable``.
-Rule 2  After a failed write, sync or close this handle writes no more (``StorePoisoned``).  There is no retry: what the
-        disk holds now is for recovery to decide, on reopening.
+Rule 1  A commit is acknowledged when its policy says so, never before; what it got is said by ``append``.
+Rule 2  After a failed or interrupted write, sync or close this handle writes no more (``StorePoisoned``).  There is no
+        retry: what the disk holds now is for recovery to decide, on reopening.
 Rule 3  Create is: ``.tmp``, sync, rename, sync of the folder.
+Rule 4  One thread at a time appends (the caller sees to it); syncing may happen beside it, in a waiting writer's thread or
+        in the background.  Whoever syncs holds ``_syncing``, and so does a rotation: HEAD and the file change under it.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
-from detmem.errors import Divergence, StorePoisoned, UsageError
+from detmem.errors import Divergence, StorageError, StorePoisoned
 from detmem.journal import snapshot
 from detmem.journal.disk import Disk, File
 from detmem.journal.files import LOG, QUARANTINE, SNAPSHOTS, segment_name, snapshot_name, snapshot_seqs
 from detmem.journal.frame import Seal, SegmentHeader, encode_commit, encode_seal
+from detmem.journal.policy import Policy
 from detmem.journal.recovery import Opened
 from detmem.machine.state import Change, State
 
-__all__ = ["DURABILITIES", "SEGMENT_BYTES", "Journal", "check_durability"]
+__all__ = ["SEGMENT_BYTES", "Journal"]
 
 SEGMENT_BYTES = 64 * 1024 * 1024
-DURABILITIES = ("always", "os")
 _KEPT_SNAPSHOTS = 2
 
 
-def check_durability(durability: object) -> str:
-    """``durability`` itself, when it names a policy; ``UsageError`` else."""
-    if not isinstance(durability, str) or durability not in DURABILITIES:
-        raise UsageError(f"durability: expected one of {', '.join(DURABILITIES)}, found {durability!r}")
-    return str(durability)
+class _Place(NamedTuple):
+    """The end of a commit: its seq and link, and the offset behind it in the segment that starts at ``segment``."""
+
+    seq: int
+    link: bytes
+    segment: int
+    offset: int
 
 
 class Journal:
-    """Appends to a recovered store.  The caller holds the lock and calls from one thread at a time."""
+    """Appends to a recovered store.  The caller holds the store's lock."""
 
-    def __init__(self, disk: Disk, opened: Opened, durability: str, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(self, disk: Disk, opened: Opened, policy: Policy, segment_bytes: int = SEGMENT_BYTES) -> None:
         assert opened.head_file is not None
         self._disk = disk
         self._head = opened.head_file
-        self._sync_each = durability == "always"
+        self._policy = policy
         self._segment_bytes = segment_bytes
         self._failure: BaseException | None = None
-        self._seq, self._link, self._log = opened.state.seq, opened.state.link, opened.state.log
-        self._durable_seq = self._seq  # recovery synced what it kept
+        self._syncing = threading.RLock()
+        self._waiting = threading.Condition()
+        self._leading = False
+        self._stopping = threading.Event()
+        self._background: threading.Thread | None = None
+        self._log = opened.state.log
         self._file: File | None = None
-        self._end = opened.end
+        self._written = self._durable = _Place(opened.state.seq, opened.state.link, 0, 0)  # recovery synced what it kept
         with self._guarded():
             self._head.write(sync=True, clean=False)  # before anything else changes
             for folder in (LOG, SNAPSHOTS, QUARANTINE):
@@ -59,33 +69,64 @@ class Journal:
                 self._header = last.header
                 self._file = disk.open(last.name, write=True)
                 self._file.sync()
-                self._write_head(sync=True)
+                self._arrived_at(opened.end)
+        if policy.kind == "interval":
+            self._background = threading.Thread(target=self._sync_repeatedly, name="detmem interval", daemon=True)
+            self._background.start()
+
+    # -- writing
 
     def append(self, change: Change) -> bool:
-        """Write one commit; returns whether it has reached the disk.  ``StorageError`` poisons this handle."""
-        if self._end >= self._segment_bytes and self._seq >= self._header.first_seq:
-            with self._guarded():
+        """Write one commit, synced if the policy asks for that before it is published.
+
+        Returns whether it will have reached the disk when the caller's call returns.  ``StorageError`` poisons this handle.
+        """
+        if self._written.offset >= self._segment_bytes and self._written.seq >= self._header.first_seq:
+            with self._guarded(), self._syncing:
                 self._rotate()
-        data = encode_commit(change, self._durable_seq, self._header.seed)  # too large: nothing has been written
+        # Too large raises here, with nothing written and nothing poisoned.
+        data = encode_commit(change, self._durable.seq, self._header.seed)
         with self._guarded():
-            file = self._open_file()
-            file.pwrite(data, self._end)
-            if self._sync_each:
-                file.sync()
-            self._end += len(data)
-            self._seq, self._link, self._log = change.seq, change.link, change.log
-            if self._sync_each:
-                self._durable_seq = change.seq
-                self._write_head(sync=False)
-        return self._sync_each and self._disk.durable
+            self._open_file().pwrite(data, self._written.offset)
+            offset = self._written.offset + len(data)
+            self._log = change.log
+            self._written = _Place(change.seq, change.link, self._header.first_seq, offset)
+            if self._policy.before_publishing:
+                self._sync()
+        return self._policy.acknowledges_durable and self._disk.durable
+
+    def wait(self) -> None:
+        """Under ``group``: return once everything written so far has been synced, by this thread or by another.
+
+        The first to wait leads: it gives the others the policy's time to come along, then syncs for all.
+        """
+        if self._policy.kind != "group":
+            return
+        wanted = self._written.seq
+        with self._waiting:
+            while self._leading and self._durable.seq < wanted and self._failure is None:
+                self._waiting.wait()
+            if self._durable.seq >= wanted:
+                return
+            if self._failure is not None:
+                raise self._poisoned()
+            self._leading = True
+        try:
+            self._stopping.wait(self._policy.seconds)
+            with self._guarded():
+                self._sync()
+        finally:
+            with self._waiting:
+                self._leading = False
+                self._waiting.notify_all()
 
     def snapshot(self, state: State) -> str:
         """Write the snapshot of ``state``, which stands where the log ends; returns its name on the disk."""
-        assert state.seq == self._seq
-        with self._guarded():
-            if self._seq >= self._header.first_seq:
+        assert state.seq == self._written.seq
+        with self._guarded(), self._syncing:
+            if state.seq >= self._header.first_seq:
                 self._rotate()
-            name = snapshot_name(self._seq)
+            name = snapshot_name(state.seq)
             temporary = f"{name}.tmp"
             file = self._disk.open(temporary, create=True)
             try:
@@ -98,62 +139,97 @@ class Journal:
                 raise Divergence(f"{temporary}: wrote digest {digest.hex()}, read back {found.hex()}")
             self._disk.rename(temporary, name)
             self._disk.sync_folder(SNAPSHOTS)
-            self._write_head(sync=True, snapshot_seq=self._seq, snapshot_digest=digest)
+            self._head.write(sync=True, snapshot_seq=state.seq, snapshot_digest=digest)
             for seq in snapshot_seqs(self._disk)[:-_KEPT_SNAPSHOTS]:
                 self._disk.remove(snapshot_name(seq))
         return name
 
     def close(self) -> None:
-        """Sync everything and leave HEAD clean.  A poisoned handle only lets go."""
+        """Sync everything and leave HEAD clean.  A poisoned handle, or a forked copy of one, only lets go."""
+        self._stopping.set()
+        if self._background is not None:
+            self._background.join()
         try:
             if self._failure is None:
-                with self._guarded():
-                    self._open_file().sync()
-                    self._durable_seq = self._seq
-                    self._write_head(sync=True, clean=True)
+                with self._guarded(), self._syncing:
+                    self._sync()
+                    self._head.write(sync=True, clean=True, **self._durable_fields())
         finally:
             if self._file is not None:
                 self._file.close()
             self._head.close()
 
+    def disown(self) -> None:
+        """In a forked child: the parent writes on, so this copy writes no more.  Its threads and locks are not ours."""
+        self._failure = StorePoisoned("this process was forked from the one that opened the store")
+        self._background = None
+        self._syncing, self._waiting = threading.RLock(), threading.Condition()
+
+    # -- where it stands
+
     def check_usable(self, seq: int) -> None:
         """``StorePoisoned`` after a failed or interrupted write: the state, at ``seq``, is not where the log is."""
-        if self._failure is not None or seq != self._seq:
-            reason = repr(self._failure) if self._failure is not None else "it was interrupted"
-            raise StorePoisoned(f"an earlier write failed ({reason}); reopen the store to recover")
+        if self._failure is not None or seq != self._written.seq:
+            raise self._poisoned()
 
     @property
     def durable(self) -> bool:
         """Whether the last commit has reached the disk."""
-        return self._durable_seq == self._seq and self._disk.durable
+        return self._durable.seq == self._written.seq and self._disk.durable
+
+    # -- inside
+
+    def _poisoned(self) -> StorePoisoned:
+        reason = repr(self._failure) if self._failure is not None else "it was interrupted"
+        return StorePoisoned(f"an earlier write failed ({reason}); reopen the store to recover")
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        assert self._failure is None
+        if self._failure is not None:
+            raise self._poisoned()
         try:
             yield
         except BaseException as error:  # an interrupt as well: nobody knows how far the write went
             self._failure = error
             raise
 
+    def _sync(self) -> None:
+        """Everything written so far is durable, and HEAD says so (lazily, but for ``paranoid``)."""
+        with self._syncing:
+            place = self._written
+            if place.seq == self._durable.seq:
+                return
+            self._open_file().sync()
+            self._durable = place
+            self._head.write(sync=self._policy.kind == "paranoid", **self._durable_fields())
+
+    def _sync_repeatedly(self) -> None:
+        while not self._stopping.wait(self._policy.seconds):
+            try:
+                with self._guarded():
+                    self._sync()
+            except StorageError:  # kept in _failure, and raised by the next write
+                return
+
     def _open_file(self) -> File:
         assert self._file is not None
         return self._file
 
     def _rotate(self) -> None:
-        file = self._open_file()
-        count = self._seq - self._header.first_seq + 1
-        seal = Seal(count, self._log.size, self._link, self._log.root)
+        file, last = self._open_file(), self._written
+        count = last.seq - self._header.first_seq + 1
+        seal = Seal(count, self._log.size, last.link, self._log.root)
         file.sync()  # first the commits, so that a seal says they have arrived
-        file.pwrite(encode_seal(seal, self._header.first_seq, self._header.seed), self._end)
+        file.pwrite(encode_seal(seal, self._header.first_seq, self._header.seed), last.offset)
         file.sync()
         file.close()
-        self._durable_seq = self._seq
         self._start_segment()
 
     def _start_segment(self) -> None:
-        head = self._head.head
-        self._header = SegmentHeader(head.store_id, self._seq + 1, self._log.size, self._link, self._log.root)
+        last = self._written
+        self._header = SegmentHeader(
+            self._head.head.store_id, last.seq + 1, self._log.size, last.link, self._log.root
+        )
         name = segment_name(self._header.first_seq)
         temporary = f"{name}.tmp"
         file = self._disk.open(temporary, create=True)
@@ -163,16 +239,19 @@ class Journal:
         self._disk.rename(temporary, name)
         self._disk.sync_folder(LOG)
         self._file = self._disk.open(name, write=True)
-        self._end = self._header.size_bytes
-        self._write_head(sync=True)
+        self._arrived_at(self._header.size_bytes)
 
-    def _write_head(self, *, sync: bool, **changes: object) -> None:
-        """HEAD as of the last durable commit; ``durable_offset`` is the end of what was synced in this segment."""
-        if self._durable_seq == self._seq:
-            changes |= {
-                "durable_seq": self._seq,
-                "segment": self._header.first_seq,
-                "durable_offset": self._end,
-                "link": self._link,
-            }
-        self._head.write(sync=sync, **changes)
+    def _arrived_at(self, offset: int) -> None:
+        """The segment is synced up to ``offset``, and HEAD names it."""
+        self._written = self._written._replace(segment=self._header.first_seq, offset=offset)
+        self._durable = self._written
+        self._head.write(sync=True, **self._durable_fields())
+
+    def _durable_fields(self) -> dict[str, object]:
+        place = self._durable
+        return {
+            "durable_seq": place.seq,
+            "link": place.link,
+            "segment": place.segment,
+            "durable_offset": place.offset,
+        }

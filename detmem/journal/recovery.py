@@ -259,7 +259,7 @@ def _decide_end(
             quarantined.append(copy_out(disk, file, segment.first_seq, reader.offset))
             file.truncate(reader.offset)
             file.sync()
-    elif write and not head.clean:
+    if write and not head.clean:
         start = max(segment.header.size_bytes, head.durable_offset if head.segment == segment.first_seq else 0)
         # A kernel that failed a sync has marked those pages clean: only writing them again makes a sync mean something.
         rest = file.pread(reader.offset - start, start)
