@@ -25,17 +25,18 @@ from detmem.errors import (
     UsageError,
 )
 from detmem.journal import audit
+from detmem.journal.copies import backup
 from detmem.journal.disk import AnyPath, Disk, File, MemoryDisk, OsDisk, call_after_fork, environment, path_text
 from detmem.journal.files import LOCK, frames, holds_store
 from detmem.journal.head import read_heads
 from detmem.journal.log import SEGMENT_BYTES, Journal
 from detmem.journal.policy import parse_policy
-from detmem.journal.recovery import Recovery, recover
+from detmem.journal.recovery import Opened, Recovery, follow, recover
 from detmem.machine import commands, encoding, fixed
 from detmem.machine.commands import Definition, Operation
 from detmem.machine.commitment import LogTree
 from detmem.machine.records import Records
-from detmem.machine.state import Change, Stage, State
+from detmem.machine.state import Change, Stage
 from detmem.proof.checkpoint import Checkpoint
 from detmem.results import Commit, Entry, Report, SnapshotInfo
 from detmem.search import KERNELS, available_kernels
@@ -63,10 +64,10 @@ def open(
 
     ``mode``: ``r`` reads, takes no lock and writes nothing; ``r+`` must exist; ``a`` opens or creates; ``x`` creates.
     ``durability``: when a write returns.  ``always``: the disk has the commit; ``paranoid``: and HEAD says so;
-    ``group:MS``: the disk has it, one sync serving the writers of MS milliseconds; ``interval:MS``: the operating system
-    has it, the disk within MS; ``os``: the operating system has it.
-    ``expect``: a checkpoint (or its text) that the log must pass through.  ``accept_missing_head``: go on without
-    HEAD, on what the log holds.  ``lock_timeout``: seconds to wait for another writer.
+    ``group:MS``: the disk has it, one sync serving the writers of MS milliseconds; ``interval:MS``: the operating
+    system has it, the disk within MS; ``os``: the operating system has it. ``expect``: a checkpoint (or its text)
+    that the log must pass through.  ``accept_missing_head``: go on without HEAD, on what the log holds.
+    ``lock_timeout``: seconds to wait for another writer.
 
     ``StoreNotFoundError`` / ``StoreExistsError`` (also ``FileNotFoundError`` / ``FileExistsError``), ``FormatError``
     for a directory that is no store, ``LockedError``, ``LogDamaged`` where acknowledged data is lost, ``Divergence``
@@ -76,7 +77,7 @@ def open(
         raise UsageError(f"mode: expected one of {', '.join(_MODES)}, found {mode!r}")
     if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, (int, float)) or not 0 <= lock_timeout < math.inf:
         raise UsageError(f"lock_timeout: expected seconds, 0 or more, found {lock_timeout!r}")
-    policy = parse_policy(durability)
+    parse_policy(durability)
     _forced_kernel()
     expect = Checkpoint.read(expect, "expect")
     disk = _disk_at(path, mode)  # makes the folder, so every argument has been checked before
@@ -141,7 +142,7 @@ def open_disk(
         if lock is not None:
             lock.close()
         raise
-    return Database(disk, opened.state, journal, lock, opened.recovery, kernel)
+    return Database(disk, opened, journal, lock, kernel)
 
 
 def kernels() -> dict[str, object]:
@@ -191,17 +192,16 @@ class Database:
     def __init__(
         self,
         disk: Disk,
-        state: State,
+        opened: Opened,
         journal: Journal | None,
         lock: File | None,
-        recovery: Recovery | None,
         kernel: str,
     ) -> None:
         self._disk = disk
-        self._state = state
+        self._opened = opened
+        self._state = opened.state
         self._journal = journal
         self._lock = lock
-        self._recovery = recovery
         self._kernel = kernel
         self._writer = threading.RLock()
         self._moment = threading.Lock()
@@ -342,13 +342,24 @@ class Database:
     @property
     def recovery(self) -> Recovery | None:
         """What opening had to do, or None."""
-        return self._recovery
+        return self._opened.recovery
 
     def checkpoint(self) -> Checkpoint:
         """What two machines compare."""
         self._check_open()
         with self._moment:
             return _checkpoint(self._state.seq, self._state.log, self._state.root)
+
+    def refresh(self) -> int:
+        """Move a reader on to what has become durable since it was opened or refreshed; returns its seq.
+
+        A writer is always where it stands: nothing happens.  ``LogDamaged`` as in ``open``.
+        """
+        with self._writer:
+            self._check_open()
+            if self._journal is None:
+                follow(self._disk, self._opened, self._publish)
+            return self._state.seq
 
     # -- history and audit
 
@@ -377,6 +388,22 @@ class Database:
             assert self._journal is not None
             name = self._journal.snapshot(self._state)
             return SnapshotInfo(self._state.seq, self.state_root, self._disk.path(name))
+
+    def backup(self, dest: AnyPath) -> Checkpoint:
+        """Copy the store as it stands to a new directory, beside a live writer; the copy is verified.
+
+        ``StoreExistsError`` when ``dest`` exists.  Returns the copy's checkpoint.
+        """
+        self._check_open()
+        target = OsDisk(path_text(dest))
+        if target.exists():
+            raise StoreExistsError(f"{dest!r} exists already, and a backup needs a new directory")
+        with self._moment:
+            self._check_whole()
+            checkpoint = _checkpoint(self._state.seq, self._state.log, self._state.root)
+        target.make_root()
+        backup(self._disk, target, self._opened.head.store_id, checkpoint.seq)
+        return checkpoint
 
     def verify(self, level: str = "replay") -> Report:
         """Read the whole log again: ``chain`` checks every byte against the links, ``replay`` also every state root."""

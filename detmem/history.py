@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from detmem.database import Database, disk_for_reading, open, verify_disk
-from detmem.errors import Divergence, UsageError
+from detmem.errors import CorruptionError, Divergence, UsageError
+from detmem.journal.copies import Repaired
+from detmem.journal.copies import repair as mend
 from detmem.journal.disk import AnyPath
-from detmem.journal.files import frames
+from detmem.journal.files import LOCK, frames
+from detmem.journal.head import read_heads
 from detmem.machine import encoding
 from detmem.machine.records import Records
 from detmem.proof.checkpoint import Checkpoint
 from detmem.results import Diff, Report
 
-__all__ = ["diff", "replay", "verify"]
+__all__ = ["Salvaged", "diff", "repair", "replay", "salvage", "verify"]
 
 
 def verify(path: AnyPath, *, level: str = "replay", expect: Checkpoint | str | None = None) -> Report:
@@ -50,6 +54,50 @@ def replay(source: AnyPath | Database, dest: AnyPath, *, until: int | None = Non
                     f"{frame.link.hex()}, replaying gives {found.state_root.hex()} and {found.link.hex()}"
                 )
         return new.checkpoint()
+
+
+@dataclass(frozen=True, slots=True)
+class Salvaged:
+    """What ``salvage`` could take over, and what it could not: ``reason`` is None when nothing is lost."""
+
+    checkpoint: Checkpoint
+    last_known_seq: int
+    reason: str | None
+
+
+def salvage(source: AnyPath, dest: AnyPath) -> Salvaged:
+    """Take the longest good prefix of a damaged log over to a new store; the source stays as it is.
+
+    It needs neither HEAD nor snapshots.  What is lost is said, never guessed.
+    """
+    disk = disk_for_reading(source)
+    known = max([head.durable_seq for head in read_heads(disk) if head is not None], default=0)
+    reason = None
+    with open(dest, "x", durability="os") as new:
+        try:
+            for segment, frame in frames(disk, 1, None):
+                found = new._apply(frame.operations)
+                if found.link != frame.link:
+                    raise Divergence(f"{segment.name}, seq {frame.seq}: another link than the commits before it give")
+        except CorruptionError as error:
+            reason = str(error)
+        checkpoint = new.checkpoint()
+    if reason is None and known > checkpoint.seq:
+        reason = f"the log ends at seq {checkpoint.seq}, and HEAD says that {known} had been acknowledged"
+    return Salvaged(checkpoint, max(known, checkpoint.seq), reason)
+
+
+def repair(path: AnyPath, copy: AnyPath) -> Repaired:
+    """Write the damaged segments of a store anew from a copy of the same history (a backup, or a replayed store).
+
+    ``LogDamaged`` when the copy does not fit, ``LockedError`` when the store is being written.
+    """
+    disk = disk_for_reading(path)
+    lock = disk.lock(LOCK, 0.0)
+    try:
+        return mend(disk, disk_for_reading(copy))
+    finally:
+        lock.close()
 
 
 def diff(a: AnyPath | Database, b: AnyPath | Database) -> Diff:

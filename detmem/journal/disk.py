@@ -30,7 +30,17 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
     import msvcrt
 
-__all__ = ["AnyPath", "Disk", "File", "MemoryDisk", "OsDisk", "call_after_fork", "environment", "path_text", "random_bytes"]
+__all__ = [
+    "AnyPath",
+    "Disk",
+    "File",
+    "MemoryDisk",
+    "OsDisk",
+    "call_after_fork",
+    "environment",
+    "path_text",
+    "random_bytes",
+]
 
 AnyPath: TypeAlias = "str | os.PathLike[str]"
 

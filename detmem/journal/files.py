@@ -37,6 +37,7 @@ LOCK, LOG, SNAPSHOTS, QUARANTINE = "LOCK", "log", "snap", "quarantine"
 _OUR_NAMES = {HEAD, f"{HEAD}.tmp", LOCK, LOG, SNAPSHOTS, QUARANTINE}
 _NAME = re.compile(r"([0-9]{20})\.(seg|snap)")
 _COPY_BYTES = 1 << 20
+_NO_END = 1 << 63
 
 
 @dataclass(slots=True)
@@ -83,8 +84,9 @@ def holds_store(disk: Disk) -> bool | None:
     return None if set(names) <= _OUR_NAMES else False
 
 
-def frames(disk: Disk, start: int, stop: int) -> Iterator[tuple[Segment, Frame]]:
-    """Good frames with start <= seq < stop, read from disk.  ``LogDamaged`` at one that is not good."""
+def frames(disk: Disk, start: int, stop: int | None) -> Iterator[tuple[Segment, Frame]]:
+    """Good frames with start <= seq < stop (None: to the end), read from disk.  ``LogDamaged`` at one that is not."""
+    stop = _NO_END if stop is None else stop
     firsts = segment_seqs(disk)
     for first, following in zip(firsts, [*firsts[1:], stop], strict=True):
         if following <= start or first >= stop:
@@ -99,7 +101,8 @@ def frames(disk: Disk, start: int, stop: int) -> Iterator[tuple[Segment, Frame]]
                 if frame.seq >= start:
                     yield segment, frame
         except BadFrame as bad:
-            raise damaged(segment_name(first), bad.offset, bad.reason, reader.seq, stop - 1) from None
+            known = min(stop, following) - 1 if following < _NO_END else reader.seq + 1
+            raise damaged(segment_name(first), bad.offset, bad.reason, reader.seq, known) from None
         finally:
             file.close()
 

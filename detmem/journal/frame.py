@@ -126,8 +126,8 @@ class SegmentHeader:
         return header
 
 
-def encode_commit(change: Change, durable_seq: int, seed: int) -> bytes:
-    """The frame of a staged change.  ``UsageError`` when it is too large."""
+def encode_commit(change: Change | Frame, durable_seq: int, seed: int) -> bytes:
+    """The frame of a commit, staged or read.  ``UsageError`` when it is too large."""
     body = commands.encode(change.operations, MAX_FRAME_BYTES)
     header = _encode_header(COMMIT_KIND, len(body), change.seq, durable_seq, seed)
     return b"".join((header, body, change.state_root, change.link))
@@ -177,15 +177,14 @@ class SegmentReader:
     ``offset`` and ``link`` are where the good part ends and the link there; ``seq`` the last good seq.
     """
 
-    def __init__(self, file: File, header: SegmentHeader) -> None:
+    def __init__(self, file: File, header: SegmentHeader, resume: tuple[int, int, bytes] | None = None) -> None:
+        """``resume`` is where an earlier reader of this segment stood: (offset, seq, link)."""
         self._file = file
         self._header = header
         self._window = memoryview(b"")
         self._window_offset = 0
         self._size = file.size()
-        self.offset = header.size_bytes
-        self.seq = header.first_seq - 1
-        self.link = header.link
+        self.offset, self.seq, self.link = resume or (header.size_bytes, header.first_seq - 1, header.link)
         self.seal: Seal | None = None
 
     def __iter__(self) -> Iterator[Frame]:

@@ -4,8 +4,8 @@ Rule 1  A commit is acknowledged when its policy says so, never before; what it 
 Rule 2  After a failed or interrupted write, sync or close this handle writes no more (``StorePoisoned``).  There is no
         retry: what the disk holds now is for recovery to decide, on reopening.
 Rule 3  Create is: ``.tmp``, sync, rename, sync of the folder.
-Rule 4  One thread at a time appends (the caller sees to it); syncing may happen beside it, in a waiting writer's thread or
-        in the background.  Whoever syncs holds ``_syncing``, and so does a rotation: HEAD and the file change under it.
+Rule 4  One thread at a time appends (the caller sees to it); syncing may happen beside it, in a waiting writer's thread
+        or in the background.  Whoever syncs or rotates holds ``_syncing``: HEAD and the file change under it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class Journal:
         self._background: threading.Thread | None = None
         self._log = opened.state.log
         self._file: File | None = None
-        self._written = self._durable = _Place(opened.state.seq, opened.state.link, 0, 0)  # recovery synced what it kept
+        self._written = self._durable = _Place(
+            opened.state.seq, opened.state.link, 0, 0
+        )  # recovery synced what it kept
         with self._guarded():
             self._head.write(sync=True, clean=False)  # before anything else changes
             for folder in (LOG, SNAPSHOTS, QUARANTINE):
@@ -79,7 +81,8 @@ class Journal:
     def append(self, change: Change) -> bool:
         """Write one commit, synced if the policy asks for that before it is published.
 
-        Returns whether it will have reached the disk when the caller's call returns.  ``StorageError`` poisons this handle.
+        Returns whether it will have reached the disk when the caller's call returns.  ``StorageError`` poisons this
+        handle.
         """
         if self._written.offset >= self._segment_bytes and self._written.seq >= self._header.first_seq:
             with self._guarded(), self._syncing:
@@ -161,7 +164,7 @@ class Journal:
 
     def disown(self) -> None:
         """In a forked child: the parent writes on, so this copy writes no more.  Its threads and locks are not ours."""
-        self._failure = StorePoisoned("this process was forked from the one that opened the store")
+        self._failure = StorePoisoned("this process was forked from the one that opened the store: open it again here")
         self._background = None
         self._syncing, self._waiting = threading.RLock(), threading.Condition()
 
@@ -180,6 +183,8 @@ class Journal:
     # -- inside
 
     def _poisoned(self) -> StorePoisoned:
+        if isinstance(self._failure, StorePoisoned):
+            return StorePoisoned(str(self._failure))
         reason = repr(self._failure) if self._failure is not None else "it was interrupted"
         return StorePoisoned(f"an earlier write failed ({reason}); reopen the store to recover")
 
@@ -227,9 +232,7 @@ class Journal:
 
     def _start_segment(self) -> None:
         last = self._written
-        self._header = SegmentHeader(
-            self._head.head.store_id, last.seq + 1, self._log.size, last.link, self._log.root
-        )
+        self._header = SegmentHeader(self._head.head.store_id, last.seq + 1, self._log.size, last.link, self._log.root)
         name = segment_name(self._header.first_seq)
         temporary = f"{name}.tmp"
         file = self._disk.open(temporary, create=True)

@@ -7,6 +7,7 @@ without losing acknowledged data is refused with file, offset and seq.  A reader
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from detmem.errors import CorruptionError, Divergence, FormatError, LogDamaged, SnapshotDamaged
@@ -29,9 +30,9 @@ from detmem.journal.files import (
 from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, last_durable, read_seal
 from detmem.journal.head import Head, HeadFile, read_heads
 from detmem.machine.commitment import LINK_ZERO, LogTree
-from detmem.machine.state import State
+from detmem.machine.state import Change, State
 
-__all__ = ["Opened", "Recovery", "advance", "read_segments", "recover"]
+__all__ = ["Opened", "Recovery", "advance", "follow", "read_segments", "recover"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +45,23 @@ class Recovery:
 
 @dataclass(slots=True)
 class Opened:
-    """A recovered store.  ``end`` is where the last segment's good part ends (bytes)."""
+    """A recovered store.  ``end`` is where the last segment's good part ends (bytes), ``place`` where the state stands:
+    a segment and the offset behind the state's last commit, or None at the border to the segment behind it."""
 
     state: State
     head: Head
     head_file: HeadFile | None = None
     segments: list[Segment] = field(default_factory=list)
     end: int = 0
+    place: tuple[Segment, int] | None = None
     recovery: Recovery | None = None
 
 
-def advance(state: State, segment: Segment, frame: Frame) -> None:
-    """Apply one logged commit, and see that it has the root that was logged with it."""
+def advance(state: State, segment: Segment, frame: Frame, publish: Callable[[Change], None] | None = None) -> None:
+    """Apply one logged commit, and see that it has the root that was logged with it.
+
+    ``publish`` takes the checked change in the state's place, for a state that others are reading.
+    """
     place = f"{segment.name}, offset {frame.offset}, seq {frame.seq}"
     try:
         change = state.apply(frame.operations)
@@ -66,7 +72,7 @@ def advance(state: State, segment: Segment, frame: Frame) -> None:
             f"{place}: the log says state root {frame.state_root.hex()}, applying it gives {change.state_root.hex()}"
         )
     assert change.link == frame.link
-    state.publish(change)
+    (publish or state.publish)(change)
 
 
 def recover(disk: Disk, *, write: bool, accept_missing_head: bool = False) -> Opened:
@@ -82,6 +88,40 @@ def recover(disk: Disk, *, write: bool, accept_missing_head: bool = False) -> Op
     _step_tail(disk, opened, write, actions, quarantined)
     opened.recovery = Recovery(tuple(actions), tuple(quarantined)) if actions else None
     return opened
+
+
+def follow(disk: Disk, opened: Opened, publish: Callable[[Change], None]) -> None:
+    """A reader moves on, to what has become durable since.  Each commit is verified as when opening."""
+    good = [head for head in read_heads(disk) if head is not None]
+    head = max(good, key=lambda one: one.generation, default=None)
+    if head is None or head.store_id != opened.head.store_id:
+        raise LogDamaged("HEAD is unreadable or belongs to another store: this store was replaced under its reader")
+    state = opened.state
+    while state.seq < head.durable_seq:
+        if opened.place is None:
+            header = read_header(disk, state.seq + 1)
+            if (header.store_id, header.link, header.log_size) != (head.store_id, state.link, state.log.size):
+                raise damaged(segment_name(state.seq + 1), 0, "another link or store", state.seq, head.durable_seq)
+            opened.place = Segment(header), header.size_bytes
+        segment, offset = opened.place
+        file = disk.open(segment.name)
+        reader = SegmentReader(file, segment.header, (offset, state.seq, state.link))
+        try:
+            for frame in reader:
+                if frame.seq > head.durable_seq:
+                    break
+                advance(state, segment, frame, publish)
+                opened.place = segment, frame.offset + frame.size
+        except BadFrame as bad:
+            if state.seq < head.durable_seq:  # else it is the writer's, still on its way
+                raise damaged(segment.name, bad.offset, bad.reason, state.seq, head.durable_seq) from None
+        finally:
+            file.close()
+        if reader.seal is not None:
+            opened.place = None
+        elif state.seq < head.durable_seq:
+            reason = "the log ends here, and more had been acknowledged"
+            raise damaged(segment.name, reader.offset, reason, state.seq, head.durable_seq)
 
 
 # ------------------------------------------------------------------------------------------------------- step 1: HEAD
@@ -200,6 +240,12 @@ def _step_tail(disk: Disk, opened: Opened, write: bool, actions: list[str], quar
     durable = head.durable_seq
     _check_head_link(head, state.seq, state.link)
     waiting: deque[tuple[Segment, Frame]] = deque()
+
+    def apply_next() -> None:
+        segment, frame = waiting.popleft()
+        advance(state, segment, frame)
+        opened.place = segment, frame.offset + frame.size
+
     for segment in opened.segments:
         if segment.seal is not None and segment.first_seq + segment.seal.count - 1 <= state.seq:
             continue
@@ -213,7 +259,7 @@ def _step_tail(disk: Disk, opened: Opened, write: bool, actions: list[str], quar
                 durable = max(durable, frame.durable_seq)
                 waiting.append((segment, frame))
                 while waiting and (write or waiting[0][1].seq <= durable):
-                    advance(state, *waiting.popleft())
+                    apply_next()
         except BadFrame as error:
             bad = error
             durable = max(durable, last_durable(file, error.offset, segment.header.seed))
@@ -233,7 +279,7 @@ def _step_tail(disk: Disk, opened: Opened, write: bool, actions: list[str], quar
     if not opened.segments and durable > 0:
         raise damaged(segment_name(1), 0, "the log is missing", 0, durable)
     while waiting and waiting[0][1].seq <= durable:
-        advance(state, *waiting.popleft())
+        apply_next()
 
 
 def _decide_end(

@@ -1,0 +1,212 @@
+"""Copies of a store: a backup beside a live writer, and mending damaged segments from a copy.
+
+Both verify what they write before they call it done.  Nothing is ever mended without being asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from detmem.errors import CorruptionError, LogDamaged, StorageError
+from detmem.journal import snapshot
+from detmem.journal.audit import verify
+from detmem.journal.disk import Disk, File
+from detmem.journal.files import (
+    LOG,
+    QUARANTINE,
+    SNAPSHOTS,
+    damaged,
+    frames,
+    quarantine_name,
+    read_header,
+    segment_name,
+    segment_seqs,
+    snapshot_name,
+    snapshot_seqs,
+)
+from detmem.journal.frame import Frame, Seal, SegmentHeader, SegmentReader, encode_commit, encode_seal
+from detmem.journal.head import Head, HeadFile, read_heads
+from detmem.machine.commitment import LINK_ZERO, LogTree
+
+__all__ = ["Repaired", "backup", "repair"]
+
+_COPY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """Which segments were written anew from the copy, and where the damaged files went."""
+
+    segments: tuple[str, ...]
+    quarantined: tuple[str, ...]
+
+
+def backup(source: Disk, dest: Disk, store_id: bytes, seq: int) -> None:
+    """Copy the store as it stood at ``seq``: bytes before that place never change, so no lock is needed.
+
+    ``dest`` is empty.  HEAD is written last: an unfinished backup does not open.
+    """
+    for folder in (LOG, SNAPSHOTS, QUARANTINE):
+        dest.make_folder(folder)
+    head = Head(store_id, clean=True)
+    firsts = [first for first in segment_seqs(source) if first <= seq + 1]
+    for first in firsts:
+        end, link = _end_of(source, first, seq) if first == firsts[-1] else (None, b"")
+        _copy(source, dest, segment_name(first), end)
+        if end is not None:
+            head = replace(head, durable_seq=seq, segment=first, durable_offset=end, link=link)
+    for number in snapshot_seqs(source):
+        if number <= seq:
+            name = snapshot_name(number)
+            try:
+                _copy(source, dest, name, None)
+            except StorageError as error:
+                if error.errno == errno.ENOENT:  # the writer has newer ones, and let this one go
+                    continue
+                raise
+            file = dest.open(name)
+            head = replace(head, snapshot_seq=number, snapshot_digest=snapshot.read_digest(file, name)[2])
+            file.close()
+    for folder in (LOG, SNAPSHOTS, ""):
+        dest.sync_folder(folder)
+    HeadFile.create(dest, head).close()
+    error = verify(dest, replay=False, watch=lambda position: None).error
+    if error is not None:
+        raise error
+
+
+def repair(disk: Disk, copy: Disk) -> Repaired:
+    """Write each damaged or missing segment anew, from the commits of ``copy``.
+
+    What the copy offers must continue the link before it and arrive at the link behind it, in the next segment's
+    header or in HEAD: then it is the same history, whatever store it lies in.  The damaged file goes to quarantine.
+    ``LogDamaged`` when the copy cannot help.
+    """
+    good = [head for head in read_heads(disk) if head is not None]
+    if not good:
+        raise LogDamaged("HEAD is unreadable: open with accept_missing_head=True first, or start from the copy")
+    head = max(good, key=lambda one: one.generation)
+    mended: list[str] = []
+    quarantined: list[str] = []
+    border = SegmentHeader(head.store_id, 1, 0, LINK_ZERO, LogTree().root)
+    log = LogTree()
+    while border.first_seq <= head.durable_seq:
+        first = border.first_seq
+        later = [other for other in segment_seqs(disk) if other > first]
+        following = _header_or_none(disk, later[0]) if later else None
+        last = head.durable_seq if following is None else following.first_seq - 1
+        wanted = head.link if following is None else following.link
+        try:
+            border, log = _walk(_good_frames(disk, border, sealed=following is not None), border, log)
+        except CorruptionError as error:
+            name = segment_name(first)
+            temporary = f"{name}.tmp"
+            border, log = _rewrite(copy, disk, temporary, border, log, last, sealed=following is not None)
+            if (border.first_seq, border.link) != (last + 1, wanted):
+                disk.remove(temporary)
+                raise damaged(name, 0, f"{error}; the copy has another history", first - 1, last) from None
+            if first in segment_seqs(disk):
+                quarantined.append(_set_aside(disk, first))
+            disk.rename(temporary, name)
+            disk.sync_folder(LOG)
+            mended.append(name)
+    return Repaired(tuple(mended), tuple(quarantined))
+
+
+def _walk(source: Iterator[Frame], border: SegmentHeader, log: LogTree) -> tuple[SegmentHeader, LogTree]:
+    """The border behind a segment's frames."""
+    seq, link = border.first_seq - 1, border.link
+    for frame in source:
+        seq, link, log = frame.seq, frame.link, log.extended(frame.leaves)
+    return SegmentHeader(border.store_id, seq + 1, log.size, link, log.root), log
+
+
+def _good_frames(disk: Disk, expected: SegmentHeader, *, sealed: bool) -> Iterator[Frame]:
+    """A segment's frames; ``CorruptionError`` as soon as it is seen not to be what it should be."""
+    if expected.first_seq not in segment_seqs(disk):
+        raise CorruptionError("the segment is missing")
+    if read_header(disk, expected.first_seq) != expected:
+        raise CorruptionError("the segment's header is not the border of the one before it")
+    file = disk.open(segment_name(expected.first_seq))
+    reader = SegmentReader(file, expected)
+    try:
+        yield from reader
+    finally:
+        file.close()
+    if sealed and reader.seal is None:
+        raise CorruptionError("the seal is missing")
+
+
+def _rewrite(
+    copy: Disk, disk: Disk, name: str, border: SegmentHeader, log: LogTree, last: int, *, sealed: bool
+) -> tuple[SegmentHeader, LogTree]:
+    """A segment from ``border`` up to seq ``last``, made of the copy's commits under this store's header."""
+    file = disk.open(name, create=True)
+    try:
+        file.pwrite(border.encode(), 0)
+        end = border.size_bytes
+
+        def written() -> Iterator[Frame]:
+            nonlocal end
+            for _, frame in frames(copy, border.first_seq, last + 1):
+                data = encode_commit(frame, frame.seq - 1, border.seed)
+                file.pwrite(data, end)
+                end += len(data)
+                yield frame
+
+        after, log = _walk(written(), border, log)
+        if sealed:
+            seal = Seal(after.first_seq - border.first_seq, log.size, after.link, log.root)
+            file.pwrite(encode_seal(seal, border.first_seq, border.seed), end)
+        file.sync()
+    finally:
+        file.close()
+    return after, log
+
+
+def _header_or_none(disk: Disk, first: int) -> SegmentHeader | None:
+    try:
+        return read_header(disk, first)
+    except CorruptionError:  # it is mended in its turn; until then HEAD says where this one ends
+        return None
+
+
+def _end_of(disk: Disk, first: int, seq: int) -> tuple[int, bytes]:
+    """Where in a segment the commit ``seq`` ends, and its link."""
+    file = disk.open(segment_name(first))
+    try:
+        header = read_header(disk, first)
+        end, link = header.size_bytes, header.link
+        for frame in SegmentReader(file, header):
+            if frame.seq > seq:
+                break
+            end, link = frame.offset + frame.size, frame.link
+        return end, link
+    finally:
+        file.close()
+
+
+def _copy(source: Disk, dest: Disk, name: str, size: int | None) -> None:
+    """The first ``size`` bytes of a file, or all, synced."""
+    old = source.open(name)
+    new = dest.open(name, create=True)
+    try:
+        _copy_bytes(old, new, old.size() if size is None else size)
+        new.sync()
+    finally:
+        old.close()
+        new.close()
+
+
+def _copy_bytes(old: File, new: File, size: int) -> None:
+    for start in range(0, size, _COPY_BYTES):
+        new.pwrite(old.pread(min(_COPY_BYTES, size - start), start), start)
+
+
+def _set_aside(disk: Disk, first: int) -> str:
+    name = quarantine_name(disk, first, 0)
+    disk.rename(segment_name(first), name)
+    disk.sync_folder(QUARANTINE)
+    return name
