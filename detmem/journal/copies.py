@@ -72,9 +72,9 @@ def backup(source: Disk, dest: Disk, store_id: bytes, seq: int) -> None:
     for folder in (LOG, SNAPSHOTS, ""):
         dest.sync_folder(folder)
     HeadFile.create(dest, head).close()
-    error = verify(dest, replay=False, watch=lambda position: None).error
-    if error is not None:
-        raise error
+    verdict = verify(dest, replay=False, watch=lambda position: None)
+    if verdict.error is not None:
+        raise verdict.error
 
 
 def repair(disk: Disk, copy: Disk) -> Repaired:
