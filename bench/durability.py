@@ -1,0 +1,116 @@
+"""What does one durable record cost, next to the least that could be done and next to SQLite?
+
+Each round writes one record (384-d float32, a small metadata map, a short document) through every contender, in turns:
+the bare write and fdatasync of exactly the bytes that detmem's log frame has, detmem under each policy, and SQLite in WAL
+mode with synchronous=FULL inserting the same record (blob, JSON text, text) in a transaction of its own.
+Usage: durability.py [rounds] (default 400).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from common import ROOT, table, write
+
+sys.path.insert(0, str(ROOT))
+import detmem
+
+DIM = 384
+POLICIES = ("paranoid", "always", "group:1", "interval:10", "os")
+
+
+def main(rounds: int) -> None:
+    rng = np.random.default_rng(20260202)
+    vectors = rng.standard_normal((rounds, DIM)).astype(np.float32)
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        contenders: dict[str, Callable[[int], object]] = {}
+        databases = []
+        for policy in POLICIES:
+            db = detmem.open(Path(folder) / policy.replace(":", "-"), durability=policy)
+            databases.append(db)
+            contenders[f"detmem, {policy}"] = _adding(db.collection("notes", dim=DIM), vectors)
+        frame_bytes = _frame_bytes(Path(folder), vectors[0])
+        bare = os.open(Path(folder) / "bare", os.O_RDWR | os.O_CREAT)
+        contenders["bare write + fdatasync"] = _bare(bare, bytes(frame_bytes))
+        lite = sqlite3.connect(Path(folder) / "lite.db", isolation_level=None)
+        contenders["SQLite, WAL, synchronous=FULL"] = _inserting(lite, vectors)
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        order = list(contenders)
+        for index in range(rounds):
+            for name in order if index % 2 == 0 else reversed(order):
+                start = time.perf_counter()
+                contenders[name](index)
+                seconds[name].append(time.perf_counter() - start)
+        for db in databases:
+            db.close()
+        lite.close()
+        os.close(bare)
+    floor = seconds["bare write + fdatasync"]
+    rows = []
+    for name, times in seconds.items():
+        ratio = statistics.median(own / least for own, least in zip(times, floor, strict=True))
+        micro = [f"{1e6 * value:.0f}" for value in (statistics.median(times), statistics.quantiles(times, n=20)[-1])]
+        rows.append([name, *micro, f"{ratio:.2f}"])
+    always, least, lite_time = (
+        1e6 * statistics.median(seconds[name])
+        for name in ("detmem, always", "bare write + fdatasync", "SQLite, WAL, synchronous=FULL")
+    )
+    body = f"{rounds} records, one a commit, {frame_bytes} bytes a frame; all contenders in turns in one process.\n\n"
+    body += table(["contender", "median, us", "95th percentile, us", "median of the paired ratios to bare"], rows)
+    body += (
+        f"\n\nGoal for `always`: at most 1.3 x bare + 60 us = {1.3 * least + 60:.0f} us, and not slower than SQLite. "
+        f"Measured: {always:.0f} us, {always / lite_time:.2f} of SQLite's {lite_time:.0f} us."
+    )
+    write("durability", "One durable record", body)
+
+
+def _adding(collection: detmem.Collection, vectors: np.ndarray) -> Callable[[int], object]:
+    def add(index: int) -> object:
+        return collection.add(
+            str(index), vectors[index], metadatas={"number": index}, documents="a short document about something"
+        )
+
+    return add
+
+
+def _bare(fd: int, data: bytes) -> Callable[[int], object]:
+    def append(index: int) -> None:
+        os.pwrite(fd, data, index * len(data))
+        os.fdatasync(fd)
+
+    return append
+
+
+def _inserting(lite: sqlite3.Connection, vectors: np.ndarray) -> Callable[[int], object]:
+    lite.execute("pragma journal_mode=wal")
+    lite.execute("pragma synchronous=full")
+    lite.execute("create table notes (id text primary key, vector blob, metadata text, document text)")
+
+    def insert(index: int) -> object:
+        record = str(index), vectors[index].tobytes(), json.dumps({"number": index}), "a short document about something"
+        return lite.execute("insert into notes values (?, ?, ?, ?)", record)
+
+    return insert
+
+
+def _frame_bytes(folder: Path, vector: np.ndarray) -> int:
+    """The size of the frame that one such record makes."""
+    with detmem.open(folder / "size") as db:
+        collection = db.collection("notes", dim=DIM)
+        log = next((folder / "size" / "log").iterdir())
+        before = log.stat().st_size
+        _adding(collection, vector[None])(0)
+        return log.stat().st_size - before
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 400)
