@@ -138,7 +138,7 @@ class _Walk:
             file.close()
         if seq != position.seq or (link and found != link):
             raise SnapshotDamaged(f"{name}: holds seq {seq} with link {found.hex()}, the log has {link.hex()}")
-        if head.snapshot_seq == seq and head.snapshot_digest != digest:
+        if head.snapshot_seq == seq > 0 and head.snapshot_digest != digest:  # 0: HEAD names none
             raise SnapshotDamaged(f"{name}: HEAD names digest {head.snapshot_digest.hex()}, found {digest.hex()}")
 
 

@@ -79,7 +79,11 @@ class HeadFile:
         self.head = head
         self._file = disk.open(HEAD, write=True)
         self._slot = slot
-        self._synced = True  # what was read is what survived
+        # A killed writer may have left this slot in memory only, or a failed sync have dropped it.  Written again, it is
+        # where it was read, and only then may the next write go to the other slot: a power cut would tear both.
+        self._file.pwrite(head.encode(), slot * _PAGE_BYTES)
+        self._file.sync()
+        self._synced = True
 
     @classmethod
     def create(cls, disk: Disk, head: Head) -> HeadFile:

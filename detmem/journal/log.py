@@ -71,6 +71,7 @@ class Journal:
                 self._header = last.header
                 self._file = disk.open(last.name, write=True)
                 self._file.sync()
+                disk.sync_folder(LOG)  # a writer killed behind its rename has not: HEAD would name what is not there
                 self._arrived_at(opened.end)
         if policy.kind == "interval":
             self._background = threading.Thread(target=self._sync_repeatedly, name="detmem interval", daemon=True)
@@ -158,9 +159,11 @@ class Journal:
                     self._sync()
                     self._head.write(sync=True, clean=True, **self._durable_fields())
         finally:
-            if self._file is not None:
-                self._file.close()
-            self._head.close()
+            try:
+                if self._file is not None:
+                    self._file.close()
+            finally:
+                self._head.close()
 
     def disown(self) -> None:
         """In a forked child: the parent writes on, so this copy writes no more.  Its threads and locks are not ours."""
@@ -236,9 +239,11 @@ class Journal:
         name = segment_name(self._header.first_seq)
         temporary = f"{name}.tmp"
         file = self._disk.open(temporary, create=True)
-        file.pwrite(self._header.encode(), 0)
-        file.sync()
-        file.close()
+        try:  # a poisoned handle keeps its failure, and with it this frame: the file must not stay open for that
+            file.pwrite(self._header.encode(), 0)
+            file.sync()
+        finally:
+            file.close()
         self._disk.rename(temporary, name)
         self._disk.sync_folder(LOG)
         self._file = self._disk.open(name, write=True)
