@@ -275,9 +275,8 @@ def _decide_end(
         file.pwrite(rest, start)
         file.sync()
         if bad is None:
-            actions.append(
-                f"{segment.name}: the last close was not clean; {len(rest)} bytes were written again and synced"
-            )
+            again = f"; its last {len(rest)} bytes were written again and synced" if rest else ""
+            actions.append(f"{segment.name}: the last close was not clean, the log is whole{again}")
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
