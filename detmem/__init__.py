@@ -5,9 +5,10 @@ exactly.  The same commands give the same bytes on every machine: roots, snapsho
 
 The house, from the top (a room imports only rooms below it):
 
-    cli, demo               the auditor's desk, and the main job on real data
+    cli, options, demo      the auditor's desk, its words, and the main job on real data
     history                 verify, replay, diff: whole stores at once
     database, collection    the shell: check -> stage -> append -> sync -> publish; arrays in, results out
+    results                 what calls give back
     proof                   checkpoints
     journal                 the only rooms that touch a disk: frames, HEAD, recovery, snapshots
     search                  exact nearest neighbours: the definition, and kernels with the same bits

@@ -1085,7 +1085,7 @@ GOLDEN = VECTORS / "golden"
 
 
 def golden() -> dict[str, bytes]:
-    """A whole store, byte by byte as the pages say, and the checkpoint it must open to: every later version opens it."""
+    """A whole store, byte by byte as the pages say, and its checkpoint: every later version opens it."""
     first = [
         ("create", "notes", 3, "cosine", "Q16.16"),
         ("create", "sketches", 2, "l2", "Q4.28"),

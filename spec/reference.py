@@ -1091,6 +1091,8 @@ def resolve(state: State, command: tuple[Any, ...]) -> list[Operation]:
         if record_id in seen:
             raise Refused("twice", f"{record_id!r} in one call")
         seen.add(record_id)
+        if kind == "update" and record_id not in records:
+            raise Refused("absent", f"{record_id!r} in {name!r}")
         if kind == "update" and raw is None and metadata is None and document is None:
             continue  # a record of which nothing is named stays as it is
         if kind in ("add", "upsert"):
@@ -1100,8 +1102,6 @@ def resolve(state: State, command: tuple[Any, ...]) -> list[Operation]:
             operations.append(Operation(kind_number, name, record_id, *parts))
             continue
         assert kind == "update"
-        if record_id not in records:
-            raise Refused("absent", f"{record_id!r} in {name!r}")
         standing = records[record_id]
         new_vector, new_content = None, None
         vector_c, content_c = standing.vector_commitment, standing.content_commitment

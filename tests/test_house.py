@@ -30,13 +30,16 @@ FLOORS = {
     "proof": 2,
     "journal": 2,
     "search": 2,
+    "results": 2,
+    "options": 2,
     "database": 3,
     "collection": 3,
     "adapters": 3,
-    "front": 4,  # detmem/__init__.py: the door through which users, and the desk above, come in
-    "cli": 5,
-    "demo": 5,
-    "__main__": 6,
+    "history": 4,
+    "front": 5,  # detmem/__init__.py: the door through which users, and the desk above, come in
+    "cli": 6,
+    "demo": 6,
+    "__main__": 7,
 }
 # Rooms of one floor do not know each other, but the shell is one room in several files, and the desk offers the demo.
 NEIGHBOURS = {("database", "collection"), ("collection", "database"), ("cli", "demo")}

@@ -11,11 +11,20 @@ from dataclasses import dataclass, field
 from detmem.errors import CorruptionError, Divergence, LogDamaged, SnapshotDamaged
 from detmem.journal import snapshot
 from detmem.journal.disk import Disk
-from detmem.journal.files import Segment, damaged, frames, segment_name, snapshot_name, snapshot_seqs
+from detmem.journal.files import (
+    Segment,
+    damaged,
+    frames,
+    read_header,
+    segment_name,
+    segment_seqs,
+    snapshot_name,
+    snapshot_seqs,
+)
 from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, last_durable
 from detmem.journal.head import Head, read_heads
 from detmem.journal.recovery import advance, read_segments
-from detmem.machine.commitment import ZERO, LogTree
+from detmem.machine.commitment import LINK_ZERO, ZERO, LogTree
 from detmem.machine.state import State
 
 __all__ = ["Position", "Verdict", "position_at", "verify"]
@@ -63,7 +72,11 @@ class _Walk:
 
     def run(self) -> None:
         head = self._head()
-        segments, _ = read_segments(self._disk, head)
+        try:
+            segments, _ = read_segments(self._disk, head)
+        except CorruptionError:
+            self._walk_what_is_intact()
+            raise
         durable = head.durable_seq
         self._arrived(segments[0].header.link if segments else b"", head)
         for segment in segments:
@@ -73,6 +86,30 @@ class _Walk:
         beyond = sorted(seq for seq in self._snapshots if seq > self.position.seq)
         if beyond:
             raise SnapshotDamaged(f"{snapshot_name(beyond[0])} lies behind the end of the log at {self.position.seq}")
+
+    def _walk_what_is_intact(self) -> None:
+        """Bring ``position`` to where the damage begins; a wrong header or seal has been found, it does not say how far
+        the frames are good."""
+        link = LINK_ZERO
+        for first in segment_seqs(self._disk):
+            try:
+                header = read_header(self._disk, first)
+            except CorruptionError:
+                return  # what ``read_segments`` has found
+            if (header.first_seq, header.link) != (self.position.seq + 1, link):
+                return
+            file = self._disk.open(segment_name(first))
+            try:
+                for frame in SegmentReader(file, header):
+                    if self._state is not None:
+                        advance(self._state, Segment(header), frame)
+                    self.position, link = self.position.after(frame), frame.link
+                    self._watch(self.position)
+            except BadFrame as bad:
+                seq = self.position.seq
+                raise damaged(segment_name(first), bad.offset, bad.reason, seq, seq + 1) from None
+            finally:
+                file.close()
 
     def _head(self) -> Head:
         good = [head for head in read_heads(self._disk) if head is not None]

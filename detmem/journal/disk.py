@@ -230,6 +230,8 @@ class OsDisk:
             return sorted(os.listdir(path))
         except FileNotFoundError:
             return []
+        except NotADirectoryError:
+            raise FormatError(f"{path}: expected a folder") from None
         except OSError as error:
             raise StorageError(error.errno, f"list failed: {error.strerror}", path) from error
 

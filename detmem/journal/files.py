@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from detmem.errors import CorruptionError, LogDamaged
 from detmem.journal.disk import Disk, File
 from detmem.journal.frame import BadFrame, Frame, Seal, SegmentHeader, SegmentReader
-from detmem.journal.head import HEAD
+from detmem.journal.head import HEAD, head_size_is_right, read_heads
 
 __all__ = [
     "LOCK",
@@ -78,10 +78,15 @@ def snapshot_seqs(disk: Disk) -> list[int]:
 
 def holds_store(disk: Disk) -> bool | None:
     """True for a store, None for nothing yet, False for something that is not ours."""
-    names = disk.list("")
-    if "HEAD" in names or segment_seqs(disk) or snapshot_seqs(disk):
+    names = set(disk.list(""))
+    if not names & {HEAD, LOG, SNAPSHOTS}:
+        return None if names <= _OUR_NAMES else False
+    if segment_seqs(disk) or snapshot_seqs(disk):
         return True
-    return None if set(names) <= _OUR_NAMES else False
+    if HEAD in names:  # other programs keep files of this name, git for one
+        return any(head is not None for head in read_heads(disk)) or (names <= _OUR_NAMES and head_size_is_right(disk))
+    strange = [name for folder in (LOG, SNAPSHOTS) for name in disk.list(folder) if not name.endswith(".tmp")]
+    return None if names <= _OUR_NAMES and not strange else False
 
 
 def frames(disk: Disk, start: int, stop: int | None) -> Iterator[tuple[Segment, Frame]]:
@@ -96,10 +101,10 @@ def frames(disk: Disk, start: int, stop: int | None) -> Iterator[tuple[Segment, 
             segment = Segment(SegmentHeader.decode(file.pread(SegmentHeader.size_bytes, 0)))
             reader = SegmentReader(file, segment.header)
             for frame in reader:
-                if frame.seq >= stop:
-                    break
                 if frame.seq >= start:
                     yield segment, frame
+                if frame.seq + 1 >= stop:  # before the next is looked at: it may be torn, or being written
+                    break
         except BadFrame as bad:
             known = min(stop, following) - 1 if following < _NO_END else reader.seq + 1
             raise damaged(segment_name(first), bad.offset, bad.reason, reader.seq, known) from None

@@ -14,7 +14,7 @@ from detmem.journal.disk import Disk
 from detmem.machine.commitment import LINK_ZERO, ZERO
 from detmem.machine.state import VERSION
 
-__all__ = ["HEAD", "Head", "HeadFile", "read_heads"]
+__all__ = ["HEAD", "Head", "HeadFile", "head_size_is_right", "read_heads"]
 
 HEAD = "HEAD"
 
@@ -72,6 +72,14 @@ def read_heads(disk: Disk) -> list[Head | None]:
     return [Head.decode(data[at : at + _SLOT.size]) for at in range(0, _SLOTS * _PAGE_BYTES, _PAGE_BYTES)]
 
 
+def head_size_is_right(disk: Disk) -> bool:
+    """Whether HEAD, whatever it holds, has the size of ours."""
+    file = disk.open(HEAD)
+    size = file.size()
+    file.close()
+    return size == _SLOTS * _PAGE_BYTES
+
+
 class HeadFile:
     """HEAD, open for writing."""
 
@@ -79,8 +87,8 @@ class HeadFile:
         self.head = head
         self._file = disk.open(HEAD, write=True)
         self._slot = slot
-        # A killed writer may have left this slot in memory only, or a failed sync have dropped it.  Written again, it is
-        # where it was read, and only then may the next write go to the other slot: a power cut would tear both.
+        # After a crash the slot that was read may live in memory only, and a write to the other would put both at the
+        # mercy of one power cut.  The same bytes are written again, since a failed sync has marked their page clean.
         self._file.pwrite(head.encode(), slot * _PAGE_BYTES)
         self._file.sync()
         self._synced = True

@@ -157,7 +157,8 @@ class Journal:
             if self._failure is None:
                 with self._guarded(), self._syncing:
                     self._sync()
-                    self._head.write(sync=True, clean=True, **self._durable_fields())
+                    for _ in range(2):  # both slots: if one goes bad, the other says as much
+                        self._head.write(sync=True, clean=True, **self._durable_fields())
         finally:
             try:
                 if self._file is not None:

@@ -42,9 +42,11 @@ class Policy:
 
 def parse_policy(durability: object) -> Policy:
     """The policy that ``durability`` names; ``UsageError``."""
+    if not isinstance(durability, str):
+        raise UsageError(f"durability: expected {_EXPECTED}; found {durability!r}")
     if durability in ("paranoid", "always", "os"):
-        return Policy(str(durability))
-    match = _WITH_TIME.fullmatch(durability) if isinstance(durability, str) else None
+        return Policy(durability)
+    match = _WITH_TIME.fullmatch(durability)
     if match is None or float(match[2]) == 0:
         raise UsageError(f"durability: expected {_EXPECTED}; found {durability!r}")
     return Policy(match[1], float(match[2]) / 1000)

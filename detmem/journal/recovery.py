@@ -28,7 +28,7 @@ from detmem.journal.files import (
     snapshot_seqs,
 )
 from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, last_durable, read_seal
-from detmem.journal.head import Head, HeadFile, read_heads
+from detmem.journal.head import HEAD, Head, HeadFile, read_heads
 from detmem.machine.commitment import LINK_ZERO, LogTree
 from detmem.machine.state import Change, State
 
@@ -81,11 +81,14 @@ def recover(disk: Disk, *, write: bool, accept_missing_head: bool = False) -> Op
     quarantined: list[str] = []
     if write:
         remove_temporaries(disk)
-    head, head_file = _step_head(disk, write, accept_missing_head, actions)
+    head, slot = _step_head(disk, write, accept_missing_head, actions)
+    snapshots = snapshot_seqs(disk)  # before the segments: a live writer makes a segment first, then its snapshot
     segments = _step_segments(disk, head, write, actions, quarantined)
-    state = _step_snapshot(disk, segments, actions)
-    opened = Opened(state, head, head_file, segments)
+    state = _step_snapshot(disk, head, snapshots, segments, actions)
+    opened = Opened(state, head, segments=segments)
     _step_tail(disk, opened, write, actions, quarantined)
+    if write:  # last: an open that refuses leaves no HEAD behind that would let the next one pass
+        opened.head_file = HeadFile.create(disk, head) if slot is None else HeadFile(disk, head, slot)
     opened.recovery = Recovery(tuple(actions), tuple(quarantined)) if actions else None
     return opened
 
@@ -127,7 +130,8 @@ def follow(disk: Disk, opened: Opened, publish: Callable[[Change], None]) -> Non
 # ------------------------------------------------------------------------------------------------------- step 1: HEAD
 
 
-def _step_head(disk: Disk, write: bool, accept_missing_head: bool, actions: list[str]) -> tuple[Head, HeadFile | None]:
+def _step_head(disk: Disk, write: bool, accept_missing_head: bool, actions: list[str]) -> tuple[Head, int | None]:
+    """The head, and its slot; None when HEAD has yet to be made."""
     heads = read_heads(disk)
     good = [head for head in heads if head is not None]
     if good:
@@ -136,13 +140,14 @@ def _step_head(disk: Disk, write: bool, accept_missing_head: bool, actions: list
             actions.append(
                 "one slot of HEAD was bad; the other was used" + (" and the bad one rewritten" if write else "")
             )
-        return head, HeadFile(disk, head, heads.index(head)) if write else None
+        return head, heads.index(head)
     firsts = segment_seqs(disk)
-    if not firsts and not snapshot_seqs(disk):
+    if not firsts and not snapshot_seqs(disk) and (accept_missing_head or HEAD not in disk.list("")):
         if not write:
             raise FormatError("expected a store, found none: HEAD, log and snapshots are missing")
-        from_nothing = Head(random_bytes(16))
-        return from_nothing, HeadFile.create(disk, from_nothing)
+        if HEAD in disk.list(""):
+            actions.append("HEAD was unreadable and nothing else was there; a new store was made, as asked")
+        return Head(random_bytes(16)), None
     if not accept_missing_head:
         raise LogDamaged(
             "HEAD is missing or unreadable, so nobody can say how much had been acknowledged; "
@@ -152,8 +157,7 @@ def _step_head(disk: Disk, write: bool, accept_missing_head: bool, actions: list
     if not firsts:
         raise LogDamaged("HEAD and the log are missing; only snapshots are left")
     actions.append("HEAD was missing or unreadable; going on with what the log holds, as asked")
-    head = Head(read_header(disk, firsts[0]).store_id)
-    return head, HeadFile.create(disk, head) if write else None
+    return Head(read_header(disk, firsts[0]).store_id), None
 
 
 # ------------------------------------------------------------------------------------------------------ step 2: files
@@ -204,24 +208,29 @@ def _step_segments(disk: Disk, head: Head, write: bool, actions: list[str], quar
     return segments
 
 
-def _step_snapshot(disk: Disk, segments: list[Segment], actions: list[str]) -> State:
+def _step_snapshot(disk: Disk, head: Head, seqs: list[int], segments: list[Segment], actions: list[str]) -> State:
     """The newest good snapshot's state, else the empty one."""
     borders = {segment.first_seq - 1: segment.header for segment in segments}
     if segments and segments[-1].seal is not None:  # rotation stopped between the seal and the next segment
         end = _border(segments[-1])
         borders[end.first_seq - 1] = end
-    for seq in reversed(snapshot_seqs(disk)):
+    for seq in reversed(seqs):
         name = snapshot_name(seq)
         file = disk.open(name)
         try:
-            state, _ = snapshot.load(file, name)
+            state, digest = snapshot.load(file, name)
+            if 0 < seq == head.snapshot_seq and digest != head.snapshot_digest:  # 0: HEAD names none
+                raise SnapshotDamaged(
+                    f"{name}: HEAD names digest {head.snapshot_digest.hex()}, the file has {digest.hex()}"
+                )
         except SnapshotDamaged as error:
             actions.append(f"{error}; an older snapshot or the log was used")
             continue
         finally:
             file.close()
         border = borders.get(seq)
-        if state.seq != seq or border is None or (border.link, border.log_size) != (state.link, state.log.size):
+        found = (state.seq, state.link, state.log.size, state.log.root)
+        if border is None or found != (seq, border.link, border.log_size, border.log_root):
             raise LogDamaged(
                 f"{name} holds seq {state.seq} with link {state.link.hex()}, and the log does not pass through it",
                 segment=name,
@@ -311,7 +320,9 @@ def _decide_end(
         rest = file.pread(reader.offset - start, start)
         file.pwrite(rest, start)
         file.sync()
-        actions.append(f"{segment.name}: the last close was not clean; {len(rest)} bytes were written again and synced")
+        if bad is None:
+            again = f"; its last {len(rest)} bytes were written again and synced" if rest else ""
+            actions.append(f"{segment.name}: the last close was not clean, the log is whole{again}")
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers

@@ -13,7 +13,7 @@ from struct import Struct
 
 import numpy as np
 
-from detmem.errors import CorruptionError, DetmemError, FormatError, SnapshotDamaged
+from detmem.errors import CorruptionError, DetmemError, FormatError, SnapshotDamaged, StorageError
 from detmem.journal.disk import File
 from detmem.machine import encoding, fixed
 from detmem.machine.commands import Definition
@@ -77,7 +77,7 @@ def load(file: File, name: str) -> tuple[State, bytes]:
         reader.finish()
         header = reader.header
         state = State.restored(header.seq, header.link, header.log, collections)
-    except SnapshotDamaged:
+    except (SnapshotDamaged, StorageError):  # a disk that cannot be read says nothing about what was written
         raise
     except DetmemError as error:
         raise reader.damaged(str(error)) from None

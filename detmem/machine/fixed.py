@@ -88,7 +88,7 @@ def quantize(x: ArrayLike, format: str = "Q16.16", *, overflow: str = "error") -
     ``UsageError``: not numbers, empty, an unknown format or overflow.
     """
     bits = fraction_bits(format)
-    if overflow not in ("error", "clip"):
+    if not isinstance(overflow, str) or overflow not in ("error", "clip"):
         raise UsageError(f"overflow must be 'error' or 'clip'; found {overflow!r}")
     array = _numeric(x, "x")
     if array.size == 0:

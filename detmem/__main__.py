@@ -1,0 +1,5 @@
+import sys
+
+from detmem.cli import main
+
+sys.exit(main())

@@ -1,0 +1,387 @@
+"""The auditor's desk: ``detmem COMMAND``, also ``python -m detmem COMMAND``.
+
+Rule 1  No logic of its own: each command is a call of the public API, and a way to print what came back.
+Rule 2  stdout is data, stderr is everything else: progress, what recovery did, and errors, one line each.
+Rule 3  With ``--json`` stdout is one JSON document (for ``log``: one a line).
+Rule 4  Commands that only look open with mode "r": they take no lock and write nothing.
+Rule 5  Exit codes are part of the contract: OK, DIFFERS, USAGE, UNREADABLE, INTERRUPTED.
+
+It refuses to know how stores lie on the disk: what it prints of files are their names and sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import detmem
+from detmem import demo, options
+
+__all__ = ["main"]
+
+OK, DIFFERS, USAGE, UNREADABLE, INTERRUPTED = range(5)
+assert USAGE == options.USAGE
+
+_ROWS_AT_ONCE = 4096
+_SHOWN_IDS = 3
+_SHOWN_LETTERS = 100
+_SHOWN_COMPONENTS = 4
+_ROOT = re.compile(r"[0-9a-f]{64}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code and raises nothing that a user can cause."""
+    try:
+        try:
+            asked = options.parser(detmem.__version__).parse_args(argv)
+            code = _RUN[asked.command](asked)
+        except SystemExit as done:  # argparse has printed the help, the version or what was wrong
+            code = done.code if isinstance(done.code, int) else USAGE
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # `detmem log ... | head`: whoever read has left
+        _abandon_stdout()
+        return INTERRUPTED
+    except (detmem.UsageError, detmem.NotFoundError) as error:
+        return _complain(error, USAGE)
+    except (detmem.DetmemError, OSError) as error:
+        return _complain(error, UNREADABLE)
+
+
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+def _demo(asked: argparse.Namespace) -> int:
+    return OK if demo.run(asked.keep, as_json=asked.json) else DIFFERS
+
+
+def _verify(asked: argparse.Namespace) -> int:
+    root, checkpoint = _expected(asked.expect)
+    report = detmem.verify(asked.path, level=asked.level, expect=checkpoint)
+    if report.ok and root not in (None, report.state_root):
+        reason = f"expected to end in state root {root}, found {report.state_root}"
+        report = detmem.Report(False, report.seq, report.state_root, None, reason)
+    if asked.json:
+        _document({**asdict(report), "level": asked.level})
+    elif report.ok:
+        _say(f"ok {f'1..{report.seq}' if report.seq else 'empty'} state {report.state_root}")
+    else:
+        place = "end" if report.first_bad_seq is None else f"seq {report.first_bad_seq}"
+        intact = f"; {report.seq} commits before it are intact"  # some reasons say it; here each does, once
+        reason = (report.reason or "").replace(intact, "")
+        _say(f"FAIL {place}: {reason}; {report.seq} commands before it are intact")
+    return OK if report.ok else DIFFERS
+
+
+def _expected(text: str | None) -> tuple[str | None, str | None]:
+    """(state root, checkpoint text): what ``--expect`` names, one of them or neither."""
+    if text is None:
+        return None, None
+    if _ROOT.fullmatch(text.lower()):
+        return text.lower(), None
+    try:
+        return None, Path(text).read_text(encoding="ascii").replace("\r\n", "\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise detmem.UsageError(
+            f"--expect: expected 64 hex digits of a state root, or a file with a checkpoint: {error}"
+        ) from None
+
+
+def _replay(asked: argparse.Namespace) -> int:
+    with _open(asked.path) as source:
+        try:
+            reached = detmem.replay(source, asked.dest, until=asked.until)
+        except detmem.CorruptionError as error:
+            return _complain(f"{error}; {asked.dest} holds the commands before it", DIFFERS)
+        whole = reached.seq == source.seq
+    if asked.json:
+        _document({"identical": True, "replayed": reached.seq, **asdict(reached)})
+    else:
+        same = "identical to source" if whole else f"identical to source at seq {reached.seq}"
+        _say(f"replayed {reached.seq} commands, state {reached.state_root}, {same}")
+    return OK
+
+
+def _log(asked: argparse.Namespace) -> int:
+    with _open(asked.path) as db:
+        for entry in db.log(asked.start, asked.stop, collection=asked.collection, id=asked.id):
+            if asked.json:
+                _document(asdict(entry))
+            else:
+                _say(_entry_line(entry))
+    return OK
+
+
+def _inspect(asked: argparse.Namespace) -> int:
+    try:
+        db = _open(asked.path)
+    except detmem.StoreNotFoundError as error:
+        if re.search(r"@\d+$", asked.path):
+            raise detmem.UsageError(f"{error}; PATH@SEQ, a look at the past, is not in this version") from None
+        raise
+    with db:
+        return _inspect_store(db, asked) if asked.id is None else _inspect_record(db, asked)
+
+
+def _inspect_store(db: detmem.Database, asked: argparse.Namespace) -> int:
+    collections = [_described(db[name]) for name in _names(db, asked.collection)]
+    checkpoint = db.checkpoint()
+    if asked.json:
+        _document({"checkpoint": asdict(checkpoint), "head": db.head, "collections": collections})
+        return OK
+    for label, value in (*asdict(checkpoint).items(), ("head", db.head)):
+        _say(f"{label:<10}  {value}")
+    _say("")
+    rows = [[c["name"], c["count"], c["dim"], c["metric"], c["format"]] for c in collections]
+    _table(["collection", "records", "dim", "metric", "format"], rows, "<>><<")
+    return OK
+
+
+def _inspect_record(db: detmem.Database, asked: argparse.Namespace) -> int:
+    """The live records of that id, and every seq that touched it; its collection may be gone."""
+    history = list(db.log(id=asked.id, collection=asked.collection))
+    names = [name for name in db.collections() if asked.collection in (None, name)]
+    records = []
+    for collection in (db[name] for name in names):
+        found = collection.get(asked.id, include=("metadatas", "documents", "raw"), missing="ignore")
+        if len(found):
+            assert found.metadatas is not None
+            assert found.documents is not None
+            assert found.raw is not None
+            content = {"metadata": found.metadatas[0], "document": found.documents[0]}
+            records.append({**_described(collection), **content, "raw": found.raw[0].tolist()})
+    if not records and not history:
+        where = "this store" if asked.collection is None else f"collection {asked.collection!r}"
+        raise detmem.NotFoundError(f"no record {asked.id!r} in {where}, now or ever")
+    if asked.json:
+        for record in records:
+            record["collection"] = record.pop("name")
+            del record["count"]
+        _document({"id": asked.id, "seq": db.seq, "records": records, "history": [asdict(e) for e in history]})
+        return OK
+    for record in records:
+        raw = record["raw"]
+        shown = ", ".join(str(component) for component in raw[:_SHOWN_COMPONENTS])
+        _say(f"{asked.id} in {record['name']}, live at seq {db.seq}")
+        _say(f"  metadata  {json.dumps(record['metadata'], ensure_ascii=False)}")
+        _say(f"  document  {'none' if record['document'] is None else record['document']}")
+        _say(f"  raw       [{shown}{', ..' if len(raw) > _SHOWN_COMPONENTS else ''}] {len(raw)} x {record['format']}")
+    if not records:
+        _say(f"{asked.id} is not live at seq {db.seq}: it was deleted, or its collection was dropped")
+    _say("touched by")
+    for entry in history:
+        _say("  " + _entry_line(entry))
+    return OK
+
+
+def _stats(asked: argparse.Namespace) -> int:
+    with _open(asked.path) as db:
+        collections = [{**_described(db[name]), **_ranges(db[name])} for name in db.collections()]
+        seq, operations = db.seq, db.checkpoint().log_size - db.seq  # each commit has one leaf of its own
+    root = Path(asked.path)
+    sizes = {file.relative_to(root).as_posix(): file.stat().st_size for file in root.rglob("*") if file.is_file()}
+    files = [{"name": name, "bytes": sizes[name]} for name in sorted(sizes)]
+    total = sum(sizes.values())
+    if asked.json:
+        counts = {"commits": seq, "operations": operations, "bytes": total}
+        _document({**counts, "files": files, "collections": collections})
+        return OK
+    _say(f"{seq} commits, {operations} operations, {total} bytes in {len(files)} files")
+    _say("")
+    _table(["file", "bytes"], [[file["name"], file["bytes"]] for file in files], "<>")
+    if collections:
+        _say("")
+        columns = ["name", "count", "dim", "metric", "format", "raw_min", "raw_max", "norm_min", "norm_max"]
+        rows = [["-" if c[column] is None else c[column] for column in columns] for c in collections]
+        rows = [[f"{cell:.6f}" if isinstance(cell, float) else cell for cell in row] for row in rows]
+        _table(["collection", "records", *columns[2:]], rows, "<>><<>>>>")
+    return OK
+
+
+def _diff(asked: argparse.Namespace) -> int:
+    with _open(asked.a) as a, _open(asked.b) as b:
+        found, ends = detmem.diff(a, b), (a.seq, b.seq)
+    if asked.json:
+        _document({"same": found.same, **asdict(found)})
+        return OK if found.same else DIFFERS
+    if found.common_seq == min(ends):
+        part = "the same history" if ends[0] == ends[1] else f"{'AB'[ends[0] > ends[1]]} is the beginning of the other"
+    else:
+        part = f"they part at seq {found.common_seq + 1}"
+    _say(f"A ends at seq {ends[0]}, B at {ends[1]}: {part}")
+    for sign, pairs in (("+", found.added), ("-", found.removed), ("~", found.changed)):
+        for collection, id in pairs:
+            _say(f"{sign} {collection} {id}")
+    for name in found.collections:
+        _say(f"! collection {name} stands on one side only, or is defined differently")
+    counts = f"+{len(found.added)} -{len(found.removed)} ~{len(found.changed)}"
+    _say("same contents" if found.same else f"contents differ: {counts}")
+    return OK if found.same else DIFFERS
+
+
+def _search(asked: argparse.Namespace) -> int:
+    where = None if asked.where is None else _where(asked.where)
+    vector = None if asked.vector is None else _vector(asked.vector)
+    with _open(asked.path) as db:
+        collection = db[_names(db, asked.collection)[0]]
+        raw = None if asked.id is None else collection.get(asked.id, include=("raw",)).raw
+        result = collection.search(vector, asked.k, raw=None if raw is None else raw[0], where=where)
+        root = db.state_root
+    several = result.raw.ndim == 2
+    if asked.json:
+        hits = [[asdict(hit) for hit in one] for one in result] if several else [asdict(hit) for hit in result]
+        _document({"seq": result.seq, "state_root": root, "hits": hits})
+        return OK
+    for number, one in enumerate(result if several else [result]):
+        if several:
+            _say(f"{'' if number == 0 else chr(10)}query {number}")
+        rows = [[rank, f"{hit.distance:.6f}", hit.id, _short(hit.document or "")] for rank, hit in enumerate(one, 1)]
+        _table(["rank", "distance", "id", "document"], rows, ">><<")
+    return OK
+
+
+def _where(text: str) -> Any:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if len(set(keys)) < len(keys):  # json would keep the last and ignore the others
+            raise detmem.UsageError(f"--where: a key stands twice in {text}")
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise detmem.UsageError(f'--where: expected JSON such as {{"kind": "fact"}}: {error}') from None
+
+
+def _vector(path: str) -> NDArray[Any]:
+    try:
+        with open(path, "rb") as file:
+            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise detmem.UsageError(f"--vector: expected a .npy file: {error}") from None
+    return array
+
+
+def _snapshot(asked: argparse.Namespace) -> int:
+    with _open(asked.path, "r+") as db:
+        taken = db.snapshot()
+    if asked.json:
+        _document(asdict(taken))
+    else:
+        _say(f"snapshot of seq {taken.seq}, state {taken.state_root}, in {taken.path}")
+    return OK
+
+
+# ------------------------------------------------------------------------------------------------- looking and printing
+
+
+def _open(path: str, mode: str = "r") -> detmem.Database:
+    """Open a store, and say on stderr what that took."""
+    db = detmem.open(path, mode)
+    for action in () if db.recovery is None else db.recovery.actions:
+        _complain(f"{path}: {action}", OK)
+    return db
+
+
+def _names(db: detmem.Database, asked: str | None) -> list[str]:
+    """The collection asked for, or all of them."""
+    if asked is not None and asked not in db:
+        raise detmem.NotFoundError(f"no collection {asked!r}; there are: {', '.join(db.collections()) or 'none'}")
+    return db.collections() if asked is None else [asked]
+
+
+def _described(collection: detmem.Collection) -> dict[str, Any]:
+    named = {"name": collection.name, "dim": collection.dim, "metric": collection.metric, "format": collection.format}
+    return {**named, "count": len(collection)}
+
+
+def _ranges(collection: detmem.Collection) -> dict[str, Any]:
+    """Smallest and largest raw component and norm; None without records.  Squares are summed exactly: admission."""
+    smallest: list[int] = []
+    largest: list[int] = []
+    squares: list[int] = []
+    ids = list(collection)
+    for start in range(0, len(ids), _ROWS_AT_ONCE):
+        raw = collection.get(ids[start : start + _ROWS_AT_ONCE], include=("raw",)).raw
+        assert raw is not None
+        smallest.append(int(raw.min()))
+        largest.append(int(raw.max()))
+        sums = np.square(raw.astype(np.int64)).sum(axis=1)
+        squares += [int(sums.min()), int(sums.max())]
+    if not ids:
+        return dict.fromkeys(("raw_min", "raw_max", "norm_min", "norm_max"))
+    step = float(detmem.dequantize(np.array([1], np.int32), collection.format)[0])
+    norms = {"norm_min": math.sqrt(min(squares)) * step, "norm_max": math.sqrt(max(squares)) * step}
+    return {"raw_min": min(smallest), "raw_max": max(largest), **norms}
+
+
+def _entry_line(entry: detmem.Entry) -> str:
+    shown = " ".join(entry.ids[:_SHOWN_IDS])
+    more = f" and {len(entry.ids) - _SHOWN_IDS} more" if len(entry.ids) > _SHOWN_IDS else ""
+    return f"{entry.seq:>8}  {entry.link[:12]}..  {entry.op:<17}  {entry.collection}  {shown}{more}".rstrip()
+
+
+def _table(head: list[str], rows: list[list[Any]], sides: str) -> None:
+    """Columns, aligned; ``sides`` is < or > for each."""
+    lines = [head, *([_plain(str(cell)) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    for line in lines:
+        _say("  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)).rstrip())
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN_LETTERS else text[: _SHOWN_LETTERS - 2] + ".."
+
+
+def _plain(text: str) -> str:
+    """One line, whatever a document holds: control characters (a terminal would obey them) are written out."""
+    encoding = sys.stdout.encoding or "utf-8"
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _say(line: str) -> None:
+    print("\n".join(_plain(part) for part in line.split("\n")))
+
+
+def _document(value: dict[str, Any]) -> None:
+    print(json.dumps(value))
+
+
+def _complain(what: object, code: int) -> int:
+    print(f"detmem: {' '.join(str(what).split())}", file=sys.stderr)
+    return code
+
+
+def _abandon_stdout() -> None:
+    """Close stdout now, or the interpreter would complain about the broken pipe when it ends."""
+    try:
+        sys.stdout.close()
+    except BrokenPipeError:
+        pass
+
+
+_RUN: dict[str, Callable[[argparse.Namespace], int]] = {
+    "demo": _demo,
+    "verify": _verify,
+    "replay": _replay,
+    "log": _log,
+    "inspect": _inspect,
+    "stats": _stats,
+    "diff": _diff,
+    "search": _search,
+    "snapshot": _snapshot,
+}
+assert list(_RUN) == list(options.COMMANDS)

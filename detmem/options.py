@@ -1,0 +1,100 @@
+"""The words of the command line: commands, options, help with an example each.  What they do stands in ``cli``.
+
+Rule 1  A wrong word is one line on stderr and exit code 2.
+Rule 2  Nothing is abbreviated or guessed: scripts that audit must not change their meaning when an option is added.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import NoReturn
+
+__all__ = ["COMMANDS", "USAGE", "parser"]
+
+USAGE = 2
+
+COMMANDS = {  # name: (what it does, an example's arguments)
+    "demo": ("the main job on real sentence vectors, with a crash in the middle", "--keep trial"),
+    "verify": ("read a whole store again, and say whether it is what was written", "agent.detmem --level chain"),
+    "replay": ("apply a store's commands to a new store", "agent.detmem copy.detmem --until 100"),
+    "log": ("what happened, commit by commit", "agent.detmem --start 10 --stop 20"),
+    "inspect": ("roots and collections, or one record and its history", "agent.detmem n1"),
+    "stats": ("sizes of files, counts, ranges of values", "agent.detmem"),
+    "diff": ("what changed from one store to another", "monday.detmem tuesday.detmem"),
+    "search": (
+        "the exact nearest records",
+        'agent.detmem --collection notes --id n1 -k 5 --where \'{"kind": "fact"}\'',
+    ),
+    "snapshot": ("write a snapshot, so that the next open is quick", "agent.detmem"),
+}
+
+_RAW = argparse.RawDescriptionHelpFormatter
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as for every other error."""
+        self.exit(USAGE, f"detmem: {message} (see {self.prog} --help)\n")
+
+
+def parser(version: str) -> argparse.ArgumentParser:
+    """What ``parse_args`` gives has ``command``, ``json``, and the options of that command."""
+    top = _Parser(
+        prog="detmem",
+        description="Look into, check and replay detmem stores.",
+        formatter_class=_RAW,
+        epilog="exit codes: 0 ok, 1 verification or diff failed, 2 usage, 3 cannot open, 4 interrupted",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"detmem {version}")
+    commands = top.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    made: dict[str, argparse.ArgumentParser] = {}
+    for name, (does, example) in COMMANDS.items():
+        made[name] = commands.add_parser(name, help=does, description=does, formatter_class=_RAW, allow_abbrev=False)
+        made[name].epilog = f"example: detmem {name} {example}"
+        made[name].add_argument("--json", action="store_true", help="print JSON")
+        if name not in ("demo", "diff"):
+            made[name].add_argument("path", metavar="PATH", help="a store")
+
+    made["demo"].add_argument("--keep", metavar="DIR", help="make the stores in DIR, and leave them there")
+
+    one = made["verify"]
+    levels = "chain: every byte against the links; replay (default): also every state root"
+    one.add_argument("--level", choices=("chain", "replay"), default="replay", help=levels)
+    expected = "the state root it must end in, or a file with a checkpoint that it must pass through"
+    one.add_argument("--expect", metavar="HEX|FILE", help=expected)
+
+    one = made["replay"]
+    one.add_argument("dest", metavar="DEST", help="the new store; nothing may stand there")
+    one.add_argument("--until", metavar="SEQ", type=_whole, help="the last seq to apply")
+
+    one = made["log"]
+    one.add_argument("--start", metavar="SEQ", type=_whole, default=1, help="the first seq (default 1)")
+    one.add_argument("--stop", metavar="SEQ", type=_whole, help="the seq to stop before")
+    one.add_argument("--id", metavar="ID", help="only what touched this id")
+    one.add_argument("--collection", metavar="C", help="only what touched this collection")
+
+    one = made["inspect"]
+    one.add_argument("id", metavar="ID", nargs="?", help="a record")
+    one.add_argument("--collection", metavar="C", help="look in this collection only")
+
+    one = made["diff"]
+    one.add_argument("a", metavar="A", help="a store")
+    one.add_argument("b", metavar="B", help="another store")
+
+    one = made["search"]
+    one.add_argument("--collection", metavar="C", required=True, help="the collection to search")
+    query = one.add_mutually_exclusive_group(required=True)
+    query.add_argument("--vector", metavar="F.npy", help="one query (dim) or several (n, dim)")
+    query.add_argument("--id", metavar="ID", help="the vector of this record")
+    one.add_argument("-k", metavar="K", type=_whole, default=10, help="how many (default 10)")
+    one.add_argument("--where", metavar="JSON", help="a filter on metadata")
+    return top
+
+
+def _whole(text: str) -> int:
+    """Digits, and nothing else that int() would take."""
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number, found {text!r}")
+    return int(text)

@@ -1,0 +1,636 @@
+"""Recovery: one story for each row of the table in spec/log.md, then every combination of the rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import detmem
+from detmem.errors import Divergence, FormatError, LogDamaged
+from detmem.journal.disk import MemoryDisk
+from detmem.journal.head import HEAD
+from tests.journal.stores import (
+    add,
+    contents,
+    contents_of,
+    copy,
+    frames_of,
+    last_segment,
+    names,
+    newest_head,
+    opened,
+    set_heads,
+    small_store,
+    without_head_and_lock,
+)
+
+
+def refused(disk: MemoryDisk, **options: bool) -> LogDamaged:
+    """Opening refuses, for a writer and for a reader, and changes nothing."""
+    before = {name: bytes(data) for name, data in disk.files.items() if name != "LOCK"}
+    with pytest.raises(LogDamaged):
+        opened(disk, write=False, **options)
+    with pytest.raises(LogDamaged) as caught:
+        opened(disk, **options)
+    assert {name: bytes(data) for name, data in disk.files.items() if name != "LOCK"} == before
+    return caught.value
+
+
+def actions_of(disk: MemoryDisk, **options: bool) -> tuple[str, ...]:
+    """What opening reports; the store must then open again without a report, and with the same bytes."""
+    with opened(disk, **options) as database:
+        actions = () if database.recovery is None else database.recovery.actions
+        seen = contents(database)
+    after = without_head_and_lock(disk)
+    with opened(disk) as database:
+        assert database.recovery is None
+        assert contents(database) == seen
+    assert without_head_and_lock(disk) == after
+    return actions
+
+
+def watermark(disk: MemoryDisk, seq: int) -> None:
+    """Let HEAD say that no more than ``seq`` was acknowledged, and that the close was not clean."""
+    name = last_segment(disk)
+    links = {frame.seq: (frame.link, frame.offset + frame.size) for frame in frames_of(disk, name)}
+    head = newest_head(disk)
+    if seq in links:
+        link, end = links[seq]
+    else:
+        head = replace(head, durable_seq=0, segment=0, durable_offset=0, link=bytes(32))
+        seq, link, end = 0, head.link, 0
+    head = replace(head, durable_seq=seq, link=link, durable_offset=end, clean=False)
+    set_heads(disk, head, replace(head, generation=head.generation + 1))
+
+
+# --------------------------------------------------------------------------------------------------------- step 1: HEAD
+
+
+def test_two_good_slots_open_without_a_word() -> None:
+    disk = small_store()
+    assert actions_of(disk) == ()
+
+
+def test_no_head_no_segment_and_no_snapshot_is_a_new_store() -> None:
+    disk = MemoryDisk()
+    with opened(disk) as database:
+        assert (database.seq, database.recovery) == (0, None)
+    with pytest.raises(FormatError):
+        opened(MemoryDisk(), write=False)
+
+
+@pytest.mark.parametrize("leave", ["log", "snap", "both"])
+def test_no_good_slot_but_files_is_refused(leave: str) -> None:
+    for spoil in (lambda disk: set_heads(disk, None, None), lambda disk: disk.files.pop(HEAD)):
+        disk = small_store()
+        if leave != "both":
+            for name in names(disk, "snap" if leave == "log" else "log"):
+                disk.remove(name)
+        spoil(disk)
+        assert "HEAD" in str(refused(disk))
+
+
+def test_no_good_slot_and_nothing_else_is_not_a_new_store() -> None:
+    """A file HEAD that we cannot read is damage, or another program's (git has one): it is never replaced unasked."""
+    disk = MemoryDisk()
+    disk.files[HEAD] = bytearray(8192)
+    refused(disk)
+    actions = actions_of(disk, accept_missing_head=True)
+    assert len(actions) == 1
+    assert "HEAD" in actions[0]
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_missing_head_can_be_accepted_and_is_reported(gone: bool) -> None:
+    disk = small_store()
+    expected = contents_of(disk)
+    set_heads(disk, None, None)
+    if gone:
+        disk.remove(HEAD)
+    with opened(disk, write=False, accept_missing_head=True) as database:
+        assert contents(database)[2] == expected[2] or database.seq == 7  # what later frames say is durable
+        assert database.recovery is not None
+    actions = actions_of(disk, accept_missing_head=True)
+    assert "HEAD was missing" in actions[0]
+    assert contents_of(disk) == expected
+
+
+def test_an_open_that_accepts_a_missing_head_and_then_refuses_leaves_no_head_behind() -> None:
+    """Else the next open would find a HEAD that acknowledges nothing, and lose the tail without a word."""
+    disk = small_store(snapshots=())
+    disk.remove(HEAD)
+    disk.files[names(disk, "log")[0]][200] ^= 1
+    refused(disk, accept_missing_head=True)
+    assert HEAD not in disk.files
+    refused(disk)
+
+
+def test_snapshots_alone_are_refused_even_when_a_missing_head_is_accepted() -> None:
+    disk = small_store()
+    for name in [HEAD, *names(disk, "log")]:
+        disk.remove(name)
+    refused(disk, accept_missing_head=True)
+
+
+# -------------------------------------------------------------------------------------------------------- step 2: files
+
+
+def test_a_damaged_seal_is_refused() -> None:
+    disk = small_store()
+    for name in names(disk, "log")[:-1]:
+        for at in range(len(disk.files[name]) - 144, len(disk.files[name])):
+            damaged = copy(disk)
+            damaged.files[name][at] ^= 1
+            assert refused(damaged).segment == name
+
+
+def test_a_segment_that_lost_its_seal_is_refused() -> None:
+    disk = small_store()
+    name = names(disk, "log")[0]
+    del disk.files[name][-144:]
+    error = refused(disk)
+    assert error.segment == name
+
+
+def test_a_bad_frame_in_an_older_segment_is_refused_where_no_snapshot_stands_in() -> None:
+    disk = small_store(snapshots=())
+    name = names(disk, "log")[0]
+    second = frames_of(disk, name)[1]
+    disk.files[name][second.offset + 40] ^= 1
+    error = refused(disk)
+    assert (error.segment, error.offset, error.first_lost_seq) == (name, second.offset, 2)
+
+
+def test_a_missing_segment_is_refused_whichever() -> None:
+    disk = small_store()
+    segments = names(disk, "log")
+    assert len(segments) == 3
+    for name in segments:
+        gap = copy(disk)
+        gap.remove(name)
+        refused(gap)
+
+
+def test_another_stores_segment_is_refused() -> None:
+    ours, theirs = small_store(), MemoryDisk()
+    with opened(theirs) as database:
+        for number in range(1, 8):
+            add(database, number)
+    for name in names(ours, "log"):
+        mixed = copy(ours)
+        mixed.files[name] = theirs.files[names(theirs, "log")[0]]
+        error = refused(mixed)
+        assert error.segment == name
+        assert "another store" in str(error) or name != names(ours, "log")[0]  # else its name is wrong already
+
+
+def test_a_header_that_head_does_not_name_is_a_crash_in_rotation() -> None:
+    """The new segment never had a commit: HEAD is synced in between."""
+    disk = small_store(commits=6, snapshots=(3, 6))
+    expected = contents_of(disk)
+    last = last_segment(disk)
+    head = newest_head(disk)
+    before = replace(head, segment=4, durable_offset=len(disk.files[names(disk, "log")[1]]), clean=False)
+    for size in (0, 1, 127, 128):
+        crashed = copy(disk)
+        set_heads(crashed, before, replace(before, generation=0))
+        header = crashed.files[last]
+        header[size:] = b""
+        if size == 128:
+            header[64] ^= 1
+        junk = bytes(header)
+        with opened(copy(crashed), write=False) as database:
+            assert contents(database) == expected
+            assert database.recovery is not None
+        (action, *_) = actions_of(crashed)
+        assert "crash in rotation" in action
+        (moved,) = names(crashed, "quarantine")
+        assert bytes(crashed.files[moved]) == junk
+        assert contents_of(crashed) == expected
+
+
+def test_a_header_that_head_names_is_damage() -> None:
+    disk = small_store(commits=6, snapshots=(3, 6))
+    disk.files[last_segment(disk)][64] ^= 1
+    assert refused(disk).segment == last_segment(disk)
+
+
+def test_a_crash_between_the_seal_and_the_next_segment_costs_nothing() -> None:
+    disk = small_store(commits=6, snapshots=(3, 6))
+    expected = contents_of(disk)
+    head = newest_head(disk)
+    disk.remove(last_segment(disk))
+    disk.remove(names(disk, "snap")[-1])
+    before = replace(head, segment=4, snapshot_seq=0, durable_offset=128, clean=False)
+    set_heads(disk, before, replace(before, generation=0))
+    actions_of(disk)
+    assert contents_of(disk) == expected
+    with opened(disk) as database:
+        assert add(database, 50) == 7
+
+
+@pytest.mark.parametrize("bad", [[0], [1], [0, 1]])
+def test_a_bad_snapshot_gives_way_to_the_next_older_or_to_the_log(bad: list[int]) -> None:
+    disk = small_store()
+    expected = contents_of(disk)
+    for number in bad:
+        disk.files[names(disk, "snap")[number]][100] ^= 1
+    with opened(disk) as database:
+        assert contents(database) == expected
+        if bad == [0]:
+            assert database.recovery is None  # it was not needed
+        else:
+            assert database.recovery is not None
+            assert len(database.recovery.actions) == len(bad)
+            assert "snapshot" in database.recovery.actions[0]
+
+
+def test_a_snapshot_that_head_names_with_another_digest_gives_way_too() -> None:
+    disk = small_store()
+    expected = contents_of(disk)
+    head = replace(newest_head(disk), snapshot_digest=b"x" * 32)
+    set_heads(disk, head, head)
+    with opened(disk) as database:
+        assert contents(database) == expected
+        assert database.recovery is not None
+        assert "HEAD names digest" in database.recovery.actions[0]
+
+
+def test_a_snapshot_of_another_history_is_refused() -> None:
+    other = MemoryDisk()
+    with opened(other) as database:
+        for number in range(50, 55):
+            add(database, number)
+        assert database.seq == 6
+        database.snapshot()
+    disk = small_store()
+    name = names(disk, "snap")[-1]
+    assert names(other, "snap") == [name]
+    disk.files[name] = other.files[name]
+    head = replace(newest_head(disk), snapshot_seq=0)
+    set_heads(disk, head, head)
+    assert refused(disk).segment == name
+
+
+def test_a_snapshot_behind_the_end_of_the_log_is_refused() -> None:
+    disk, longer = small_store(commits=5, snapshots=()), small_store(commits=8, snapshots=(8,))
+    (name,) = names(longer, "snap")
+    disk.files[name] = longer.files[name]
+    assert refused(disk).segment == name
+
+
+# --------------------------------------------------------------------------------------------------------- step 3: tail
+
+
+def test_a_clean_end_after_an_unclean_close_is_written_again_and_synced() -> None:
+    disk = small_store(close=False)
+    expected = contents_of(disk)
+    before = without_head_and_lock(disk)
+    actions = actions_of(disk)
+    assert len(actions) == 1
+    assert "not clean" in actions[0]
+    assert without_head_and_lock(disk) == before
+    assert contents_of(disk) == expected
+
+
+def unacknowledged(cut: int) -> tuple[MemoryDisk, MemoryDisk, bytes]:
+    """A store whose last commit is not acknowledged and torn after ``cut`` bytes; the store before; the torn bytes."""
+    before, disk = small_store(commits=7, close=False), small_store(commits=8, close=False)
+    name = last_segment(disk)
+    start = frames_of(disk, name)[-1].offset
+    torn = bytes(disk.files[name][start : start + cut])
+    del disk.files[name][start + cut :]
+    disk.files[HEAD] = bytearray(before.files[HEAD])
+    return disk, before, torn
+
+
+def test_a_torn_tail_is_quarantined_at_whatever_byte_it_was_torn() -> None:
+    whole = frames_of(small_store(commits=8, close=False), last_segment(small_store()))[-1].size
+    expected = contents_of(small_store(commits=7)), contents_of(small_store(commits=8))
+    for cut in range(1, whole):
+        disk, _, torn = unacknowledged(cut)
+        with opened(disk) as database:
+            assert contents(database) == expected[0]
+            recovery = database.recovery
+            assert recovery is not None
+            (kept,) = recovery.quarantined
+            assert bytes(disk.files[kept]) == torn
+            assert f"{cut} bytes" in recovery.actions[-1]
+            assert add(database, 8) == 8
+        assert contents_of(disk) == expected[1]
+        assert actions_of(disk) == ()
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 5000, b"garbage", b"DMF1" * 50])
+def test_garbage_behind_the_last_commit_is_a_torn_tail(tail: bytes) -> None:
+    disk = small_store()
+    expected = contents_of(disk)
+    disk.files[last_segment(disk)] += tail
+    (action,) = actions_of(disk)
+    assert f"{len(tail)} bytes" in action
+    assert contents_of(disk) == expected
+    (kept,) = names(disk, "quarantine")
+    assert bytes(disk.files[kept]) == tail
+
+
+def test_two_torn_tails_are_both_kept() -> None:
+    disk = small_store()
+    for tail in (b"first", b"second"):
+        disk.files[last_segment(disk)] += tail
+        actions_of(disk)
+    assert sorted(bytes(disk.files[name]) for name in names(disk, "quarantine")) == [b"first", b"second"]
+
+
+def test_a_tail_cut_at_a_frame_border_is_refused_when_it_was_acknowledged() -> None:
+    disk = small_store()
+    last = frames_of(disk, last_segment(disk))[-1]
+    del disk.files[last_segment(disk)][last.offset :]
+    error = refused(disk)
+    assert (error.segment, error.offset) == (last_segment(disk), last.offset)
+    assert (error.first_lost_seq, error.last_known_seq) == (8, 8)
+
+
+def test_a_bad_frame_that_was_acknowledged_is_refused() -> None:
+    disk = small_store()
+    first = frames_of(disk, last_segment(disk))[0]
+    disk.files[last_segment(disk)][first.offset + 50] ^= 1
+    error = refused(disk)
+    assert (error.segment, error.offset) == (last_segment(disk), first.offset)
+    assert (error.first_lost_seq, error.last_known_seq) == (7, 8)
+    assert error.segment in str(error)
+    assert str(error.offset) in str(error)
+
+
+def test_what_a_later_header_says_was_acknowledged_counts_though_head_lags() -> None:
+    """A power cut may take HEAD's last writes; the frame behind the damage still says that seq 7 had been synced."""
+    disk = small_store(snapshots=())
+    name = last_segment(disk)
+    first, second = frames_of(disk, name)
+    assert (first.seq, second.seq, second.durable_seq) == (7, 8, 7)
+    watermark(disk, 6)
+    disk.files[name][first.offset + 50] ^= 1
+    error = refused(disk)
+    assert (error.first_lost_seq, error.last_known_seq) == (7, 7)
+
+
+def test_an_old_log_under_a_new_head_is_refused() -> None:
+    old, new = small_store(commits=5), small_store(commits=8)
+    old.files[HEAD] = new.files[HEAD]
+    refused(old)
+    nearly, new = small_store(commits=7), small_store(commits=8)
+    nearly.files[HEAD] = new.files[HEAD]
+    error = refused(nearly)
+    assert (error.first_lost_seq, error.last_known_seq) == (8, 8)
+
+
+def test_a_new_log_under_an_old_head_opens_as_it_is() -> None:
+    new = small_store(commits=8)
+    expected = contents_of(new)
+    new.files[HEAD] = small_store(commits=5).files[HEAD]
+    with opened(new) as database:
+        assert contents(database) == expected
+
+
+def test_a_head_of_another_history_is_refused() -> None:
+    disk = small_store(snapshots=())
+    head = replace(newest_head(disk), link=b"?" * 32)
+    set_heads(disk, head, head)
+    assert "not the same history" in str(refused(disk))
+
+
+# ------------------------------------------------------------------------------------------------------- step 4: caller
+
+
+def test_an_expected_checkpoint_is_met_or_refused() -> None:
+    disk = small_store()
+    older, other = small_store(commits=5), small_store(commits=3, snapshots=())
+    with opened(disk, write=False) as database:
+        newest = database.checkpoint()
+    with opened(older, write=False) as database:
+        past = database.checkpoint()
+    with opened(other) as database:
+        add(database, 99)
+        stranger = database.checkpoint()
+    for expect in (newest, past, str(newest)):
+        opened(disk, expect=expect).close()
+    for store, expect in ((older, newest), (disk, stranger)):
+        for write in (False, True):
+            with pytest.raises(Divergence):
+                opened(store, expect=expect, write=write)
+
+
+# ------------------------------------------------------------------------------------------------- readers and crashes
+
+
+def test_a_reader_of_a_torn_store_writes_nothing_and_sees_the_durable_prefix() -> None:
+    for cut in (1, 31, 32, 100):
+        disk, before, _ = unacknowledged(cut)
+        frozen = {name: bytes(data) for name, data in disk.files.items()}
+        with opened(disk, write=False) as database:
+            assert contents(database) == contents_of(before)
+            assert database.recovery is not None
+            assert [entry.seq for entry in database.log()] == list(range(1, 8))
+        assert {name: bytes(data) for name, data in disk.files.items()} == frozen
+
+
+def test_the_history_of_a_torn_store_can_be_read_to_its_last_good_commit() -> None:
+    """It used to look at the torn frame behind the last one asked for, and call it damage."""
+    disk, _, _ = unacknowledged(40)
+    with opened(disk, write=False) as database:
+        checkpoint = database.checkpoint()
+        assert [entry.seq for entry in database.log(5)] == [5, 6, 7]
+    opened(disk, write=False, expect=checkpoint).close()
+
+
+def test_a_reader_stops_where_the_last_sync_was_seen() -> None:
+    disk = MemoryDisk()
+    writer = opened(disk, durability="os", segment_bytes=1 << 20)  # a rotation would sync
+    for number in range(1, 4):
+        add(writer, number)
+    with opened(disk, write=False) as reader:
+        assert reader.seq == 0
+    writer.close()
+    with opened(disk, write=False) as reader:
+        assert reader.seq == 4
+
+
+def test_leftover_temporaries_are_removed_by_writers_and_ignored_by_readers() -> None:
+    disk = small_store()
+    expected = contents_of(disk)
+    leftovers = [
+        "HEAD.tmp",
+        "log/00000000000000000009.seg.tmp",
+        "snap/00000000000000000008.snap.tmp",
+        "quarantine/x.tmp",
+    ]
+    for name in leftovers:
+        disk.files[name] = bytearray(b"half made")
+    with opened(disk, write=False) as database:
+        assert contents(database) == expected
+    assert set(leftovers) <= set(disk.files)
+    assert actions_of(disk) == ()
+    assert not set(leftovers) & set(disk.files)
+
+
+@pytest.mark.parametrize("durability", ["always", "os"])
+def test_a_store_copied_while_it_is_open_has_everything_acknowledged(tmp_path: Path, durability: str) -> None:
+    source, target = tmp_path / "open.detmem", tmp_path / "copy.detmem"
+    with detmem.open(source, durability=durability) as database:
+        notes = database.collection("notes", dim=2, metric="l2")
+        for number in range(20):
+            notes.add(f"{number}", raw=[number, 0])
+        for folder in ("log", "snap"):
+            (target / folder).mkdir(parents=True)
+        for path in [source / "HEAD", *(source / "log").iterdir(), *(source / "snap").iterdir()]:
+            (target / path.relative_to(source)).write_bytes(path.read_bytes())
+        with detmem.open(target) as reopened:
+            assert contents(reopened) == contents(database)
+            assert reopened.recovery is not None
+            assert "not clean" in reopened.recovery.actions[0]
+            assert reopened.verify().ok
+
+
+def test_a_git_folder_is_not_a_store_and_stays_untouched(tmp_path: Path) -> None:
+    """Its HEAD was taken for ours, unreadable, and replaced by a new store's."""
+    for others in ([], ["config"]):
+        folder = tmp_path / f"repository{len(others)}"
+        folder.mkdir()
+        for name in ["HEAD", *others]:
+            (folder / name).write_text("ref: refs/heads/main\n", encoding="ascii")
+        for mode in ("a", "r", "r+"):
+            with pytest.raises(FormatError):
+                detmem.open(folder, mode)
+        assert {path.name: path.read_text(encoding="ascii") for path in folder.iterdir()} == dict.fromkeys(
+            ["HEAD", *others], "ref: refs/heads/main\n"
+        )
+
+
+@pytest.mark.parametrize("strange", ["log/production.log", "snap/shot.png", "log", "README"])
+def test_a_folder_with_other_peoples_files_is_not_a_store(tmp_path: Path, strange: str) -> None:
+    file = tmp_path / strange
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine", encoding="ascii")
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    for mode in ("a", "r", "r+"):
+        with pytest.raises(FormatError):
+            detmem.open(tmp_path, mode)
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+
+
+# --------------------------------------------------------------------------------------------------------- combinations
+
+Spoil = Callable[[MemoryDisk], None]
+
+
+def _nothing(disk: MemoryDisk) -> None:
+    """Leave it as it is."""
+
+
+def _one_slot(disk: MemoryDisk) -> None:
+    set_heads(disk, newest_head(disk), None)
+
+
+def _no_slot(disk: MemoryDisk) -> None:
+    set_heads(disk, None, None)
+
+
+def _bad_seal(disk: MemoryDisk) -> None:
+    disk.files[names(disk, "log")[0]][-1] ^= 1
+
+
+def _another_segment(disk: MemoryDisk) -> None:
+    disk.files["log/00000000000000000042.seg"] = bytearray(b"DETMEMSG")
+
+
+def _bad_snapshot(disk: MemoryDisk) -> None:
+    disk.files[names(disk, "snap")[-1]][-1] ^= 1
+
+
+def _late_snapshot(disk: MemoryDisk) -> None:
+    longer = small_store(commits=9, snapshots=(9,))
+    disk.files["snap/00000000000000000009.snap"] = longer.files["snap/00000000000000000009.snap"]
+
+
+def _torn(disk: MemoryDisk) -> None:
+    disk.files[last_segment(disk)] += b"torn"
+
+
+def _cut(disk: MemoryDisk) -> None:
+    del disk.files[last_segment(disk)][frames_of(disk, last_segment(disk))[-1].offset :]
+
+
+def _damaged(disk: MemoryDisk) -> None:
+    disk.files[last_segment(disk)][frames_of(disk, last_segment(disk))[-1].offset + 40] ^= 1
+
+
+STEP_HEAD: dict[str, Spoil] = {"good": _nothing, "one": _one_slot, "none": _no_slot}
+STEP_FILES: dict[str, Spoil] = {
+    "good": _nothing,
+    "seal": _bad_seal,
+    "unsealed": _another_segment,
+    "snapshot": _bad_snapshot,
+    "late": _late_snapshot,
+}
+STEP_TAIL: dict[str, Spoil] = {"clean": _nothing, "torn": _torn, "cut": _cut, "damaged": _damaged}
+STEP_CALLER = ("silent", "met", "not met")
+WORDS = {
+    "one": "one slot of HEAD",
+    "none": "HEAD was missing",
+    "rotation": "crash in rotation",
+    "snapshot": "an older snapshot",
+    "torn": "unfinished commit",
+}
+
+
+@pytest.mark.parametrize("accept", [False, True])
+@pytest.mark.parametrize("head", STEP_HEAD)
+def test_every_combination_meets_exactly_one_row_of_each_step(head: str, accept: bool) -> None:
+    """The first step that refuses decides; else every row that reports has one sentence, and no other row has one."""
+    whole = small_store()
+    expected = contents_of(whole)
+    with opened(copy(whole), write=False) as database:
+        checkpoint = database.checkpoint()
+    stranger = replace(checkpoint, state_root="0" * 64)
+    refusals = opens = 0
+    for files, tail, caller in itertools.product(STEP_FILES, STEP_TAIL, STEP_CALLER):
+        disk = copy(whole)
+        STEP_TAIL[tail](disk)
+        STEP_FILES[files](disk)
+        STEP_HEAD[head](disk)
+        expect = {"silent": None, "met": checkpoint, "not met": stranger}[caller]
+        lost = tail in ("cut", "damaged")
+        # Without HEAD, only seq 7 is known to have been acknowledged: frame 8 said so, where it can still be read.
+        known = lost and not (head == "none" and accept)
+        if (head == "none" and not accept) or files in ("seal", "unsealed", "late") or known:
+            error: type[Exception] | None = LogDamaged
+        elif (caller == "met" and lost) or caller == "not met":
+            error = Divergence
+        else:
+            error = None
+        if error is not None:
+            with pytest.raises(error):
+                opened(disk, expect=expect, accept_missing_head=accept)
+            refusals += 1
+            continue
+        with opened(disk, expect=expect, accept_missing_head=accept) as database:
+            reported = () if database.recovery is None else database.recovery.actions
+            if not lost:
+                assert contents(database) == expected
+            else:
+                assert database.seq == 7
+        opens += 1
+        sentences = {row: sum(word in action for action in reported) for row, word in WORDS.items()}
+        torn = tail in ("torn", "damaged")
+        assert sentences == {
+            "one": head == "one",
+            "none": head == "none",
+            "rotation": False,
+            "snapshot": files == "snapshot",
+            "torn": torn,
+        }
+    assert refusals + opens == len(STEP_FILES) * len(STEP_TAIL) * len(STEP_CALLER)
+    assert (opens > 0) == (head != "none" or accept)

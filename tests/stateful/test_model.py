@@ -1,0 +1,289 @@
+"""Every operation against a model of dicts and lists, in any order that Hypothesis can think of.
+
+After every step the store's contents, answers, seq and roots are the model's.  The roots of the model come from
+the naive twin (spec/reference.py), which shares no line with the package: it gets the same calls, and its state root is
+computed anew from its values.  The store is snapshotted and reopened in between, and must not change.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+import detmem
+from detmem.database import open_disk
+from detmem.journal.disk import MemoryDisk
+from detmem.journal.log import SEGMENT_BYTES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _twin() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("detmem_spec_reference_of_model", ROOT / "spec" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TWIN = _twin()
+NAMES = st.sampled_from(["c", "d", "é"])
+IDS = st.sampled_from(["a", "b", "ab", "Z", "é", "\uffff", "\U0001f600"])
+MANY_IDS = st.lists(IDS, min_size=1, max_size=4, unique=True)
+COMPONENTS = st.integers(-2, 2) | st.sampled_from([1 << 29, -(1 << 29)])
+VECTORS = st.tuples(COMPONENTS, COMPONENTS).map(list)
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-1, 2)
+    | st.sampled_from([0.5, 1.0, "", "x", "xy"])
+    | st.just(["x", 1, None])
+)
+METADATAS = st.dictionaries(st.sampled_from(["k", "n", "s"]), VALUES, max_size=3)
+DOCUMENTS = st.sampled_from(["", "text", "é"])
+DEFINITIONS = st.tuples(st.just(2), st.sampled_from(["l2", "ip", "cosine"]), st.sampled_from(["Q16.16", "Q4.28"]))
+PLAIN = VALUES.filter(lambda value: value is not None)
+WHERE = st.one_of(
+    st.fixed_dictionaries({"k": PLAIN}),
+    st.builds(lambda values: {"k": {"$in": values}}, st.lists(PLAIN, max_size=2)),
+    st.builds(lambda value: {"n": {"$ne": value}}, PLAIN),
+    st.builds(lambda value: {"n": {"$gt": value}}, st.sampled_from([0, 0.75, "w"])),
+    st.builds(lambda flag: {"s": {"$exists": flag}}, st.booleans()),
+    st.builds(lambda flag: {"$or": [{"s": "x"}, {"$not": {"k": {"$exists": flag}}}]}, st.booleans()),
+)
+
+Call = tuple[Any, ...]  # a command, in the shapes of the twin
+
+CALLS: st.SearchStrategy[Call] = st.one_of(
+    st.builds(lambda name, definition: ("create", name, *definition), NAMES, DEFINITIONS),
+    st.builds(lambda name: ("drop", name), NAMES),
+    st.builds(
+        lambda kind, name, ids, data: (kind, name, [(id, *data[at]) for at, id in enumerate(ids)]),
+        st.sampled_from(["add", "upsert", "upsert"]),
+        NAMES,
+        MANY_IDS,
+        st.lists(st.tuples(VECTORS, st.none() | METADATAS, st.none() | DOCUMENTS), min_size=4, max_size=4),
+    ),
+    st.builds(
+        lambda name, ids, vectors, data: (
+            "update",
+            name,
+            [(id, vectors[at] if vectors else None, *data[at]) for at, id in enumerate(ids)],
+        ),
+        NAMES,
+        MANY_IDS,
+        st.none() | st.lists(VECTORS, min_size=4, max_size=4),
+        st.lists(st.tuples(st.none() | METADATAS, st.none() | DOCUMENTS), min_size=4, max_size=4),
+    ),
+    st.builds(lambda name, ids: ("delete", name, ids), NAMES, MANY_IDS),
+    st.builds(lambda name, where: ("delete_where", name, where), NAMES, WHERE),
+)
+
+
+class InsideError(Exception):
+    """Raised by a test inside a batch."""
+
+
+def perform(db: detmem.Database, call: Call) -> Any:
+    """One call of the twin's, through the public door."""
+    kind, name, *rest = call
+    if kind == "create":
+        if name in db.collections():
+            raise detmem.UsageError("the public door gets an existing collection; the twin refuses to make it")
+        dim, metric, number_format = rest
+        return db.collection(name, dim=dim, metric=metric, format=number_format)
+    if kind == "drop":
+        return db.drop(name)
+    c = db[name]
+    if kind == "delete":
+        return c.delete(rest[0])
+    if kind == "delete_where":
+        return c.delete(where=rest[0])
+    ids, raws, metadatas, documents = (list(part) for part in zip(*rest[0], strict=True))
+    more = {"raw": raws} if raws[0] is not None else {}
+    return getattr(c, kind)(ids, metadatas=metadatas, documents=documents, **more)
+
+
+class Model(RuleBasedStateMachine):
+    """The store, and beside it the twin's memory and a list of what each seq did."""
+
+    segment_bytes = SEGMENT_BYTES
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.disk = MemoryDisk()
+        self.db = self.opened()
+        self.model = TWIN.Memory()
+        self.told: list[tuple[int, str, str, list[str]]] = []
+        self.checkpoints = [self.db.checkpoint()]
+
+    def opened(self, **more: Any) -> detmem.Database:
+        return open_disk(self.disk, segment_bytes=self.segment_bytes, **more)
+
+    def teardown(self) -> None:
+        assert self.db.verify() == detmem.Report(True, self.model.seq, self.db.state_root)
+        self.db.close()
+        for checkpoint in self.checkpoints[:: max(1, len(self.checkpoints) // 4)]:
+            self.opened(write=False, expect=checkpoint).close()
+
+    def note(self, commit: Any) -> None:
+        """What ``log`` will tell of a commit of the model."""
+        groups: dict[tuple[str, str], list[str]] = {}
+        for operation in commit.operations:
+            kind = ["create_collection", "drop_collection", "add", "upsert", "update", "delete"][operation.type - 1]
+            groups.setdefault((kind, operation.collection), []).extend([operation.id] if operation.id else [])
+        self.told += [(commit.seq, kind, name, ids) for (kind, name), ids in groups.items()]
+
+    def both(self, command: Call, ours: Any) -> None:
+        """The same on both sides: the same commit, or a refusal of both."""
+        before = self.model.seq
+        try:
+            commit = self.model.write(command)
+        except TWIN.Refused:
+            with pytest.raises(detmem.DetmemError):
+                ours()
+            assert self.db.seq == before
+            return
+        result = ours()
+        if isinstance(result, detmem.Commit):
+            assert (result.seq, result.state_root) == (self.model.seq, self.model.state_root().hex())
+        if commit is not None:
+            self.note(commit)
+            self.checkpoints.append(self.db.checkpoint())
+
+    # -- what can happen
+
+    @initialize(definition=DEFINITIONS)
+    def begin(self, definition: tuple[int, str, str]) -> None:
+        self.call(("create", "c", *definition))
+
+    @rule(call=CALLS)
+    def call(self, call: Call) -> None:
+        self.both(call, lambda: perform(self.db, call))
+
+    @rule(calls=st.lists(CALLS, max_size=5))
+    def batch(self, calls: list[Call]) -> None:
+        def ours() -> Any:
+            with self.db.batch() as batch:
+                for call in calls:
+                    if call[0] == "create":  # inside, only the batch knows whether it is pending
+                        try:
+                            self.db[call[1]]
+                        except detmem.NotFoundError:
+                            self.db.collection(call[1], dim=call[2], metric=call[3], format=call[4])
+                        else:
+                            raise detmem.UsageError("it is there")
+                    else:
+                        assert perform(self.db, call) is None
+            return batch.commit
+
+        self.both(("batch", calls), ours)
+
+    @rule(calls=st.lists(CALLS, max_size=3))
+    def broken_batch(self, calls: list[Call]) -> None:
+        before = self.db.checkpoint()
+        with pytest.raises(InsideError), self.db.batch():
+            for call in calls:
+                try:
+                    perform(self.db, call)
+                except detmem.DetmemError:
+                    continue
+            raise InsideError
+        assert self.db.checkpoint() == before
+
+    @rule()
+    def snapshot(self) -> None:
+        info = self.db.snapshot()
+        assert info == detmem.SnapshotInfo(self.model.seq, self.db.state_root, None)
+        written = bytes(self.disk.files[f"snap/{self.model.seq:020d}.snap"])
+        assert written == TWIN.write_snapshot(self.model)
+
+    @rule()
+    def reopen(self) -> None:
+        self.db.close()
+        self.db = self.opened(expect=self.checkpoints[-1])
+        assert self.db.recovery is None
+
+    @precondition(lambda self: self.model.state)
+    @rule(data=st.data(), k=st.integers(1, 9), query=VECTORS, where=st.none() | WHERE, ids=st.none() | MANY_IDS)
+    def search(self, data: st.DataObject, k: int, query: list[int], where: Any, ids: list[str] | None) -> None:
+        name = data.draw(st.sampled_from(sorted(self.model.state)))
+        c = self.db[name]
+        try:
+            expected = self.model.search(name, query, k, where, ids)
+        except TWIN.Refused:
+            with pytest.raises(detmem.UsageError):
+                c.search(raw=query, k=k, where=where, ids=ids)
+            return
+        result = c.search(raw=query, k=k, where=where, ids=ids)
+        assert list(zip(result.ids, result.raw.tolist(), strict=True)) == expected
+        assert result.seq == self.model.seq
+        records = self.model.state[name].records
+        assert result.metadatas == [records[id].metadata for id in result.ids]
+        assert result.documents == [records[id].document for id in result.ids]
+        chosen = TWIN.select(records, where)
+        assert c.get(where=where).ids == sorted(chosen)
+        assert c.count(where) == len(chosen)
+
+    # -- what always holds
+
+    @invariant()
+    def contents_are_the_models(self) -> None:
+        assert self.db.collections() == sorted(self.model.state)
+        for name, expected in self.model.state.items():
+            c = self.db[name]
+            assert (c.dim, c.metric, c.format) == (expected.dim, expected.metric, expected.format)
+            found = c.get(include=("metadatas", "documents", "raw"))
+            assert found.ids == list(c) == sorted(expected.records)
+            assert len(c) == len(expected.records)
+            records = [expected.records[id] for id in found.ids]
+            assert [list(one.items()) for one in found.metadatas or []] == [sorted(r.metadata.items()) for r in records]
+            assert found.documents == [record.document for record in records]
+            assert found.raw is not None
+            assert found.raw.tolist() == [record.vector for record in records]
+
+    @invariant()
+    def roots_and_the_log_are_the_models(self) -> None:
+        assert self.db.seq == self.model.seq
+        assert str(self.db.checkpoint()) == self.model.checkpoint()
+        assert self.db.state_root == TWIN.state_root(TWIN.entries_of(self.model.state)).hex()
+        assert self.db.head == self.model.link.hex()
+        assert [(e.seq, e.op, e.collection, e.ids) for e in self.db.log()] == self.told
+
+
+class Rotating(Model):
+    """Every few commits a new segment."""
+
+    segment_bytes = 700
+
+
+class Paranoid(Rotating):
+    """Reopened after every single step, and read by a second handle."""
+
+    @invariant()
+    def reopening_changes_nothing(self) -> None:
+        reader = self.opened(write=False)
+        assert reader.checkpoint().seq <= self.model.seq
+        self.reopen()
+        self.contents_are_the_models()
+        self.roots_and_the_log_are_the_models()
+
+
+@pytest.mark.parametrize("machine", [Model, Rotating, Paranoid])
+def test_any_sequence_of_operations_is_the_models(machine: type[Model]) -> None:
+    run_state_machine_as_test(machine, settings=settings())  # type: ignore[no-untyped-call]
