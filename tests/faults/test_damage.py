@@ -16,7 +16,7 @@ import pytest
 from detmem.database import verify_disk
 from detmem.errors import DetmemError
 from detmem.journal.disk import MemoryDisk
-from tests.journal.stores import HEAD_PAGE, add, contents, copy, identity, opened, small_store
+from tests.journal.stores import HEAD_PAGE, add, contents, contents_of, copy, identity, opened, small_store
 
 SECTOR = 512
 SLOT_BYTES = 140
