@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import detmem
-from detmem import demo, options
+from detmem import demo, history, options
 
 __all__ = ["main"]
 
@@ -151,7 +151,7 @@ def _inspect_store(db: detmem.Database, asked: argparse.Namespace) -> int:
 
 def _inspect_record(db: detmem.Database, asked: argparse.Namespace) -> int:
     """The live records of that id, and every seq that touched it; its collection may be gone."""
-    history = list(db.log(id=asked.id, collection=asked.collection))
+    entries = list(db.log(id=asked.id, collection=asked.collection))
     names = [name for name in db.collections() if asked.collection in (None, name)]
     records = []
     for collection in (db[name] for name in names):
@@ -162,14 +162,14 @@ def _inspect_record(db: detmem.Database, asked: argparse.Namespace) -> int:
             assert found.raw is not None
             content = {"metadata": found.metadatas[0], "document": found.documents[0]}
             records.append({**_described(collection), **content, "raw": found.raw[0].tolist()})
-    if not records and not history:
+    if not records and not entries:
         where = "this store" if asked.collection is None else f"collection {asked.collection!r}"
         raise detmem.NotFoundError(f"no record {asked.id!r} in {where}, now or ever")
     if asked.json:
         for record in records:
             record["collection"] = record.pop("name")
             del record["count"]
-        _document({"id": asked.id, "seq": db.seq, "records": records, "history": [asdict(e) for e in history]})
+        _document({"id": asked.id, "seq": db.seq, "records": records, "history": [asdict(e) for e in entries]})
         return OK
     for record in records:
         raw = record["raw"]
@@ -181,7 +181,7 @@ def _inspect_record(db: detmem.Database, asked: argparse.Namespace) -> int:
     if not records:
         _say(f"{asked.id} is not live at seq {db.seq}: it was deleted, or its collection was dropped")
     _say("touched by")
-    for entry in history:
+    for entry in entries:
         _say("  " + _entry_line(entry))
     return OK
 
@@ -284,6 +284,41 @@ def _snapshot(asked: argparse.Namespace) -> int:
     return OK
 
 
+def _backup(asked: argparse.Namespace) -> int:
+    with _open(asked.path) as db:
+        copied = db.backup(asked.dest)
+    if asked.json:
+        _document(asdict(copied))
+    else:
+        _say(f"copied {copied.seq} commands, state {copied.state_root}, verified")
+    return OK
+
+
+def _salvage(asked: argparse.Namespace) -> int:
+    found = history.salvage(asked.path, asked.dest)
+    seq = found.checkpoint.seq
+    if asked.json:
+        _document(asdict(found))
+    else:
+        _say(f"saved 1..{seq} state {found.checkpoint.state_root}" if seq else "saved nothing")
+        _say(f"LOST seq {seq + 1} and later: {found.reason}" if found.reason else "nothing was lost")
+    return OK if found.reason is None else DIFFERS
+
+
+def _repair(asked: argparse.Namespace) -> int:
+    done = history.repair(asked.path, asked.copy)
+    report = detmem.verify(asked.path)
+    if asked.json:
+        _document({**asdict(done), "verified": asdict(report)})
+    else:
+        for name in done.segments:
+            _say(f"written anew: {name}")
+        for name in done.quarantined:
+            _say(f"in quarantine: {name}")
+        _say(f"ok 1..{report.seq} state {report.state_root}" if report.ok else f"FAIL still: {report.reason}")
+    return OK if report.ok else DIFFERS
+
+
 # ------------------------------------------------------------------------------------------------- looking and printing
 
 
@@ -383,5 +418,8 @@ _RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "diff": _diff,
     "search": _search,
     "snapshot": _snapshot,
+    "backup": _backup,
+    "salvage": _salvage,
+    "repair": _repair,
 }
 assert list(_RUN) == list(options.COMMANDS)

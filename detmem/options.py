@@ -27,6 +27,9 @@ COMMANDS = {  # name: (what it does, an example's arguments)
         'agent.detmem --collection notes --id n1 -k 5 --where \'{"kind": "fact"}\'',
     ),
     "snapshot": ("write a snapshot, so that the next open is quick", "agent.detmem"),
+    "backup": ("copy a consistent store, beside a live writer", "agent.detmem copy.detmem"),
+    "salvage": ("take the longest good prefix of a damaged log over to a new store", "agent.detmem saved.detmem"),
+    "repair": ("write damaged segments anew, from a copy of the same history", "agent.detmem --from copy.detmem"),
 }
 
 _RAW = argparse.RawDescriptionHelpFormatter
@@ -74,6 +77,12 @@ def parser(version: str) -> argparse.ArgumentParser:
     one.add_argument("--stop", metavar="SEQ", type=_whole, help="the seq to stop before")
     one.add_argument("--id", metavar="ID", help="only what touched this id")
     one.add_argument("--collection", metavar="C", help="only what touched this collection")
+
+    for name in ("backup", "salvage"):
+        made[name].add_argument("dest", metavar="DEST", help="the new store; nothing may stand there")
+
+    one = made["repair"]
+    one.add_argument("--from", metavar="COPY", dest="copy", required=True, help="a backup, or a replayed store")
 
     one = made["inspect"]
     one.add_argument("id", metavar="ID", nargs="?", help="a record")

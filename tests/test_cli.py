@@ -156,6 +156,42 @@ def test_replay_of_damage_behind_a_snapshot_fails_and_says_what_it_left(store, t
 # --- log, inspect, stats, diff ----------------------------------------------------------------------------------------
 
 
+def test_backup_copies_a_store_that_verifies(store, tmp_path, run, run_json):
+    code, out, _ = run("backup", store, tmp_path / "one")
+    assert (code, out) == (0, f"copied 7 commands, state {root_of(store)}, verified\n")
+    code, found = run_json("backup", store, tmp_path / "two")
+    assert (code, found["seq"], found["state_root"]) == (0, 7, root_of(store))
+    assert detmem.diff(store, tmp_path / "two").common_seq == 7
+    code, _, complaint = run("backup", store, tmp_path / "two")
+    assert code == 3
+    assert "exists already" in complaint
+
+
+def test_salvage_saves_what_is_before_the_damage_and_says_what_is_lost(store, tmp_path, run, run_json):
+    bad = copy_with_flipped_bit(store, b"five away")
+    code, out, _ = run("salvage", bad, tmp_path / "saved")
+    assert code == 1
+    assert out.startswith("saved 1..2 state ")
+    assert "LOST seq 3 and later: log/00000000000000000001.seg, offset " in out
+    assert detmem.verify(tmp_path / "saved").seq == 2
+    code, found = run_json("salvage", store, tmp_path / "whole")
+    assert (code, found["reason"], found["checkpoint"]["seq"]) == (0, None, 7)
+
+
+def test_repair_mends_a_damaged_store_from_a_copy(store, tmp_path, run, run_json):
+    bad = copy_with_flipped_bit(store, b"five away")
+    run("backup", store, tmp_path / "copy")
+    code, out, _ = run("repair", bad, "--from", tmp_path / "copy")
+    assert code == 0
+    assert out.splitlines() == [
+        "written anew: log/00000000000000000001.seg",
+        "in quarantine: quarantine/00000000000000000001-0.0",
+        f"ok 1..7 state {root_of(store)}",
+    ]
+    code, found = run_json("repair", bad, "--from", tmp_path / "copy")
+    assert (code, found["segments"], found["verified"]["ok"]) == (0, [], True)
+
+
 def test_log_tells_what_happened_one_json_line_each(store, run):
     code, out, _ = run("log", store, "--json")
     entries = [json.loads(line) for line in out.splitlines()]
