@@ -44,7 +44,7 @@ from dataclasses import dataclass, field, replace
 
 from detmem.errors import LockedError, StorageError
 
-__all__ = ["DROP", "KEEP", "Choice", "Fault", "SimDisk", "choices"]
+__all__ = ["DROP", "KEEP", "Choice", "Fault", "SimDisk", "choices", "random_choice"]
 
 SECTOR_BYTES = 512
 EXHAUSTIVE_UNITS = 10

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from tests.faults.simdisk import SimDisk, choices, random_choice
+from detmem.errors import StorageError
+from tests.faults.simdisk import Fault, SimDisk, choices, random_choice
 from tests.faults.workloads import (
     POLICIES,
     Broken,
@@ -83,7 +84,7 @@ def walk(seed: int, examiner: Examiner) -> int:
     """Campaign 2, one walk; returns how many crashes it had.
 
     A workload crashes, its recovery crashes, and the recovery from that, up to three deep, each at a random call in a
-    random way (power cut or death of the process); what each leaves is examined.
+    random way (power cut or death of the process); what each leaves is examined.  In some of them a call fails first.
     """
     rng = random.Random(seed)
     operations = ("add", "batch", "delete", "snapshot", "reopen", "kill", "add", "add")
@@ -106,17 +107,26 @@ def walk(seed: int, examiner: Examiner) -> int:
                 taken[:] = [(left, call)]
 
         runner.disk.watch = look
+        if rng.random() < 0.3:
+            runner.disk.fault = Fault(rng.randrange(90), short=rng.random() < 0.5)
         try:
             with fixed_identity():
                 runner.run(steps)
         except Exception as error:
-            raise Broken(f"replay with tests.faults.test_crash.walk({seed}): {story} {steps} {runner.trail}") from error
+            if not isinstance(error, StorageError) or not runner.disk.failures:
+                where = f"{story} {runner.policy} {steps} {runner.trail}: {error!r}"
+                raise Broken(f"replay with tests.faults.test_crash.walk({seed}): {where}") from error
+            story.append(f"{runner.disk.last_failure!r} failed")
+        runner.abandon()
         look(runner.disk, "the end")
         runner, call = taken[0]
         possible = runner.history + runner.under_way
         if rng.random() < 0.4:
             story.append(f"{runner.policy} {steps}: killed before {call!r}")
             seen_floor = runner.returned  # what a call returned for outlives the process
+        elif rng.random() < 0.1:
+            story.append(f"{runner.policy} {steps}: killed, failed pages evicted, before {call!r}")
+            runner.disk, seen_floor = runner.disk.evicted(), runner.floor
         else:
             choice = random_choice(runner.disk, rng)
             story.append(f"{runner.policy} {steps}: power cut {choice} before {call!r}")

@@ -182,11 +182,11 @@ def hunt_crashes() -> None:
         Workload("os", 1 << 26, ("add", "kill", "add")),
         Workload("os", 700, ("add", "snapshot", "kill")),
     ):
-        crash_everywhere(workload, examiner, 16, rng)
+        crash_everywhere(workload, examiner, 10, rng)
 
 
 def hunt_walks() -> None:
-    """Campaign 2."""
+    """Campaign 2; last, because a bug that only a random walk meets deserves a story of its own."""
     examiner = Examiner()
     for seed in range(400):
         walk(seed, examiner)
@@ -201,9 +201,9 @@ def hunt_errors() -> None:
             at += 1
 
 
-def hunt_damage() -> None:
+def hunt_stories() -> None:
     """Small stories of damage; ``test_damage.py`` has the large ones."""
-    for story in (_flips, _unsynced_head, _foreign_bytes, _mixed_histories, _behind_a_seal, _forged_root):
+    for story in (_unsynced_head, _foreign_bytes, _mixed_histories, _behind_a_seal, _forged_root):
         story()
 
 
@@ -231,7 +231,7 @@ def _flipped(data: bytes, at: int, bit: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
 
 
-def _flips() -> None:
+def hunt_flips() -> None:
     """In a store that was closed, a flipped bit is refused, or the state is the old one; and it never passes unseen."""
     sound = _store(300, ("create", "delete", "batch", "snapshot", "delete")).files
     with_state = model(("create", "batch", "delete"))
@@ -359,7 +359,7 @@ def _forged_root() -> None:
         raise Broken(f"a forged seq: opened at {db.seq}")
 
 
-HUNTS = (hunt_damage, hunt_crashes, hunt_errors, hunt_walks)
+HUNTS = (hunt_stories, hunt_flips, hunt_crashes, hunt_errors, hunt_walks)  # the quick ones first
 
 
 def caught(bug: Bug) -> str:
@@ -379,7 +379,7 @@ def test_an_injected_bug_is_caught(bug):
 
 
 def test_without_a_bug_every_hunt_comes_home_empty():
-    for hunt in HUNTS:
+    for hunt in HUNTS[:-1]:  # the walks are test_crash's own
         hunt()
 
 
