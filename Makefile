@@ -15,7 +15,7 @@ BENCHES = $(filter-out bench/common.py bench/make_sample.py,$(sort $(wildcard be
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test unit lint format vectors bench sample lock clean
+.PHONY: help demo test unit lint format vectors bench faults sample lock clean
 
 help:
 	@echo 'make demo     the main job on real sentence vectors: ingest, search, crash, recover, replay, compare roots'
@@ -25,6 +25,7 @@ help:
 	@echo 'make format   let ruff rewrite the layout'
 	@echo 'make vectors  write spec/vectors/ anew from spec/reference.py'
 	@echo 'make bench    measure; results go to bench/results/'
+	@echo 'make faults   the long fault campaigns; bench/results/faults.md says what they saw   (make faults ARGS="--seconds 600")'
 	@echo 'make sample   draw detmem/data/wordnet-sample.npz anew   (make sample SOURCE=path/to/wordnet-minilm.npz)'
 	@echo 'make lock     resolve requirements.lock anew'
 	@echo 'make clean    remove everything that the lines above can make again'
@@ -65,6 +66,9 @@ vectors: $(STAMP)
 
 bench: $(STAMP)
 	@set -e; for script in $(BENCHES); do echo "== $$script"; $(PY) "$$script"; done
+
+faults: $(STAMP)
+	$(PY) tests/faults/campaign.py $(ARGS)
 
 sample: $(STAMP)
 	$(PY) bench/make_sample.py "$(SOURCE)"

@@ -21,16 +21,16 @@ Names
     did not survive takes with it what lies inside.
 A sync that fails
     Linux marks the failed pages clean: the units of that file are *lost*.  A later sync returns happily and settles
-    only what was written since; a power cut may or may not have them, and ``evicted()`` is the disk after the kernel has
-    dropped those pages from memory as well.  Writing the same bytes again is the only cure.  A folder's units stay
+    only what was written since; a power cut may or may not have them, and ``evicted()`` is the disk after the kernel
+    has dropped those pages from memory as well.  Writing the same bytes again is the only cure.  A folder's units stay
     pending when its sync fails: metadata goes through the file system's journal, which fails as a whole or not at all.
 
 Not modelled: a device that lies about a sync, a torn sector that cannot be read at all, damage at rest (that is for
 the damage tests).  The text of LOCK is not kept: nobody relies on it.
 
 ``watch`` is called before every call that reaches the disk: between two calls nothing changes, and a crash in the
-middle of a call is a subset of what the call adds, so "before every call, and at the end" is every instant.  ``changes``
-counts the calls that can have made a difference to what a crash leaves.
+middle of a call is a subset of what the call adds, so "before every call, and at the end" is every instant.
+``changes`` counts the calls that can have made a difference to what a crash leaves.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from dataclasses import dataclass, field, replace
 
 from detmem.errors import LockedError, StorageError
 
-__all__ = ["DROP", "KEEP", "Choice", "Fault", "SimDisk", "choices"]
+__all__ = ["DROP", "KEEP", "Choice", "Fault", "SimDisk", "choices", "random_choice"]
 
 SECTOR_BYTES = 512
 EXHAUSTIVE_UNITS = 10
@@ -375,15 +375,20 @@ class SimDisk:
 
 
 def choices(disk: SimDisk, most: int, rng: random.Random) -> Iterator[Choice]:
-    """What a power cut may do now: nothing, everything, all but one, one alone, each sector torn, then every subset where
-    there are at most 2^10 of them, and samples (with torn sectors) otherwise; at most ``most``, the extremes first."""
+    """What a power cut may do now, at most ``most`` ways, the extremes first.
+
+    Nothing survives, everything, everything torn, all but one, one alone, one torn; then every subset where there are
+    at most 2^10, and samples with torn sectors.
+    """
     units = disk.units
     count = len(units)
     seen: set[Choice] = set()
 
     def candidates() -> Iterator[Choice]:
-        for ground, other in ((DROP, KEEP), (KEEP, DROP)):
-            yield (ground,) * count
+        yield (DROP,) * count
+        yield (KEEP,) * count
+        for _ in range(3):
+            yield tuple(_torn(unit, rng) for unit in units)
         for ground, other in ((KEEP, DROP), (DROP, KEEP)):
             for at in range(count):
                 yield (*(ground,) * at, other, *(ground,) * (count - at - 1))

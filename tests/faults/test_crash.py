@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from tests.faults.simdisk import SimDisk, choices, random_choice
+from detmem.errors import StorageError
+from tests.faults.simdisk import Fault, SimDisk, choices, random_choice
 from tests.faults.workloads import (
     POLICIES,
     Broken,
@@ -80,8 +81,11 @@ def _check(examiner: Examiner, files, runner: Runner, floor: int, place: Place, 
 
 
 def walk(seed: int, examiner: Examiner) -> int:
-    """Campaign 2, one walk: a workload crashes, its recovery crashes, and the recovery from that, up to three deep, each at
-    a random call in a random way (power cut or death of the process); what is left is examined.  Returns the depth."""
+    """Campaign 2, one walk; returns how many crashes it had.
+
+    A workload crashes, its recovery crashes, and the recovery from that, up to three deep, each at a random call in a
+    random way (power cut or death of the process); what each leaves is examined.  In some of them a call fails first.
+    """
     rng = random.Random(seed)
     operations = ("add", "batch", "delete", "snapshot", "reopen", "kill", "add", "add")
     policy = rng.choice(POLICIES)
@@ -103,17 +107,26 @@ def walk(seed: int, examiner: Examiner) -> int:
                 taken[:] = [(left, call)]
 
         runner.disk.watch = look
+        if rng.random() < 0.3:
+            runner.disk.fault = Fault(rng.randrange(90), short=rng.random() < 0.5)
         try:
             with fixed_identity():
                 runner.run(steps)
         except Exception as error:
-            raise Broken(f"replay with tests.faults.test_crash.walk({seed}): {story} {steps} {runner.trail}") from error
+            if not isinstance(error, StorageError) or not runner.disk.failures:
+                where = f"{story} {runner.policy} {steps} {runner.trail}: {error!r}"
+                raise Broken(f"replay with tests.faults.test_crash.walk({seed}): {where}") from error
+            story.append(f"{runner.disk.last_failure!r} failed")
+        runner.abandon()
         look(runner.disk, "the end")
         runner, call = taken[0]
         possible = runner.history + runner.under_way
         if rng.random() < 0.4:
             story.append(f"{runner.policy} {steps}: killed before {call!r}")
             seen_floor = runner.returned  # what a call returned for outlives the process
+        elif rng.random() < 0.1:
+            story.append(f"{runner.policy} {steps}: killed, failed pages evicted, before {call!r}")
+            runner.disk, seen_floor = runner.disk.evicted(), runner.floor
         else:
             choice = random_choice(runner.disk, rng)
             story.append(f"{runner.policy} {steps}: power cut {choice} before {call!r}")
@@ -155,8 +168,8 @@ def test_the_first_open_ever_may_crash_at_any_call():
 
 
 def test_both_slots_of_head_were_at_risk_when_a_killed_writer_was_followed_by_another():
-    """The opener took the slot it read for synced, and wrote the other one: a power cut then tore both, and the store was
-    refused.  It now writes and syncs the slot it read before it goes to the other."""
+    """The opener took the slot it read for synced, and wrote the other one: a power cut then tore both, and the store
+    was refused.  It now writes and syncs the slot it read before it goes to the other."""
     workload = Workload("always", 1, ("add", "add", "kill"))
     crash_everywhere(workload, Examiner(), 60, random.Random(SEED))
 
@@ -164,3 +177,28 @@ def test_both_slots_of_head_were_at_risk_when_a_killed_writer_was_followed_by_an
 def test_a_snapshot_of_the_empty_store_verifies_before_head_names_it():
     """``verify`` took "HEAD names no snapshot" (seq 0) for "HEAD names the snapshot at seq 0, with another digest"."""
     crash_everywhere(Workload("os", 1, ("snapshot", "delete", "delete")), Examiner(), 8, random.Random(SEED))
+
+
+def test_a_segment_whose_rename_was_never_synced_is_not_built_upon():
+    """A writer died between the rename of a new segment and the sync of its folder.  The next opener found the segment,
+    appended to it, synced the file and acknowledged; a power cut then took the name, and HEAD spoke of what was not
+    there.
+    """
+    for operations in (("add",), ("add", "snapshot")):
+        for number in (1, 2, 3):
+            runner = Runner(SimDisk(), "always", 1)
+            left: list[Runner] = []
+
+            def look(disk: SimDisk, call: str, runner: Runner = runner, left: list[Runner] = left) -> None:
+                if call == "sync_folder log":
+                    following = Runner(disk.kill(), "always", 1, runner.history, runner.under_way, runner.floor)
+                    left.append(following)
+
+            runner.disk.watch = look
+            with fixed_identity():
+                runner.run(operations)
+                following = left[number % len(left)]
+                following.open()
+                following.do("add")
+            nothing = (0,) * len(following.disk.units)
+            Examiner().check(following.disk.survivors(nothing), following, following.floor)

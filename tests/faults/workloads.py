@@ -256,10 +256,15 @@ class Examiner:
             again = _open(cut, self._segment_bytes)
             if again[:2] != first[:2]:
                 return Found(*first[:2], f"opened at seq {first[0]}, after a power cut behind that at seq {again[0]}")
+            if first[2] is not None and first[2].quarantined:
+                _kept_in_quarantine(files, self._segment_bytes)
             before = _stable(cut.files)
             third = _open(cut, self._segment_bytes)
             if third[:2] != first[:2] or third[2] is not None or _stable(cut.files) != before:
                 return Found(*first[:2], f"opening again found or did something: {third}")
+            litter = [name for name in cut.files if name.endswith(".tmp")]
+            if litter:
+                return Found(*first[:2], f"left behind: {litter}")
             if seen is not None and seen[0] > first[0]:
                 return Found(*first[:2], f"a reader saw seq {seen[0]}, then a writer seq {first[0]}")
             return Found(*first[:2], "" if seen is None or not seen[1] else seen[1])
@@ -283,7 +288,7 @@ def judge(found: Found, runner: Runner, floor: int) -> None:
 def _open(
     disk: SimDisk, segment_bytes: int, verified: bool = False
 ) -> tuple[int, tuple[str, str, str], recovery.Recovery | None]:
-    """(seq, roots, recovery).  ``verified``: read everything again, and leave the handle as a crash would; else close it."""
+    """(seq, roots, recovery).  ``verified``: read all of it again, leave the handle as a crash would; else close."""
     with fixed_identity():
         db = open_disk(disk, segment_bytes=segment_bytes)
     found = db.seq, (db.state_root, db.log_root, db.head), db.recovery
@@ -297,6 +302,40 @@ def _open(
     if disk.open_handles:
         raise CorruptionError(f"left open: {disk.open_handles}")
     return found
+
+
+def _kept_in_quarantine(files: dict[str, bytes], segment_bytes: int) -> None:
+    """What recovery cuts off is safe in quarantine before it is gone from the log, whenever the power fails."""
+    disk = SimDisk(files)
+    last = max(name for name in files if name.startswith("log/"))
+
+    changes = -1
+
+    def look(disk: SimDisk, call: str) -> None:
+        nonlocal changes
+        before, changes = changes, disk.changes
+        if before == changes:
+            return
+        count = len(disk.units)
+        for choice in [(0,) * count, *((*(0,) * at, 1, *(0,) * (count - at - 1)) for at in range(count))]:
+            left = disk.survivors(choice)
+            if left.get(last, b"").startswith(files[last]):
+                continue
+            kept = [files[last].endswith(data) for name, data in left.items() if name.startswith("quarantine/")]
+            if not any(kept):
+                raise CorruptionError(f"before {call!r}, power cut {choice}: the tail is neither in the log nor kept")
+
+    disk.watch = look
+    with fixed_identity():
+        db = open_disk(disk, segment_bytes=segment_bytes)
+    look(disk, "the end")
+    assert db.recovery is not None
+    for name in db.recovery.quarantined:
+        offset = int(name.rpartition("-")[2].split(".")[0])
+        kept = disk.survivors((0,) * len(disk.units)).get(name)
+        if kept != files[last][offset:]:
+            raise CorruptionError(f"{name} holds {kept!r}")
+    db.close()
 
 
 def _read(files: dict[str, bytes]) -> tuple[int, str] | None:

@@ -1,0 +1,387 @@
+"""Campaign 12: the journal is broken on purpose, one line at a time, and the campaigns must notice.
+
+A bug is a change of one function's text; it is compiled in that function's module and put in its place for the time of
+a hunt.  Every sync of a file, of a folder and of HEAD in the rooms that write is left out in turn, found by reading the
+source, so that a new one is in the list by itself.  The checks are dropped by name below.
+
+``REDUNDANT`` lists what may be left out without breaking a promise in the fault model, each with the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import random
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FunctionType, ModuleType
+
+import pytest
+
+from detmem.database import open_disk
+from detmem.errors import CorruptionError, DetmemError
+from detmem.journal import files, frame, head, log, recovery
+from detmem.machine import commands
+from detmem.machine.commands import Definition
+from detmem.machine.commitment import LINK_ZERO, commit_leaf, link
+from detmem.machine.state import COMMIT_KIND, VERSION, State
+from tests.faults.simdisk import Fault, SimDisk
+from tests.faults.test_crash import crash_everywhere, walk
+from tests.faults.test_errors import fail_once
+from tests.faults.workloads import Broken, Examiner, Runner, Workload, fixed_identity, model
+
+SEED = 20_260_301
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """In ``function``, line ``line`` (from 0; of those that hold ``old``) has ``new`` for ``old``."""
+
+    name: str
+    function: FunctionType
+    old: str
+    new: str
+    line: int = 0
+
+
+@contextmanager
+def planted(bug: Bug) -> Iterator[None]:
+    """The journal with this bug in it."""
+    function = inspect.unwrap(bug.function)
+    source = textwrap.dedent(inspect.getsource(function))
+    lines = source.splitlines()
+    places = [number for number, text in enumerate(lines) if bug.old in text]
+    assert len(places) > bug.line, f"{bug.name}: no line with {bug.old!r} any more; mend the list of bugs"
+    lines[places[bug.line]] = lines[places[bug.line]].replace(bug.old, bug.new)
+    defined: dict[str, object] = {}
+    while lines[0].startswith("@"):
+        del lines[0]
+    exec(
+        compile("from __future__ import annotations\n" + "\n".join(lines), bug.name, "exec"),
+        function.__globals__,
+        defined,
+    )
+    broken = defined[function.__name__]
+    assert isinstance(broken, FunctionType)
+    sound, function.__code__ = function.__code__, broken.__code__
+    try:
+        yield
+    finally:
+        function.__code__ = sound
+
+
+# ---------------------------------------------------------------------------------------------------------------- bugs
+
+
+def _functions(module: ModuleType) -> Iterator[tuple[str, FunctionType]]:
+    for name, value in vars(module).items():
+        if inspect.isfunction(value) and _written_in(value, module):
+            yield name, value
+        elif inspect.isclass(value) and value.__module__ == module.__name__:
+            for inner, method in vars(value).items():
+                method = method.__func__ if isinstance(method, classmethod) else method
+                if inspect.isfunction(method) and _written_in(method, module):
+                    yield f"{name}.{inner}", method
+
+
+def _written_in(function: FunctionType, module: ModuleType) -> bool:
+    return inspect.unwrap(function).__code__.co_filename == module.__file__  # not generated, not imported
+
+
+def _left_out() -> Iterator[Bug]:
+    """Every sync left out, one at a time."""
+    wholes = (r"[\w.()]*\.sync\(\)", r"[\w.()]*sync_folder\([\w\"]*\)")
+    for module in (log, head, recovery, files):
+        for name, function in _functions(module):
+            source = inspect.getsource(inspect.unwrap(function))
+            counts: dict[str, int] = {}
+            for text in source.splitlines():
+                found = [match[0] for whole in wholes for match in re.finditer(whole, text)]
+                found += ["sync=True"] if "sync=True" in text else []
+                for old in found:
+                    number = counts[old] = counts.get(old, -1) + 1
+                    new = "sync=False" if old == "sync=True" else "None"
+                    yield Bug(f"{name} leaves out {old} #{number}", function, old, new, number)
+
+
+def _bug(name: str, function: Callable[..., object], old: str, new: str, line: int = 0) -> Bug:
+    function = function.__func__ if inspect.ismethod(function) else function
+    assert inspect.isfunction(function)
+    return Bug(name, function, old, new, line)
+
+
+SYNCS = list(_left_out())
+# ruff: noqa: E501 - a bug a line: the table reads better than its wrapped form
+CHECKS = [
+    _bug("acknowledge before the sync", log.Journal.append, "if self._policy.before_publishing", "if False"),
+    _bug("HEAD before the log's sync", log.Journal._sync, "self._open_file().sync()", "self._head.write(sync=True, durable_seq=place.seq, link=place.link, segment=place.segment, durable_offset=place.offset); self._open_file().sync()"),
+    _bug("a group acknowledges without waiting", log.Journal.wait, 'if self._policy.kind != "group"', "if True"),
+    _bug("go on after a failure", log.Journal._guarded, "self._failure = error", "pass"),
+    _bug("HEAD stays clean while writing", log.Journal.__init__, "clean=False", "clean=True"),
+    _bug("HEAD's slots are not alternated", head.HeadFile.write, "self._slot = 1 - self._slot", "pass"),
+    _bug("the other slot before the first is synced", head.HeadFile.write, "if self._synced", "if True"),
+    _bug("no rewrite of the slot that was read", head.HeadFile.__init__, "self._file.pwrite(", "(lambda *_: None)("),
+    _bug("the older slot is believed", recovery._step_head, "max(good", "min(good"),
+    _bug("no CRC of HEAD", head.Head.decode, "or crc != crc32(data[: _SLOT.size - 4])", ""),
+    _bug("no rewrite after an unclean close", recovery._decide_end, "file.pwrite(rest, start)", "pass"),
+    _bug("the torn tail is left", recovery._decide_end, "file.truncate(reader.offset)", "pass"),
+    _bug("no copy in quarantine", recovery._decide_end, "quarantined.append(copy_out(disk, file, segment.first_seq, reader.offset))", "pass"),
+    _bug("stop at the first bad frame", recovery._decide_end, "if durable > reader.seq", "if False"),
+    _bug("HEAD's watermark is ignored", recovery._step_tail, "durable = head.durable_seq", "durable = 0"),
+    _bug("later headers' watermark is ignored", recovery._step_tail, "durable = max(durable, last_durable(file, error.offset, segment.header.seed))", "pass"),
+    _bug("frames' watermark is ignored", recovery._step_tail, "durable = max(durable, frame.durable_seq)", "pass"),
+    _bug("the link in HEAD is not compared", recovery._check_head_link, "link != head.link", "False"),
+    _bug("replayed roots are not compared", recovery.advance, "change.state_root != frame.state_root", "False"),
+    _bug("no CRC of a frame's header", frame._read_header, "or crc != crc32(data[: _HEADER.size - _CRC_BYTES], seed)", ""),
+    _bug("no CRC of a later header", frame.last_durable, "if crc == crc32(header[:-_CRC_BYTES], seed)", "if True"),
+    _bug("the CRC is not seeded", frame.SegmentHeader.seed.fget, "crc32(self.store_id + self.first_seq.to_bytes(8, \"little\"))", "0"),
+    _bug("no link check", frame.SegmentReader._next, "or computed != stored", ""),
+    _bug("no seq check", frame.SegmentReader._next, "if seq != self.seq + 1 or durable_seq >= seq", "if False"),
+    _bug("no digest of a seal", frame._read_seal, "if bytes(data[_SEAL_BODY.size :]) != _seal_digest(first_seq, body)", "if False"),
+    _bug("bytes behind a seal are ignored", frame.SegmentReader._end, "if offset + size != self._size", "if False"),
+    _bug("no CRC of a segment header", frame.SegmentHeader.decode, "or crc != crc32(data[: _SEGMENT.size - _CRC_BYTES])", ""),
+    _bug("segments are not compared with the seal before", recovery.read_segments, "if header != expected", "if False"),
+    _bug("a missing segment is not missed", recovery.read_segments, "if head.segment and head.segment not in", "if False and head.segment not in"),
+    _bug("temporaries stay", files.remove_temporaries, "disk.remove(", "str("),
+    _bug("a new segment without .tmp", log.Journal._start_segment, 'temporary = f"{name}.tmp"', "temporary = name"),
+    _bug("paranoid leaves HEAD to the kernel", log.Journal._sync, 'sync=self._policy.kind == "paranoid"', "sync=False"),
+    _bug("no seal", log.Journal._rotate, "file.pwrite(", "(lambda *_: None)("),
+    _bug("HEAD without .tmp", head.HeadFile.create, 'temporary = f"{HEAD}.tmp"', "temporary = HEAD"),
+    _bug("HEAD is created with one slot", head.HeadFile.create, "for slot in range(_SLOTS)", "for slot in range(1)"),
+    _bug("snapshots are believed wherever they stand", recovery._step_snapshot, "if state.seq != seq or border is None or", "if False and"),
+]  # fmt: skip
+BUGS = [*SYNCS, *CHECKS]
+REDUNDANT = {
+    "Journal.__init__ leaves out sync=True #0": "HEAD is synced again, by _arrived_at, before the first append",
+    "Journal.__init__ leaves out self._file.sync() #0": "recovery has written and synced the file, unless HEAD was clean",
+    "Journal.snapshot leaves out sync=True #0": "recovery finds snapshots by name; HEAD's digest is for verify alone",
+    'HeadFile.create leaves out disk.sync_folder("") #0': "Journal.__init__ syncs the root before the first segment",
+    "_step_segments leaves out disk.sync_folder(QUARANTINE) #0": "a rename is one transaction: the sync of log/ settles it",
+    "_step_segments leaves out disk.sync_folder(LOG) #0": "a rename is one transaction: the sync of quarantine/ settles it",
+    "_decide_end leaves out file.sync() #0": "Journal.__init__ syncs the same file before the first append",
+    "HEAD is created with one slot": "a crash in creation is then reported as a bad slot, and nothing else is different",
+}
+
+
+# --------------------------------------------------------------------------------------------------------------- hunts
+
+
+def hunt_crashes() -> None:
+    """Campaign 1 over the workloads that meet most lines."""
+    rng = random.Random(SEED)
+    examiner = Examiner()
+    for workload in (
+        Workload("always", 1 << 26, ("add", "batch")),
+        Workload("always", 1, ("add", "kill", "add")),
+        Workload("always", 700, ("add", "snapshot", "add")),
+        Workload("group:1", 700, ("add", "reopen", "add")),
+        Workload("paranoid", 1, ("snapshot", "add", "kill")),
+        Workload("os", 1 << 26, ("add", "kill", "add")),
+        Workload("os", 700, ("add", "snapshot", "kill")),
+    ):
+        crash_everywhere(workload, examiner, 10, rng)
+
+
+def hunt_walks() -> None:
+    """Campaign 2; last, because a bug that only a random walk meets deserves a story of its own."""
+    examiner = Examiner()
+    for seed in range(400):
+        walk(seed, examiner)
+
+
+def hunt_errors() -> None:
+    """Campaigns 6 and 7, syncs and writes."""
+    examiner = Examiner()
+    for workload in (Workload("always", 700, ("add", "add")), Workload("os", 1 << 26, ("add", "snapshot"))):
+        at = 0
+        while fail_once(workload, Fault(at), examiner, most=3):
+            at += 1
+
+
+def hunt_stories() -> None:
+    """Small stories of damage; ``test_damage.py`` has the large ones."""
+    for story in (_unsynced_head, _foreign_bytes, _mixed_histories, _behind_a_seal, _forged_root):
+        story()
+
+
+def _store(segment_bytes: int, kinds: tuple[str, ...], close: bool = True, policy: str = "always") -> SimDisk:
+    """A disk with a store on it; without ``close``, as a power cut leaves it that keeps all but unsynced HEAD writes."""
+    runner = Runner(SimDisk(), policy, segment_bytes)
+    with fixed_identity():
+        runner.open()
+        for kind in kinds:
+            runner.do(kind) if kind == "snapshot" else runner.commit(kind)
+        if close:
+            runner.close()
+    return runner.disk.crash((0,) * len(runner.disk.units))
+
+
+def _refused(files_: dict[str, bytes], what: str, write: bool = True) -> None:
+    try:
+        open_disk(SimDisk(files_), write=write)
+    except CorruptionError:
+        return
+    raise Broken(f"{what}: not refused")
+
+
+def _flipped(data: bytes, at: int, bit: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
+
+
+def hunt_flips() -> None:
+    """In a store that was closed, a flipped bit is refused, or the state is the old one; and it never passes unseen."""
+    sound = _store(300, ("create", "delete", "batch", "snapshot", "delete")).files
+    with_state = model(("create", "batch", "delete"))
+    for name, data in sound.items():
+        if not name.startswith(("log/", "HEAD")):
+            continue
+        for at in range(len(data)):
+            if name == "HEAD" and at % 4096 >= 140:
+                continue
+            disk = SimDisk({**sound, name: _flipped(data, at, at % 8)})
+            try:
+                db = open_disk(disk, write=name == "HEAD")  # a reader would stop where the older slot says
+            except CorruptionError:
+                continue
+            if (db.state_root, db.log_root, db.head) != with_state:
+                raise Broken(f"{name}, byte {at}: a silent difference")
+            if name == "HEAD" and db.recovery is None:
+                raise Broken(f"{name}, byte {at}: not reported")
+            if name != "HEAD" and db.verify("chain").ok:
+                raise Broken(f"{name}, byte {at}: verify saw nothing")
+
+
+def _unsynced_head() -> None:
+    """Acknowledged under ``always``, and HEAD does not know of it: the frames behind the damage do."""
+    crashed = _store(1 << 26, ("create", "batch", "batch", "batch"), close=False).files
+    name = "log/00000000000000000001.seg"
+    reader = open_disk(SimDisk(crashed), write=False)
+    if reader.seq < 3:
+        raise Broken(f"a reader sees {reader.seq} of 3 commits that a frame says are durable")
+    _refused({**crashed, name: _flipped(crashed[name], 200, 0)}, "damage in front of an acknowledged commit")
+    rotated = _store(1, ("create", "batch"), close=False).files
+    last = max(one for one in rotated if one.startswith("log/"))
+    _refused({one: data for one, data in rotated.items() if one != last}, "the segment that HEAD names is gone")
+    closed = _store(1 << 26, ("create", "batch", "batch")).files
+    _refused({**closed, name: _flipped(closed[name], len(closed[name]) - 40, 0)}, "damage in the last commit")
+    _refused({**closed, name: closed[name][:200]}, "a log cut inside an acknowledged commit")
+    paranoid = _store(1 << 26, ("create", "batch", "batch"), close=False, policy="paranoid").files
+    _refused({**paranoid, name: paranoid[name][:-10]}, "under paranoid, a log without its last bytes")
+
+
+def _foreign_bytes() -> None:
+    """Behind the end: headers that are nobody's, another store's, another segment's.  None says anything about us."""
+    crashed = _store(1 << 26, ("create", "batch"), close=False).files
+    name = "log/00000000000000000001.seg"
+    another = frame.SegmentHeader(b"x" * 16, 1, 0, b"", b"").seed
+    later = frame.SegmentHeader(bytes(range(16)), 9, 0, b"", b"").seed
+    for seed in (5, another, later):
+        header = frame._encode_header(1, 1000, 1000, 999, seed)
+        try:
+            db = open_disk(SimDisk({**crashed, name: crashed[name] + header + b"tail"}))
+        except CorruptionError as error:
+            raise Broken(f"foreign bytes behind the end: {error}") from None
+        if db.seq != 2 or db.recovery is None or not db.recovery.quarantined:
+            raise Broken(f"foreign bytes behind the end: seq {db.seq}, {db.recovery}")
+
+
+def _mixed_histories() -> None:
+    """A segment, a log, a snapshot of another history under the same identity."""
+    ours = _store(1, ("create", "batch", "delete", "snapshot")).files
+    theirs = _store(1, ("create", "add", "delete", "snapshot")).files
+    segments = sorted(name for name in ours if name.startswith("log/"))
+    snapshot_name = "snap/00000000000000000003.snap"
+    if snapshot_name not in ours:
+        raise Broken("snapshot() had returned, and a power cut took the file")
+    for name in segments[2:]:
+        _refused({**ours, name: theirs[name]}, f"{name} of another history")
+    _refused({**ours, **{name: data for name, data in theirs.items() if name != "HEAD"}}, "another history under HEAD")
+    _refused({**ours, snapshot_name: theirs[snapshot_name]}, "a snapshot of another history")
+    older = _store(1, ("create", "batch", "snapshot")).files  # ends in an empty segment
+    _refused({**older, snapshot_name: ours[snapshot_name]}, "a snapshot from behind the end of the log")
+    long = _store(1 << 26, ("create", "batch", "delete")).files
+    _refused(
+        {
+            **long,
+            "log/00000000000000000001.seg": _store(1 << 26, ("create", "add", "delete")).files[
+                "log/00000000000000000001.seg"
+            ],
+        },
+        "another log under HEAD",
+    )
+    last = segments[-1]
+    other = Runner(SimDisk(), "always", 1)
+    other.run(("add",))  # with an identity of its own
+    _refused({**ours, last: other.disk.files["log/00000000000000000002.seg"]}, "another store's segment")
+
+
+def _behind_a_seal() -> None:
+    """Bytes behind a seal at the end of the log: gone after opening, and no trouble later."""
+    whole = _store(1, ("create", "batch", "batch")).files
+    last = max(name for name in whole if name.startswith("log/"))
+    before = _store(1, ("create", "batch"), close=False).files
+    cut = {name: data for name, data in whole.items() if name != last}
+    disk = SimDisk(
+        {
+            **cut,
+            "HEAD": before["HEAD"],
+            max(n for n in cut if n.startswith("log/")): cut[max(n for n in cut if n.startswith("log/"))] + b"behind",
+        }
+    )
+    try:
+        for _ in range(2):
+            db = open_disk(disk, segment_bytes=1)
+            db["notes"].upsert("later", raw=[1, 1])
+            db.close()
+    except DetmemError as error:
+        raise Broken(f"bytes behind a seal: {error}") from None
+
+
+def _forged_root() -> None:
+    """A frame whose chain is right and whose state root is not what applying gives."""
+    state = State()
+    change = state.apply([commands.create("notes", Definition(2, "l2", "Q16.16"))])
+    root = bytes(32)
+    leaves = [operation.leaf for operation in change.operations]
+    chained = link(LINK_ZERO, COMMIT_KIND, 0, VERSION, 1, leaves, commit_leaf(1, 1, root))
+    forged = dataclasses.replace(change, state_root=root, link=chained)
+    sound = _store(1 << 26, ()).files
+    name = "log/00000000000000000001.seg"
+    header = frame.SegmentHeader.decode(sound[name])
+    _refused({**sound, name: sound[name] + frame.encode_commit(forged, 0, header.seed)}, "a forged state root")
+    chained = link(LINK_ZERO, COMMIT_KIND, 0, VERSION, 2, leaves, commit_leaf(2, 1, change.state_root))
+    forged = dataclasses.replace(change, seq=2, link=chained)
+    db = open_disk(SimDisk({**sound, name: sound[name] + frame.encode_commit(forged, 0, header.seed)}))
+    if db.seq != 0 or db.recovery is None:
+        raise Broken(f"a forged seq: opened at {db.seq}")
+
+
+HUNTS = (hunt_stories, hunt_flips, hunt_crashes, hunt_errors, hunt_walks)  # the quick ones first
+
+
+def caught(bug: Bug) -> str:
+    """Which hunt met it, and what it said; empty when none did."""
+    for hunt in HUNTS:
+        with planted(bug):
+            try:
+                hunt()
+            except (Broken, DetmemError, AssertionError) as error:
+                return f"{hunt.__name__}: {error}"
+    return ""
+
+
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.name not in REDUNDANT], ids=lambda bug: bug.name)
+def test_an_injected_bug_is_caught(bug):
+    assert caught(bug), f"no campaign notices: {bug.name}"
+
+
+def test_without_a_bug_every_hunt_comes_home_empty():
+    for hunt in HUNTS[:-1]:  # the walks are test_crash's own
+        hunt()
+
+
+def test_every_redundant_line_is_still_there():
+    assert sorted(REDUNDANT) == sorted(bug.name for bug in BUGS if bug.name in REDUNDANT)
