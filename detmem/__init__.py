@@ -6,7 +6,8 @@ exactly.  The same commands give the same bytes on every machine: roots, snapsho
 The house, from the top (a room imports only rooms below it):
 
     cli, options, demo      the auditor's desk, its words, and the main job on real data
-    history                 verify, replay, diff: whole stores at once
+    history                 verify, replay, diff, salvage, repair: whole stores at once
+    opening                 from a path to an open database
     database, collection    the shell: check -> stage -> append -> sync -> publish; arrays in, results out
     results                 what calls give back
     proof                   checkpoints
@@ -19,7 +20,7 @@ Normative texts stand in ``spec/``.
 """
 
 from detmem.collection import Collection
-from detmem.database import Batch, Database, kernels, open
+from detmem.database import Batch, Database
 from detmem.errors import (
     CorruptionError,
     DetmemError,
@@ -42,6 +43,7 @@ from detmem.errors import (
 from detmem.history import diff, replay, verify
 from detmem.journal.recovery import Recovery
 from detmem.machine.fixed import dequantize, quantize
+from detmem.opening import kernels, open
 from detmem.proof.checkpoint import Checkpoint
 from detmem.results import Commit, Diff, Entry, Hit, Records, Report, Result, SnapshotInfo
 

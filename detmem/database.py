@@ -1,4 +1,4 @@
-"""The imperative shell: check -> stage -> append -> sync -> publish.  Opening runs the same path over the log.
+"""The imperative shell: check -> stage -> append -> sync -> publish.
 
 Rule 1  One writer; a write call holds the writer's lock from its checks to its publication.
 Rule 2  Readers in other threads hold ``_moment`` only to take a view; the answer is then of one seq.
@@ -7,7 +7,6 @@ Rule 3  Nothing is published that the journal has not taken; after a failure the
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,164 +15,32 @@ from typing import TYPE_CHECKING
 
 from detmem.errors import (
     Divergence,
-    FormatError,
     NotFoundError,
     ReadOnlyError,
     StoreExistsError,
-    StoreNotFoundError,
     StorePoisoned,
     UsageError,
 )
 from detmem.journal import audit
 from detmem.journal.copies import backup
-from detmem.journal.disk import AnyPath, Disk, File, MemoryDisk, OsDisk, call_after_fork, environment, path_text
-from detmem.journal.files import LOCK, frames, holds_store
-from detmem.journal.head import read_heads
-from detmem.journal.log import SEGMENT_BYTES, Journal
-from detmem.journal.policy import parse_policy
-from detmem.journal.recovery import Opened, Recovery, follow, recover
+from detmem.journal.disk import AnyPath, Disk, File, OsDisk, call_after_fork, path_text
+from detmem.journal.files import frames
+from detmem.journal.log import Journal
+from detmem.journal.recovery import Opened, Recovery, follow
 from detmem.machine import commands, encoding, fixed
 from detmem.machine.commands import Definition, Operation
-from detmem.machine.commitment import LogTree
 from detmem.machine.records import Records
 from detmem.machine.state import Change, Stage
 from detmem.proof.checkpoint import Checkpoint
 from detmem.results import Commit, Entry, Report, SnapshotInfo
-from detmem.search import KERNELS, available_kernels
 
 if TYPE_CHECKING:
     from detmem.collection import Collection
 
-__all__ = ["Batch", "Database", "disk_for_reading", "kernels", "open", "open_disk", "verify_disk"]
+__all__ = ["MEMORY", "Batch", "Database", "verify_disk"]
 
 MEMORY = ":memory:"
-_MODES = ("r", "r+", "a", "x")
 _LEVELS = ("chain", "replay")
-
-
-def open(
-    path: AnyPath,
-    mode: str = "a",
-    *,
-    durability: str = "always",
-    expect: Checkpoint | str | None = None,
-    accept_missing_head: bool = False,
-    lock_timeout: float = 0.0,
-) -> Database:
-    """Open a store, a directory, or ``":memory:"``.
-
-    ``mode``: ``r`` reads, takes no lock and writes nothing; ``r+`` must exist; ``a`` opens or creates; ``x`` creates.
-    ``durability``: when a write returns.  ``always``: the disk has the commit; ``paranoid``: and HEAD says so;
-    ``group:MS``: the disk has it, one sync serving the writers of MS milliseconds; ``interval:MS``: the operating
-    system has it, the disk within MS; ``os``: the operating system has it. ``expect``: a checkpoint (or its text)
-    that the log must pass through.  ``accept_missing_head``: go on without HEAD, on what the log holds.
-    ``lock_timeout``: seconds to wait for another writer.
-
-    ``StoreNotFoundError`` / ``StoreExistsError`` (also ``FileNotFoundError`` / ``FileExistsError``), ``FormatError``
-    for a directory that is no store, ``LockedError``, ``LogDamaged`` where acknowledged data is lost, ``Divergence``
-    from ``expect``.  An open that raises has lost nothing: at most it has put a torn tail into quarantine.
-    """
-    if not isinstance(mode, str) or mode not in _MODES:
-        raise UsageError(f"mode: expected one of {', '.join(_MODES)}, found {mode!r}")
-    if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, (int, float)) or not 0 <= lock_timeout < math.inf:
-        raise UsageError(f"lock_timeout: expected seconds, 0 or more, found {lock_timeout!r}")
-    parse_policy(durability)
-    _forced_kernel()
-    expect = Checkpoint.read(expect, "expect")
-    disk = _disk_at(path, mode)  # makes the folder, so every argument has been checked before
-    return open_disk(
-        disk,
-        write=mode != "r",
-        durability=durability,
-        expect=expect,
-        accept_missing_head=accept_missing_head,
-        lock_timeout=lock_timeout,
-    )
-
-
-def _disk_at(path: object, mode: str) -> Disk:
-    """The disk for ``open``, seen to be ours or still empty; made when the mode creates it."""
-    text = path_text(path)
-    if text == MEMORY:
-        if mode not in ("a", "x"):
-            raise StoreNotFoundError(f"{MEMORY} holds nothing yet: mode {mode!r} needs an existing store")
-        return MemoryDisk()
-    disk = OsDisk(text)
-    if not disk.exists():
-        if mode in ("r", "r+"):
-            raise StoreNotFoundError(f"no store at {text!r}, and mode {mode!r} does not create one")
-        disk.make_root()
-        return disk
-    if mode == "x":
-        raise StoreExistsError(f"{text!r} exists already, and mode 'x' creates")
-    ours = holds_store(disk) if disk.is_folder() else False
-    if ours is False or (ours is None and mode != "a"):
-        raise FormatError(f"{text!r} is not a detmem store; it was left as it is")
-    return disk
-
-
-def disk_for_reading(path: AnyPath) -> Disk:
-    """The disk of an existing store, opened by nobody."""
-    return _disk_at(path, "r")
-
-
-def open_disk(
-    disk: Disk,
-    *,
-    write: bool = True,
-    durability: str = "always",
-    expect: Checkpoint | str | None = None,
-    accept_missing_head: bool = False,
-    lock_timeout: float = 0.0,
-    segment_bytes: int = SEGMENT_BYTES,
-) -> Database:
-    """Open the store on a disk; see ``open``."""
-    policy = parse_policy(durability)
-    kernel = _forced_kernel() or "auto"
-    wanted = Checkpoint.read(expect, "expect")
-    read_heads(disk)  # a newer format is refused before anything is written, the lock's text included
-    lock = disk.lock(LOCK, lock_timeout) if write else None
-    try:
-        opened = recover(disk, write=write, accept_missing_head=accept_missing_head)
-        if wanted is not None:
-            _check_expected(disk, wanted, opened.state.seq)
-        journal = Journal(disk, opened, policy, segment_bytes) if write else None
-    except BaseException:
-        if lock is not None:
-            lock.close()
-        raise
-    return Database(disk, opened, journal, lock, kernel)
-
-
-def kernels() -> dict[str, object]:
-    """What computes the answers here: ``{"forced": name or None, "available": {name: reason why not, or None}}``.
-
-    All kernels give the same bits.  The choice is made by the size of the work, unless the environment variable
-    DETMEM_KERNEL forces one of them at any size.
-    """
-    return {"forced": _forced_kernel(), "available": available_kernels()}
-
-
-def _forced_kernel() -> str | None:
-    kernel = environment("DETMEM_KERNEL")
-    if kernel is not None and kernel not in KERNELS:
-        raise UsageError(f"DETMEM_KERNEL: expected one of {', '.join(KERNELS)}, found {kernel!r}")
-    return kernel
-
-
-def _check_expected(disk: Disk, wanted: Checkpoint, seq: int) -> None:
-    if wanted.seq > seq:
-        raise Divergence(
-            f"expected a store that has reached seq {wanted.seq}, this one ends at {seq}: it was rolled back"
-        )
-    position = audit.position_at(disk, wanted.seq)
-    found = _checkpoint(position.seq, position.log, position.state_root)
-    if found != wanted:
-        raise Divergence(f"expected the log to pass through {wanted!r}, found {found!r}")
-
-
-def _checkpoint(seq: int, log: LogTree, state_root: bytes) -> Checkpoint:
-    return Checkpoint(seq, log.size, log.root.hex(), state_root.hex())
 
 
 class Batch:
@@ -348,7 +215,7 @@ class Database:
         """What two machines compare."""
         self._check_open()
         with self._moment:
-            return _checkpoint(self._state.seq, self._state.log, self._state.root)
+            return Checkpoint.of(self._state.seq, self._state.log, self._state.root)
 
     def refresh(self) -> int:
         """Move a reader on to what has become durable since it was opened or refreshed; returns its seq.
@@ -400,7 +267,7 @@ class Database:
             raise StoreExistsError(f"{dest!r} exists already, and a backup needs a new directory")
         with self._moment:
             self._check_whole()
-            checkpoint = _checkpoint(self._state.seq, self._state.log, self._state.root)
+            checkpoint = Checkpoint.of(self._state.seq, self._state.log, self._state.root)
         target.make_root()
         backup(self._disk, target, self._opened.head.store_id, checkpoint.seq)
         return checkpoint
@@ -522,7 +389,7 @@ def verify_disk(disk: Disk, level: str, expect: Checkpoint | None) -> Report:
 
     def watch(position: audit.Position) -> None:
         if expect is not None and position.seq == expect.seq:
-            found = _checkpoint(position.seq, position.log, position.state_root)
+            found = Checkpoint.of(position.seq, position.log, position.state_root)
             if found != expect:
                 raise Divergence(f"expected the log to pass through {expect!r}, found {found!r}")
 

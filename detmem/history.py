@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from detmem.database import Database, disk_for_reading, open, verify_disk
+from detmem.database import Database, verify_disk
 from detmem.errors import CorruptionError, Divergence, UsageError
 from detmem.journal.copies import Repaired
 from detmem.journal.copies import repair as mend
@@ -15,6 +15,7 @@ from detmem.journal.files import LOCK, frames
 from detmem.journal.head import read_heads
 from detmem.machine import encoding
 from detmem.machine.records import Records
+from detmem.opening import disk_for_reading, open
 from detmem.proof.checkpoint import Checkpoint
 from detmem.results import Diff, Report
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import detmem
-from detmem.database import open_disk
 from detmem.journal.disk import MemoryDisk
+from detmem.opening import open_disk
 
 
 def contents(folder: Path) -> dict[str, tuple[int, str]]:

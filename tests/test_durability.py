@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 import detmem
-from detmem.database import Database, open_disk
+from detmem.database import Database
 from detmem.history import repair, salvage
 from detmem.journal.disk import MemoryDisk, OsDisk
+from detmem.opening import open_disk
 
 POLICIES = ["paranoid", "always", "group:1", "interval:5", "os"]
 SMALL_SEGMENT = 1000

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from detmem.errors import UsageError
+from detmem.machine.commitment import LogTree
 
 __all__ = ["ORIGIN", "Checkpoint"]
 
@@ -32,6 +33,11 @@ class Checkpoint:
     log_size: int
     log_root: str
     state_root: str
+
+    @classmethod
+    def of(cls, seq: int, log: LogTree, state_root: bytes) -> Checkpoint:
+        """The checkpoint of a machine that stands there."""
+        return cls(seq, log.size, log.root.hex(), state_root.hex())
 
     def __str__(self) -> str:
         root = base64.b64encode(bytes.fromhex(self.log_root)).decode("ascii")

@@ -21,13 +21,13 @@ from types import FunctionType, ModuleType
 
 import pytest
 
-from detmem.database import open_disk
 from detmem.errors import CorruptionError, DetmemError
 from detmem.journal import files, frame, head, log, recovery
 from detmem.machine import commands
 from detmem.machine.commands import Definition
 from detmem.machine.commitment import LINK_ZERO, commit_leaf, link
 from detmem.machine.state import COMMIT_KIND, VERSION, State
+from detmem.opening import open_disk
 from tests.faults.simdisk import Fault, SimDisk
 from tests.faults.test_crash import crash_everywhere, walk
 from tests.faults.test_errors import fail_once

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from unittest import mock
 
-from detmem.database import Database, open_disk
+from detmem.database import Database
 from detmem.errors import CorruptionError, DetmemError, FormatError
 from detmem.journal import recovery
 from detmem.journal.disk import MemoryDisk
 from detmem.journal.files import LOCK
 from detmem.journal.head import HEAD, read_heads
+from detmem.opening import open_disk
 from tests.faults.simdisk import SimDisk
 
 __all__ = [

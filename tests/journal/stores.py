@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from detmem.database import Database, open_disk
+from detmem.database import Database
 from detmem.journal.disk import MemoryDisk
 from detmem.journal.frame import Frame, SegmentHeader, SegmentReader
 from detmem.journal.head import Head, read_heads
+from detmem.opening import open_disk
 
 SEGMENT_BYTES = 600  # three small commits fill a segment
 HEAD_PAGE = 4096

@@ -8,12 +8,13 @@ from zlib import crc32
 
 import pytest
 
-from detmem.database import open_disk, verify_disk
+from detmem.database import verify_disk
 from detmem.journal.disk import MemoryDisk
 from detmem.journal.frame import SegmentHeader
 from detmem.machine import commands
 from detmem.machine.commitment import LINK_ZERO, commit, commit_leaf, link
 from detmem.machine.state import COMMIT_KIND, VERSION
+from detmem.opening import open_disk
 from tests.journal.stores import (
     add,
     contents,

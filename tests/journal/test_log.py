@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 import detmem
-from detmem.database import Database, open_disk
+from detmem.database import Database
 from detmem.errors import DetmemError, StorageError, StorePoisoned, UsageError
 from detmem.journal.disk import MemoryDisk, OsDisk
 from detmem.journal.policy import parse_policy
+from detmem.opening import open_disk
 from tests.journal.stores import (
     SEGMENT_BYTES,
     add,
@@ -354,7 +355,7 @@ def test_an_unknown_policy_is_refused_before_anything_is_made(tmp_path: Path, du
 
 WRITER = """
 import sys
-from detmem.database import open_disk
+from detmem.opening import open_disk
 from detmem.journal.disk import OsDisk
 with open_disk(OsDisk(sys.argv[1]), durability=sys.argv[2], segment_bytes=5000) as database:
     notes = database.collection("notes", dim=2, metric="l2")

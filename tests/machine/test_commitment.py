@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detmem.database import open_disk
 from detmem.journal.disk import MemoryDisk
 from detmem.machine import commitment
 from detmem.machine.commitment import ZERO, LogTree, StateTree
+from detmem.opening import open_disk
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -25,9 +25,9 @@ from hypothesis.stateful import (
 )
 
 import detmem
-from detmem.database import open_disk
 from detmem.journal.disk import MemoryDisk
 from detmem.journal.log import SEGMENT_BYTES
+from detmem.opening import open_disk
 
 ROOT = Path(__file__).resolve().parents[2]
 
