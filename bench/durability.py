@@ -1,8 +1,8 @@
 """What does one durable record cost, next to the least that could be done and next to SQLite?
 
-Each round writes one record (384-d float32, a small metadata map, a short document) through every contender, in
-the bare write and fdatasync of exactly the bytes that detmem's log frame has, detmem under each policy, and SQLite in WAL
-mode with synchronous=FULL inserting the same record (blob, JSON text, text) in a transaction of its own.
+Each round writes one record (384-d float32, a small metadata map, a short document) through every contender, in turns:
+the bare write and fdatasync of exactly the bytes that detmem's log frame has, detmem under each policy, and SQLite in
+WAL mode with synchronous=FULL inserting the same record (blob, JSON text, text) in a transaction of its own.
 Usage: durability.py [rounds] (default 400).
 """
 

@@ -118,19 +118,21 @@ class Collection:
         """Change parts of existing records, all or none; a part that is not given stays.
 
         Metadata is merged, and a value of None removes its key; an entry that is None leaves that record's part
-        alone.  A call that asks for no change at all logs nothing.  ``NotFoundError``: an unknown id.
+        alone.  A call that asks for no change at all logs nothing; one that sets values to what they were is a commit.
+        ``NotFoundError``: an unknown id.
         """
         if vectors is None and raw is None and metadatas is None and documents is None:
             raise UsageError("update: expected at least one of vectors, raw, metadatas, documents")
         names, bare = _id_list(ids)
-        matrix = None if vectors is None and raw is None else self._matrix(vectors, raw, len(names), bare)
+        rows = self._some_rows(vectors, raw, len(names), bare)
         patches = _entries(metadatas, len(names), bare, "metadatas")
         texts = _entries(documents, len(names), bare, "documents")
         with self._writing() as stage:
             operations: list[Operation] = []
             for index, id in enumerate(names):
                 record = stage.record(self._name, id)
-                vector = None if matrix is None else matrix[index].astype("<i4").tobytes()
+                row = rows[index]
+                vector = None if row is None else row.astype("<i4").tobytes()
                 content = None
                 if patches[index] is not None or texts[index] is not None:
                     content = _merged(record.metadata, record.document, patches[index], texts[index], index)
@@ -298,6 +300,26 @@ class Collection:
         if given.ndim == 2 and len(given) != count:
             raise DimensionError(f"vectors: expected {count}, one for each id, found {len(given)}")
         return self._admitted(given, vectors is None, "vector")
+
+    def _some_rows(
+        self, vectors: ArrayLike | None, raw: ArrayLike | None, count: int, bare: bool
+    ) -> Sequence[NDArray[np.int32] | None]:
+        """A raw row for each record of an update, None where its entry is None or no vectors are given."""
+        given = vectors if raw is None else raw
+        if given is None or not isinstance(given, (list, tuple)) or None not in [x if x is None else 0 for x in given]:
+            return [None] * count if given is None else list(self._matrix(vectors, raw, count, bare))
+        if vectors is not None and raw is not None:
+            raise UsageError("vectors: expected exactly one of vectors and raw, found both")
+        if len(given) != count:
+            raise DimensionError(f"vectors: expected {count}, one for each id, found {len(given)}")
+        rows: list[NDArray[np.int32] | None] = []
+        for index, entry in enumerate(given):
+            what = f"vectors[{index}]"
+            array = None if entry is None else self._array(entry, None, what)
+            if array is not None and array.ndim != 1:
+                raise DimensionError(f"{what}: expected one vector, found shape {array.shape}")
+            rows.append(None if array is None else self._admitted(array, vectors is None, what)[0])
+        return rows
 
     def _queries(self, vectors: ArrayLike | None, raw: ArrayLike | None) -> tuple[NDArray[np.int32], bool]:
         given = self._array(vectors, raw, "query")

@@ -17,6 +17,7 @@ from detmem.errors import (
     Divergence,
     NotFoundError,
     ReadOnlyError,
+    SnapshotDamaged,
     StoreExistsError,
     StorePoisoned,
     UsageError,
@@ -152,7 +153,7 @@ class Database:
         return self.collection(name)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._definition(name) is not None
+        return name in self.collections()
 
     def collections(self) -> list[str]:
         """The names of all collections, in UTF-8 order."""
@@ -309,7 +310,9 @@ class Database:
             self._check_whole()
             records = self._state.collections.get(name)
             if records is None or records.definition != definition:
-                raise NotFoundError(f"no collection {name!r} as this handle knew it")
+                raise NotFoundError(
+                    f"no collection {name!r} as this handle knows it: dropped, or in a batch still open"
+                )
             yield self._state.seq, records
 
     # -- inside
@@ -351,6 +354,7 @@ class Database:
 
     def _entries(self, start: int, stop: int, collection: str | None, id: str | None) -> Iterator[Entry]:
         for _, frame in frames(self._disk, start, stop):
+            self._check_open()
             groups: dict[tuple[str, str], list[str]] = {}
             for operation in frame.operations:
                 if collection is not None and operation.collection != collection:
@@ -399,7 +403,8 @@ def verify_disk(disk: Disk, level: str, expect: Checkpoint | None) -> Report:
         error = Divergence(f"expected a log of at least {expect.seq} commits, this one has {position.seq}")
     if error is None:
         return Report(True, position.seq, position.state_root.hex())
-    return Report(False, position.seq, position.state_root.hex(), position.seq + 1, str(error))
+    first_bad = None if isinstance(error, SnapshotDamaged) else position.seq + 1  # the log may be whole
+    return Report(False, position.seq, position.state_root.hex(), first_bad, str(error))
 
 
 def _dimension(dim: object) -> int:

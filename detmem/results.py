@@ -50,7 +50,11 @@ class SnapshotInfo:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A verification's verdict.  ``seq`` and ``state_root`` are of the last good commit; ``reason`` is None when ok."""
+    """A verification's verdict.
+
+    ``seq`` and ``state_root`` are of the last good commit, ``reason`` is None when ok.  ``first_bad_seq`` is None
+    when no commit is bad; a snapshot may be.
+    """
 
     ok: bool
     seq: int

@@ -35,11 +35,12 @@ FLOORS = {
     "database": 3,
     "collection": 3,
     "adapters": 3,
-    "history": 4,
-    "front": 5,  # detmem/__init__.py: the door through which users, and the desk above, come in
-    "cli": 6,
-    "demo": 6,
-    "__main__": 7,
+    "opening": 4,
+    "history": 5,
+    "front": 6,  # detmem/__init__.py: the door through which users, and the desk above, come in
+    "cli": 7,
+    "demo": 7,
+    "__main__": 8,
 }
 # Rooms of one floor do not know each other, but the shell is one room in several files, and the desk offers the demo.
 NEIGHBOURS = {("database", "collection"), ("collection", "database"), ("cli", "demo")}

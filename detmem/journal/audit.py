@@ -15,6 +15,7 @@ from detmem.journal.files import (
     Segment,
     damaged,
     frames,
+    open_if_there,
     read_header,
     segment_name,
     segment_seqs,
@@ -69,6 +70,7 @@ class _Walk:
         self._state = State() if replay else None
         self._watch = watch
         self._snapshots = set(snapshot_seqs(disk))
+        self.snapshot_error: SnapshotDamaged | None = None
 
     def run(self) -> None:
         head = self._head()
@@ -157,12 +159,17 @@ class _Walk:
                 f"HEAD acknowledged link {head.link.hex()} at seq {position.seq}, the log has {link.hex()}"
             )
         if position.seq in self._snapshots:
-            self._check_snapshot(link, head)
+            try:
+                self._check_snapshot(link, head)
+            except SnapshotDamaged as error:  # a cache: the log is read on
+                self.snapshot_error = self.snapshot_error or error
         self._watch(position)
 
     def _check_snapshot(self, link: bytes, head: Head) -> None:
         position, name = self.position, snapshot_name(self.position.seq)
-        file = self._disk.open(name)
+        file = open_if_there(self._disk, name)
+        if file is None:  # a live writer has newer ones, and let this one go since it was listed
+            return
         try:
             if self._state is None:
                 seq, found, digest = snapshot.read_digest(file, name)
@@ -189,4 +196,4 @@ def verify(disk: Disk, *, replay: bool, watch: Callable[[Position], None]) -> Ve
         walk.run()
     except CorruptionError as error:
         return Verdict(walk.position, error)
-    return Verdict(walk.position, None)
+    return Verdict(walk.position, walk.snapshot_error)

@@ -5,11 +5,10 @@ Both verify what they write before they call it done.  Nothing is ever mended wi
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from detmem.errors import CorruptionError, LogDamaged, StorageError
+from detmem.errors import CorruptionError, LogDamaged
 from detmem.journal import snapshot
 from detmem.journal.audit import verify
 from detmem.journal.disk import Disk, File
@@ -19,6 +18,7 @@ from detmem.journal.files import (
     SNAPSHOTS,
     damaged,
     frames,
+    open_if_there,
     quarantine_name,
     read_header,
     segment_name,
@@ -60,12 +60,8 @@ def backup(source: Disk, dest: Disk, store_id: bytes, seq: int) -> None:
     for number in snapshot_seqs(source):
         if number <= seq:
             name = snapshot_name(number)
-            try:
-                _copy(source, dest, name, None)
-            except StorageError as error:
-                if error.errno == errno.ENOENT:  # the writer has newer ones, and let this one go
-                    continue
-                raise
+            if not _copy(source, dest, name, None):  # the writer has newer ones, and let this one go
+                continue
             file = dest.open(name)
             head = replace(head, snapshot_seq=number, snapshot_digest=snapshot.read_digest(file, name)[2])
             file.close()
@@ -188,9 +184,11 @@ def _end_of(disk: Disk, first: int, seq: int) -> tuple[int, bytes]:
         file.close()
 
 
-def _copy(source: Disk, dest: Disk, name: str, size: int | None) -> None:
-    """The first ``size`` bytes of a file, or all, synced."""
-    old = source.open(name)
+def _copy(source: Disk, dest: Disk, name: str, size: int | None) -> bool:
+    """The first ``size`` bytes of a file, or all, synced; False when the file is gone."""
+    old = open_if_there(source, name)
+    if old is None:
+        return False
     new = dest.open(name, create=True)
     try:
         _copy_bytes(old, new, old.size() if size is None else size)
@@ -198,6 +196,7 @@ def _copy(source: Disk, dest: Disk, name: str, size: int | None) -> None:
     finally:
         old.close()
         new.close()
+    return True
 
 
 def _copy_bytes(old: File, new: File, size: int) -> None:

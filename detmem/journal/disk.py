@@ -31,6 +31,7 @@ except ImportError:  # Windows
     import msvcrt
 
 __all__ = [
+    "LOCK_WORD",
     "AnyPath",
     "Disk",
     "File",
@@ -44,6 +45,7 @@ __all__ = [
 
 AnyPath: TypeAlias = "str | os.PathLike[str]"
 
+LOCK_WORD = "process"  # a lock file's text begins with it
 _LOCK_POLL_SECONDS = 0.02
 _MAX_WRITE_BYTES = 1 << 30  # Linux writes at most 2 GiB - 4 KiB a call
 
@@ -204,7 +206,7 @@ class OsDisk:
     durable = True
 
     def __init__(self, root: str) -> None:
-        self._root = root
+        self._root = os.path.abspath(root)  # once: a later chdir must not lead into another store
 
     def exists(self) -> bool:
         """Whether anything stands at the root."""
@@ -218,7 +220,7 @@ class OsDisk:
         """Make the root, and see that its entry lasts."""
         with _storage("mkdir", self._root):
             os.makedirs(self._root, exist_ok=True)
-        OsDisk(os.path.dirname(os.path.abspath(self._root))).sync_folder("")
+        OsDisk(os.path.dirname(self._root)).sync_folder("")
 
     def open(self, name: str, *, write: bool = False, create: bool = False) -> _OsFile:
         flags = os.O_RDWR if write or create else os.O_RDONLY
@@ -260,7 +262,9 @@ class OsDisk:
 
     def lock(self, name: str, timeout: float) -> _OsFile:
         path = self._at(name)
-        file = _OsFile(path, os.O_RDWR | os.O_CREAT)
+        file = _OsFile(
+            path, os.O_RDWR | os.O_CREAT
+        )  # not truncated: another holder's text stays until the lock is ours
         deadline = time.monotonic() + timeout
         while not file.try_lock():
             if time.monotonic() >= deadline:
@@ -269,7 +273,7 @@ class OsDisk:
                 raise LockedError(errno.EWOULDBLOCK, f"the store is being written by {holder}", path)
             time.sleep(_LOCK_POLL_SECONDS)
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        text = f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode()
+        text = f"{LOCK_WORD} {os.getpid()} on {socket.gethostname()} since {since}\n".encode()
         file.truncate(0)
         file.pwrite(text, 0)
         return file

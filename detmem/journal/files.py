@@ -5,12 +5,13 @@ It reads and moves; what a finding means is decided in ``recovery``.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from detmem.errors import CorruptionError, LogDamaged
-from detmem.journal.disk import Disk, File
+from detmem.errors import CorruptionError, LogDamaged, StorageError
+from detmem.journal.disk import LOCK_WORD, Disk, File
 from detmem.journal.frame import BadFrame, Frame, Seal, SegmentHeader, SegmentReader
 from detmem.journal.head import HEAD, head_size_is_right, read_heads
 
@@ -24,6 +25,7 @@ __all__ = [
     "damaged",
     "frames",
     "holds_store",
+    "open_if_there",
     "quarantine_name",
     "read_header",
     "remove_temporaries",
@@ -79,14 +81,24 @@ def snapshot_seqs(disk: Disk) -> list[int]:
 def holds_store(disk: Disk) -> bool | None:
     """True for a store, None for nothing yet, False for something that is not ours."""
     names = set(disk.list(""))
+    empty = None if names <= _OUR_NAMES and (LOCK not in names or _is_our_lock(disk)) else False
     if not names & {HEAD, LOG, SNAPSHOTS}:
-        return None if names <= _OUR_NAMES else False
+        return empty
     if segment_seqs(disk) or snapshot_seqs(disk):
         return True
     if HEAD in names:  # other programs keep files of this name, git for one
         return any(head is not None for head in read_heads(disk)) or (names <= _OUR_NAMES and head_size_is_right(disk))
     strange = [name for folder in (LOG, SNAPSHOTS) for name in disk.list(folder) if not name.endswith(".tmp")]
-    return None if names <= _OUR_NAMES and not strange else False
+    return False if strange else empty
+
+
+def _is_our_lock(disk: Disk) -> bool:
+    """Whether LOCK is empty or says what ours say: a file of that name may be anybody's."""
+    word = LOCK_WORD.encode("ascii")
+    file = disk.open(LOCK)
+    text = file.pread(len(word), 0)
+    file.close()
+    return text in (b"", word)
 
 
 def frames(disk: Disk, start: int, stop: int | None) -> Iterator[tuple[Segment, Frame]]:
@@ -138,6 +150,16 @@ def damaged(name: str, offset: int, reason: str, last_good: int, last_known: int
 def _numbers(disk: Disk, folder: str, ending: str) -> list[int]:
     matches = [_NAME.fullmatch(name) for name in disk.list(folder)]
     return sorted(int(match[1]) for match in matches if match and match[2] == ending)
+
+
+def open_if_there(disk: Disk, name: str) -> File | None:
+    """A file opened for reading, or None when it is gone."""
+    try:
+        return disk.open(name)
+    except StorageError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
 
 
 def remove_temporaries(disk: Disk) -> None:

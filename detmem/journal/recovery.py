@@ -19,6 +19,7 @@ from detmem.journal.files import (
     Segment,
     copy_out,
     damaged,
+    open_if_there,
     quarantine_name,
     read_header,
     remove_temporaries,
@@ -216,13 +217,11 @@ def _step_snapshot(disk: Disk, head: Head, seqs: list[int], segments: list[Segme
         borders[end.first_seq - 1] = end
     for seq in reversed(seqs):
         name = snapshot_name(seq)
-        file = disk.open(name)
+        file = open_if_there(disk, name)
+        if file is None:  # a live writer has newer ones, and let this one go since it was listed
+            continue
         try:
             state, digest = snapshot.load(file, name)
-            if 0 < seq == head.snapshot_seq and digest != head.snapshot_digest:  # 0: HEAD names none
-                raise SnapshotDamaged(
-                    f"{name}: HEAD names digest {head.snapshot_digest.hex()}, the file has {digest.hex()}"
-                )
         except SnapshotDamaged as error:
             actions.append(f"{error}; an older snapshot or the log was used")
             continue
@@ -236,6 +235,10 @@ def _step_snapshot(disk: Disk, head: Head, seqs: list[int], segments: list[Segme
                 segment=name,
                 last_known_seq=seq,
             )
+        if 0 < seq == head.snapshot_seq and digest != head.snapshot_digest:  # 0: HEAD names none
+            found_digest = f"HEAD names digest {head.snapshot_digest.hex()}, the file has {digest.hex()}"
+            actions.append(f"snapshot {name}: {found_digest}; an older snapshot or the log was used")
+            continue
         return state
     return State()
 
@@ -309,7 +312,8 @@ def _decide_end(
         raise damaged(segment.name, reader.offset, reason, reader.seq, durable)
     if bad is not None:
         torn = file.size() - reader.offset
-        actions.append(f"{segment.name}: {torn} bytes of an unfinished commit behind seq {reader.seq} ({bad.reason})")
+        why = bad.reason if write else "a writer is at work, or was stopped in the middle"
+        actions.append(f"{segment.name}: {torn} bytes of an unfinished commit behind seq {reader.seq} ({why})")
         if write:
             quarantined.append(copy_out(disk, file, segment.first_seq, reader.offset))
             file.truncate(reader.offset)

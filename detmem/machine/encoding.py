@@ -416,9 +416,12 @@ def check_name(name: object, what: str) -> str:
 
 def whole_number(value: object, what: str, least: int) -> int:
     """An int of at least ``least`` (NumPy integers count, bool does not).  Raises ``UsageError``."""
-    number = normalise_scalar(value, what)
+    try:
+        number = _scalar(value)
+    except _RefusedError:
+        number = None
     if not isinstance(number, int) or isinstance(number, bool) or number < least:
-        raise UsageError(f"{what}: expected an int of at least {least}, found {_shown(value)}")
+        raise UsageError(f"{what}: expected an int of at least {least} (and below 2^63), found {_shown(value)}")
     return number
 
 

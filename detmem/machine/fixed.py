@@ -226,12 +226,16 @@ def _matrix(x: ArrayLike, dimension: int, collection: str, what: str) -> NDArray
 
 
 def _place(what: str, shape: tuple[int, ...], index: int) -> str:
-    """Where the component with C-order ``index`` stands: 'column 3: ', 'vector 17, column 3: ', 'index (0, 1, 2): '."""
+    """Where the component with C-order ``index`` stands: 'query, column 3: ', 'vector 17, column 3: ', 'index (0, 1,
+    2): '.
+
+    A lone row of numbers that nobody has named (``what`` is "row") is left unnamed: 'column 3: '.
+    """
     position = tuple(int(i) for i in np.unravel_index(index, shape))
     if len(position) == 2:
         return f"{what} {position[0]}, column {position[1]}: "
     if len(position) == 1:
-        return f"column {position[0]}: "
+        return f"column {position[0]}: " if what == "row" else f"{what}, column {position[0]}: "
     return f"index {position}: " if position else ""
 
 

@@ -151,7 +151,7 @@ CHECKS = [
     _bug("no seal", log.Journal._rotate, "file.pwrite(", "(lambda *_: None)("),
     _bug("HEAD without .tmp", head.HeadFile.create, 'temporary = f"{HEAD}.tmp"', "temporary = HEAD"),
     _bug("HEAD is created with one slot", head.HeadFile.create, "for slot in range(_SLOTS)", "for slot in range(1)"),
-    _bug("snapshots are believed wherever they stand", recovery._step_snapshot, "if state.seq != seq or border is None or", "if False and"),
+    _bug("snapshots are believed wherever they stand", recovery._step_snapshot, "if border is None or found != (", "if False and found != ("),
 ]  # fmt: skip
 BUGS = [*SYNCS, *CHECKS]
 REDUNDANT = {

@@ -496,7 +496,7 @@ def test_no_metric_admits_what_is_not_finite(value, dtype, metric):
     x[2, 1] = value
     with pytest.raises(RangeError, match=f"vector 2, column 1.*{value}"):
         admit(x, metric)
-    with pytest.raises(RangeError, match=f"^column 1: .*{value}"):
+    with pytest.raises(RangeError, match=f"^vector, column 1: .*{value}"):
         admit(x[2], metric)
 
 
