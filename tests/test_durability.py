@@ -243,8 +243,10 @@ def test_a_child_that_outlives_its_parent_does_not_keep_the_lock(tmp_path: Path)
     receiver, sender = multiprocessing.Pipe(duplex=False)
     child = os.fork()
     if child == 0:
-        receiver.recv()  # live on until told
+        sender.close()
+        receiver.poll(60)  # live on until told, or until the other end is gone
         os._exit(0)
+    receiver.close()
     db.close()
     with detmem.open(tmp_path / "store") as again:
         assert len(again["notes"]) == 3

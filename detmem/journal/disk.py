@@ -114,6 +114,7 @@ class _OsFile:
     def __init__(self, path: str, flags: int) -> None:
         self._path = path
         self._fd = -1
+        self._locked = False
         flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a link is refused, a FIFO does not hang
         with _storage("open", path):
@@ -166,6 +167,8 @@ class _OsFile:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             with _storage("close", self._path):
+                if self._locked and fcntl is not None:  # a child that was just forked still shares the lock
+                    fcntl.flock(fd, fcntl.LOCK_UN)
                 os.close(fd)
 
     def __del__(self) -> None:
@@ -184,7 +187,13 @@ class _OsFile:
             if error.errno in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK):
                 return False
             raise StorageError(error.errno, f"lock failed: {error.strerror}", self._path) from error
+        self._locked = True
+        _locked_files.add(self)
         return True
+
+    def disown_lock(self) -> None:
+        """In a forked child: closing this must not take the lock from the parent."""
+        self._locked = False
 
 
 if hasattr(os, "pread"):
@@ -349,6 +358,7 @@ class MemoryDisk:
         return None
 
 
+_locked_files: weakref.WeakSet[_OsFile] = weakref.WeakSet()
 _after_fork: list[weakref.WeakMethod[Callable[[], None]]] = []
 
 
@@ -359,6 +369,8 @@ def call_after_fork(method: Callable[[], None]) -> None:
 
 
 def _in_child() -> None:
+    for file in list(_locked_files):
+        file.disown_lock()
     for reference in _after_fork:
         method = reference()
         if method is not None:
