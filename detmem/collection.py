@@ -103,7 +103,10 @@ class Collection:
         documents: Any = None,
         progress: Progress = None,
     ) -> Commit | None:
-        """As ``add``, but an existing record is replaced as a whole: what is not given is absent afterwards."""
+        """As ``add``, but an existing record is replaced as a whole: what is not given is absent afterwards.
+
+        Replacing a record by an equal one is a commit as well: it happened, and the log says so.
+        """
         return self._put(commands.UPSERT, ids, vectors, raw, metadatas, documents, progress)
 
     def update(
@@ -148,7 +151,7 @@ class Collection:
         """Delete records by id, or all that match ``where`` (never everything: ``drop`` does that).
 
         ``missing``: "ignore" or "error" for unknown ids.  When nothing matches, nothing is logged and the standing
-        commit is returned.
+        commit is returned.  Inside a batch ``where`` sees the writes before it.  ``DuplicateIdError``: an id stands twice.
         """
         if (ids is None) == (where is None):
             raise UsageError("delete: expected exactly one of ids and where")
