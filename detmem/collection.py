@@ -151,7 +151,8 @@ class Collection:
         """Delete records by id, or all that match ``where`` (never everything: ``drop`` does that).
 
         ``missing``: "ignore" or "error" for unknown ids.  When nothing matches, nothing is logged and the standing
-        commit is returned.  Inside a batch ``where`` sees the writes before it.  ``DuplicateIdError``: an id stands twice.
+        commit is returned.  Inside a batch ``where`` sees the writes before it.  ``DuplicateIdError``: an id stands
+        twice.
         """
         if (ids is None) == (where is None):
             raise UsageError("delete: expected exactly one of ids and where")
