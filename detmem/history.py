@@ -12,7 +12,7 @@ from detmem.journal.copies import Repaired
 from detmem.journal.copies import repair as mend
 from detmem.journal.disk import AnyPath
 from detmem.journal.files import LOCK, frames
-from detmem.journal.head import read_heads
+from detmem.journal.head import newest_head
 from detmem.machine import encoding
 from detmem.machine.records import Records
 from detmem.opening import disk_for_reading, open
@@ -72,7 +72,8 @@ def salvage(source: AnyPath, dest: AnyPath) -> Salvaged:
     It needs neither HEAD nor snapshots.  What is lost is said, never guessed.
     """
     disk = disk_for_reading(source)
-    known = max([head.durable_seq for head in read_heads(disk) if head is not None], default=0)
+    head = newest_head(disk)
+    known = 0 if head is None else head.durable_seq
     reason = None
     with open(dest, "x", durability="os") as new:
         try:

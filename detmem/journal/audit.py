@@ -23,7 +23,7 @@ from detmem.journal.files import (
     snapshot_seqs,
 )
 from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, last_durable
-from detmem.journal.head import Head, read_heads
+from detmem.journal.head import Head, newest_head
 from detmem.journal.recovery import advance, read_segments
 from detmem.machine.commitment import LINK_ZERO, ZERO, LogTree
 from detmem.machine.state import State
@@ -114,10 +114,10 @@ class _Walk:
                 file.close()
 
     def _head(self) -> Head:
-        good = [head for head in read_heads(self._disk) if head is not None]
-        if not good:
+        head = newest_head(self._disk)
+        if head is None:
             raise LogDamaged("HEAD is missing or unreadable: nobody can say how much had been acknowledged")
-        return max(good, key=lambda head: head.generation)
+        return head
 
     def _segment(self, segment: Segment, last: bool, head: Head, durable: int) -> int:
         file = self._disk.open(segment.name)

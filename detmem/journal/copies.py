@@ -27,7 +27,7 @@ from detmem.journal.files import (
     snapshot_seqs,
 )
 from detmem.journal.frame import Frame, Seal, SegmentHeader, SegmentReader, encode_commit, encode_seal
-from detmem.journal.head import Head, HeadFile, read_heads
+from detmem.journal.head import Head, HeadFile, newest_head
 from detmem.machine.commitment import LINK_ZERO, LogTree
 
 __all__ = ["Repaired", "backup", "repair"]
@@ -80,10 +80,9 @@ def repair(disk: Disk, copy: Disk) -> Repaired:
     header or in HEAD: then it is the same history, whatever store it lies in.  The damaged file goes to quarantine.
     ``LogDamaged`` when the copy cannot help.
     """
-    good = [head for head in read_heads(disk) if head is not None]
-    if not good:
+    head = newest_head(disk)
+    if head is None:
         raise LogDamaged("HEAD is unreadable: open with accept_missing_head=True first, or start from the copy")
-    head = max(good, key=lambda one: one.generation)
     mended: list[str] = []
     quarantined: list[str] = []
     border = SegmentHeader(head.store_id, 1, 0, LINK_ZERO, LogTree().root)

@@ -14,7 +14,7 @@ from detmem.journal.disk import Disk
 from detmem.machine.commitment import LINK_ZERO, ZERO
 from detmem.machine.state import VERSION
 
-__all__ = ["HEAD", "Head", "HeadFile", "head_size_is_right", "read_heads"]
+__all__ = ["HEAD", "Head", "HeadFile", "head_size_is_right", "newest_head", "read_heads"]
 
 HEAD = "HEAD"
 
@@ -78,6 +78,12 @@ def head_size_is_right(disk: Disk) -> bool:
     size = file.size()
     file.close()
     return size == _SLOTS * _PAGE_BYTES
+
+
+def newest_head(disk: Disk) -> Head | None:
+    """The good slot of the newest generation, or None without a good one."""
+    good = [head for head in read_heads(disk) if head is not None]
+    return max(good, key=lambda head: head.generation, default=None)
 
 
 class HeadFile:

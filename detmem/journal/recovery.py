@@ -29,7 +29,7 @@ from detmem.journal.files import (
     snapshot_seqs,
 )
 from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, last_durable, read_seal
-from detmem.journal.head import HEAD, Head, HeadFile, read_heads
+from detmem.journal.head import HEAD, Head, HeadFile, newest_head, read_heads
 from detmem.machine.commitment import LINK_ZERO, LogTree
 from detmem.machine.state import Change, State
 
@@ -96,8 +96,7 @@ def recover(disk: Disk, *, write: bool, accept_missing_head: bool = False) -> Op
 
 def follow(disk: Disk, opened: Opened, publish: Callable[[Change], None]) -> None:
     """A reader moves on, to what has become durable since.  Each commit is verified as when opening."""
-    good = [head for head in read_heads(disk) if head is not None]
-    head = max(good, key=lambda one: one.generation, default=None)
+    head = newest_head(disk)
     if head is None or head.store_id != opened.head.store_id:
         raise LogDamaged("HEAD is unreadable or belongs to another store: this store was replaced under its reader")
     state = opened.state
