@@ -238,6 +238,32 @@ def test_a_forked_child_reads_on_and_cannot_write(policy: str, tmp_path: Path) -
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_one_handle_that_fails_in_the_child_leaves_no_other_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, the first handle whose lock could not be closed in the child kept the later ones from being disowned."""
+    first, second = filled(tmp_path / "first", 1), filled(tmp_path / "second", 1)
+    assert first._lock is not None
+    monkeypatch.setattr(first._lock, "close", lambda: exec("raise OSError('injected')"))
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    child = os.fork()
+    if child == 0:
+        try:
+            second["notes"].add("child", [1, 2, 3])
+            sender.send("wrote")
+        except detmem.StorePoisoned:
+            sender.send("refused")
+        os._exit(0)
+    assert receiver.recv() == "refused"
+    os.waitpid(child, 0)
+    monkeypatch.undo()
+    first.close()
+    second.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
 def test_a_child_that_outlives_its_parent_does_not_keep_the_lock(tmp_path: Path) -> None:
     db = filled(tmp_path / "store", 3)
     receiver, sender = multiprocessing.Pipe(duplex=False)

@@ -371,10 +371,16 @@ def call_after_fork(method: Callable[[], None]) -> None:
 def _in_child() -> None:
     for file in list(_locked_files):
         file.disown_lock()
+    failures: list[OSError] = []
     for reference in _after_fork:
         method = reference()
         if method is not None:
-            method()
+            try:
+                method()
+            except OSError as error:  # one handle's trouble must not leave the others writing; raised below
+                failures.append(error)
+    if failures:
+        raise failures[0]
 
 
 if hasattr(os, "register_at_fork"):
