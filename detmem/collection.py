@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detmem import search
 from detmem.errors import DimensionError, DuplicateIdError, NotFoundError, UsageError
 from detmem.machine import commands, encoding, filters, fixed
 from detmem.machine.commands import Definition, Operation
@@ -206,7 +205,7 @@ class Collection:
             matches = _matching(view, chosen)
             slots = [slot for slot in slots if matches[slot]]
         slots = slots[first:] if most is None else slots[first : first + most]
-        raw = view.rows[np.array(slots, dtype=np.int64)] if {"vectors", "raw"} & included else None
+        raw = view.rows.take(np.array(slots, dtype=np.int64)) if {"vectors", "raw"} & included else None
         return Records(
             [view.ids[slot] for slot in slots],
             [_copied(view.metadatas[slot]) for slot in slots] if "metadatas" in included else None,
@@ -239,14 +238,12 @@ class Collection:
         with self._database._moment_of(self._name, self._definition) as (seq, records):
             view = records.view(seq)
             allowed = None if names is None else [records.slots[id] for id in names if id in records.slots]
-        mask = None if view.whole else view.alive
-        if not chosen.is_all:
-            mask = _matching(view, chosen)
+        mask = None if chosen.is_all else _matching(view, chosen)
         if allowed is not None:
-            inside = np.zeros(len(view.rows), dtype=np.bool_)
+            inside = np.zeros(view.rows.count, dtype=np.bool_)
             inside[allowed] = True
             mask = inside if mask is None else mask & inside
-        answers = search.nearest(view.rows, view.ids, queries, k, self.metric, mask, self._database._kernel)
+        answers = self._database._nearest(view, self._definition, queries, k, mask)
         results = [self._result(view, seq, slots, distances, included) for slots, distances in answers]
         return results[0] if flat else _batch(results)
 
@@ -392,7 +389,7 @@ def _batch(results: list[Result]) -> Result:
 
 def _matching(view: View, chosen: filters.Filter) -> NDArray[np.bool_]:
     """Which slots are live and match, bool (n,)."""
-    matches = np.zeros(len(view.rows), dtype=np.bool_)
+    matches = np.zeros(view.rows.count, dtype=np.bool_)
     matches[view.live] = chosen.select([view.metadatas[slot] for slot in view.live.tolist()])
     return matches
 

@@ -12,7 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
+import numpy as np
+from numpy.typing import NDArray
+
+from detmem import search
 from detmem.errors import (
     Divergence,
     NotFoundError,
@@ -30,8 +35,10 @@ from detmem.journal.log import Journal
 from detmem.journal.recovery import Opened, Recovery, follow
 from detmem.machine import commands, encoding, fixed
 from detmem.machine.commands import Definition, Operation
-from detmem.machine.records import Records
+from detmem.machine.records import Records, View
 from detmem.machine.state import Change, Stage
+from detmem.machine.vectors import Vectors
+from detmem.parallel import Workers
 from detmem.proof.checkpoint import Checkpoint
 from detmem.results import Commit, Entry, Report, SnapshotInfo
 
@@ -64,6 +71,7 @@ class Database:
         journal: Journal | None,
         lock: File | None,
         kernel: str,
+        workers: Workers,
     ) -> None:
         self._disk = disk
         self._opened = opened
@@ -71,6 +79,8 @@ class Database:
         self._journal = journal
         self._lock = lock
         self._kernel = kernel
+        self._workers = workers
+        self._followers: WeakKeyDictionary[Vectors, tuple[search.Follower, threading.Lock]] = WeakKeyDictionary()
         self._writer = threading.RLock()
         self._moment = threading.Lock()
         self._batch: Stage | None = None
@@ -93,6 +103,7 @@ class Database:
                 if self._journal is not None:
                     self._journal.close()
             finally:
+                self._workers.close()
                 if self._lock is not None:
                     self._lock.close()
 
@@ -315,6 +326,29 @@ class Database:
                 )
             yield self._state.seq, records
 
+    def _nearest(
+        self,
+        view: View,
+        definition: Definition,
+        queries: NDArray[np.int32],
+        k: int,
+        mask: NDArray[np.bool_] | None,
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """For each query (slots, raw distances) of the first k live rows of ``view`` that ``mask`` shows."""
+        rows = view.rows
+        kernel = search.chosen_kernel(self._kernel, rows.count * rows.dimension, len(queries))
+        with self._moment:
+            follower, following = self._followers.setdefault(
+                rows.owner, (search.Follower(definition.metric), threading.Lock())
+            )
+        with following:
+            followed = follower.follow(rows, kernel, len(queries))
+        live = search.Live(view.died, view.seq, mask)
+        workers = self._workers
+        return search.nearest(
+            followed, live, view.ids, queries, k, definition.metric, kernel, workers.threads, workers.run
+        )
+
     # -- inside
 
     def _commit(self, stage: Stage) -> Commit:
@@ -371,6 +405,8 @@ class Database:
         """In the child: reading goes on, writing and the store's lock stay with the parent."""
         self._writer, self._moment = threading.RLock(), threading.Lock()
         self._batch = self._batch_thread = None
+        self._workers.after_fork()
+        self._followers = WeakKeyDictionary()  # one of their locks may have been held by a thread that is not here
         if self._journal is not None:
             self._journal.disown()
         if self._lock is not None:

@@ -16,6 +16,7 @@ from detmem.journal.head import read_heads
 from detmem.journal.log import SEGMENT_BYTES, Journal
 from detmem.journal.policy import parse_policy
 from detmem.journal.recovery import recover
+from detmem.parallel import Workers, thread_count
 from detmem.proof.checkpoint import Checkpoint
 from detmem.search import KERNELS, available_kernels
 
@@ -103,6 +104,7 @@ def open_disk(
     """Open the store on a disk; see ``open``."""
     policy = parse_policy(durability)
     kernel = _forced_kernel() or "auto"
+    workers = Workers(thread_count())
     wanted = Checkpoint.read(expect, "expect")
     read_heads(disk)  # a newer format is refused before anything is written, the lock's text included
     lock = disk.lock(LOCK, lock_timeout) if write else None
@@ -115,7 +117,7 @@ def open_disk(
         if lock is not None:
             lock.close()
         raise
-    return Database(disk, opened, journal, lock, kernel)
+    return Database(disk, opened, journal, lock, kernel, workers)
 
 
 def kernels() -> dict[str, object]:

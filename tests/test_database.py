@@ -16,6 +16,7 @@ import pytest
 import detmem
 from detmem.journal.disk import MemoryDisk
 from detmem.opening import open_disk
+from tests.search.asking import AVAILABLE
 
 
 def contents(folder: Path) -> dict[str, tuple[int, str]]:
@@ -455,7 +456,7 @@ def test_kernels_says_what_is_there_and_what_is_forced(monkeypatch: pytest.Monke
     assert detmem.kernels()["forced"] is None
     available = detmem.kernels()["available"]
     assert isinstance(available, dict)
-    assert set(available) == {"reference", "portable"}
+    assert set(available) == {"reference", "portable", "native"}
     assert available["reference"] is None
     monkeypatch.setenv("DETMEM_KERNEL", "reference")
     assert detmem.kernels()["forced"] == "reference"
@@ -463,7 +464,7 @@ def test_kernels_says_what_is_there_and_what_is_forced(monkeypatch: pytest.Monke
     assert detmem.kernels()["forced"] is None
 
 
-@pytest.mark.parametrize("name", ["reference", "portable"])
+@pytest.mark.parametrize("name", AVAILABLE)
 def test_a_forced_kernel_serves_even_the_smallest_search(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     from detmem import search
 
@@ -471,7 +472,7 @@ def test_a_forced_kernel_serves_even_the_smallest_search(monkeypatch: pytest.Mon
     nearest = search.nearest
 
     def watching(*arguments: Any) -> Any:
-        asked.append(arguments[-1])
+        asked.append(arguments[6])
         return nearest(*arguments)
 
     monkeypatch.setattr(search, "nearest", watching)

@@ -28,7 +28,7 @@ from detmem.journal import frame, head, snapshot
 from detmem.journal.disk import File, MemoryDisk
 from detmem.machine import commands, commitment, encoding, filters, fixed
 from detmem.machine.state import State
-from detmem.search import KERNELS, nearest
+from tests.search.asking import AVAILABLE, nearest
 
 SPEC = Path(__file__).resolve().parent.parent / "spec"
 
@@ -130,7 +130,7 @@ def test_admission_vector(case: dict[str, Any]) -> None:
         assert sum(component * component for component in raw) == case["squares"]
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", AVAILABLE)
 @cases("numbers", "distances")
 def test_distance_vector(case: dict[str, Any], kernel: str) -> None:
     rows, queries = np.array([case["x"]], dtype=np.int32), np.array([case["q"]], dtype=np.int32)
@@ -654,7 +654,7 @@ def searches(draw: st.DrawFn) -> tuple[dict[str, list[int]], list[int], int, str
     return rows, draw(vector), draw(st.integers(1, 10)), draw(st.sampled_from(twin.METRICS))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", AVAILABLE)
 @given(searches())
 def test_nearest_agrees_with_the_twin(kernel: str, question: tuple[dict[str, list[int]], list[int], int, str]) -> None:
     rows, query, k, metric = question

@@ -38,6 +38,7 @@ __all__ = [
     "MemoryDisk",
     "OsDisk",
     "call_after_fork",
+    "cpu_count",
     "environment",
     "path_text",
     "random_bytes",
@@ -395,6 +396,13 @@ def random_bytes(size: int) -> bytes:
 def environment(name: str) -> str | None:
     """An environment variable; empty counts as unset."""
     return os.environ.get(name) or None
+
+
+def cpu_count() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def path_text(path: object) -> str:

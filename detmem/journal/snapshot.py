@@ -99,7 +99,7 @@ def _stream(state: State) -> Iterator[bytes]:
         yield records.born[order].astype("<u8").tobytes()
         step = max(1, _ROWS_AT_ONCE_BYTES // (4 * records.definition.dim))
         for start in range(0, len(order), step):
-            yield view.rows[order[start : start + step]].astype("<i4").tobytes()
+            yield view.rows.take(order[start : start + step]).astype("<i4", copy=False).tobytes()
         for slot in slots:
             content = encoding.encode_content(view.metadatas[slot], view.documents[slot])
             yield len(content).to_bytes(4, "little") + content

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from detmem.machine import encoding
 from detmem.machine.commands import Definition
 from detmem.machine.commitment import commit, prefixed, state_key
+from detmem.machine.vectors import Rows, Vectors
 
 __all__ = ["Record", "Records", "View"]
 
@@ -41,16 +42,16 @@ class Record(NamedTuple):
 class View:
     """One collection at one seq, for reading: rows (live and dead) by slot, and which of them live.
 
-    ``rows`` int32 (n, dim); ``ids``, ``metadatas``, ``documents`` by slot, the first n of them.  Making one is O(1).
+    ``rows`` holds the exact vectors; ``ids``, ``metadatas``, ``documents`` by slot, the first ``rows.count`` of them.
+    ``died`` int64 (n,): at which seq a row dies; a row of this moment lives if that is behind ``seq``.
     """
 
     def __init__(self, records: Records, seq: int) -> None:
-        used = records.used
-        self._seq = seq
-        self._died = records.died[:used]
+        self.seq = seq
+        self.died: NDArray[np.int64] = records.died[: records.used]
         self.name = records.name
         self.definition = records.definition
-        self.rows: NDArray[np.int32] = records.rows[:used]
+        self.rows: Rows = records.vectors.moment()
         self.ids: list[str] = records.ids
         self.metadatas: list[encoding.Metadata] = records.metadatas
         self.documents: list[str | None] = records.documents
@@ -59,7 +60,7 @@ class View:
     @cached_property
     def alive(self) -> NDArray[np.bool_]:
         """Which slots live, bool (n,).  A row that dies later dies at a later seq, so this may be asked for late."""
-        return self._died > self._seq
+        return self.died > self.seq
 
     @cached_property
     def live(self) -> NDArray[np.int64]:
@@ -75,7 +76,7 @@ class View:
     @property
     def whole(self) -> bool:
         """Whether no row is dead."""
-        return self.count == len(self.rows)
+        return self.count == self.rows.count
 
 
 class Records:
@@ -92,7 +93,7 @@ class Records:
         self.ids: list[str] = []
         self.metadatas: list[encoding.Metadata] = []
         self.documents: list[str | None] = []
-        self.rows = np.zeros((capacity, definition.dim), dtype=np.int32)
+        self.vectors = Vectors(definition.dim)
         self.born = np.zeros(capacity, dtype=np.int64)
         self.died = np.zeros(capacity, dtype=np.int64)
         self._view: View | None = None
@@ -110,7 +111,7 @@ class Records:
 
     def vector_bytes(self, slot: int) -> bytes:
         """The row as it is committed to."""
-        return bytes(self.rows[slot].astype("<i4").data)
+        return self.vectors.take(np.array([slot], dtype=np.int64)).astype("<i4", copy=False).tobytes()
 
     def commitments(self, slot: int) -> tuple[bytes, bytes]:
         """The record's vector and content commitment."""
@@ -137,9 +138,9 @@ class Records:
     ) -> None:
         """Append live records; the caller has seen that none of the ids is live."""
         start, stop = self.used, self.used + len(ids)
-        if stop > len(self.rows):
-            self._resize(max(stop, 2 * len(self.rows)))
-        self.rows[start:stop] = vectors
+        if stop > len(self.born):
+            self._resize(max(stop, 2 * len(self.born)))
+        self.vectors.append(vectors)
         self.born[start:stop] = born
         self.died[start:stop] = _STILL_ALIVE
         self.metadatas.extend(metadatas)
@@ -158,15 +159,16 @@ class Records:
         self.ids = [self.ids[slot] for slot in slots]
         self.metadatas = [self.metadatas[slot] for slot in slots]
         self.documents = [self.documents[slot] for slot in slots]
-        self.rows, self.born, self.died = self.rows[kept], self.born[kept], self.died[kept]
+        self.vectors = self.vectors.kept(kept)
+        self.born, self.died = self.born[kept], self.died[kept]
         self.slots = {id: slot for slot, id in enumerate(self.ids)}
         self._view = None
 
     def _resize(self, capacity: int) -> None:
         """New arrays, so that views keep theirs."""
         used = self.used
-        for name in ("rows", "born", "died"):
+        for name in ("born", "died"):
             old = getattr(self, name)
-            new = np.empty((capacity, *old.shape[1:]), dtype=old.dtype)
+            new = np.empty(capacity, dtype=old.dtype)
             new[:used] = old[:used]
             setattr(self, name, new)

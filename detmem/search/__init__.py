@@ -1,26 +1,30 @@
 """Exact nearest neighbours: the door, and the choice of the kernel.
 
-One definition (``reference``), and kernels that give the same bits faster (``kernels``, which needs numba).  The choice
-is made by the size of the work and by what the machine can run, never by a clock, and cannot show in an answer.
-Nothing here knows files, threads or the environment: a forced kernel is passed in.
+One definition (``reference``), and kernels that give the same bits faster: they read planes of bytes, prove by integer
+bounds which rows cannot answer, and decide by exact values (spec/search.md).  The choice is made by the size of the
+work and by what the machine can run, never by a clock, and cannot show in an answer.
+
+Nothing here knows files, threads or the environment: a forced kernel is passed in, and so is who runs tasks.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detmem.errors import UsageError
-from detmem.machine.fixed import canonical_metric
+from detmem.machine.vectors import Rows
 from detmem.search import reference
+from detmem.search.answer import Live, Run, answer
+from detmem.search.planes import Moment, Plain, Planes
 
-__all__ = ["KERNELS", "available_kernels", "nearest"]
+__all__ = ["KERNELS", "Follower", "Live", "Run", "available_kernels", "chosen_kernel", "nearest", "one_by_one"]
 
-KERNELS = ("reference", "portable")
+KERNELS = ("reference", "portable", "native")
 
 # A compiler is not worth importing for a collection of this many components (1,000 x 384 and some: 1 ms in NumPy) ...
 _SMALL_ROWS = 1 << 20
@@ -31,95 +35,116 @@ _BLOCK = 1 << 18  # components that a batch of queries shares while they are in 
 _RESULT = 1 << 22  # distances held at once: 32 MiB, or those of one query if a collection has more rows
 
 
+class Follower:
+    """What searches keep of one collection's rows, so that the next one need not make it again.
+
+    ``follow`` brings it up to date for a kernel and some queries; one thread at a time.
+    """
+
+    def __init__(self, metric: str) -> None:
+        self._metric = metric
+        self._plain: Plain | None = None
+        self._planes: Planes | None = None
+
+    def follow(self, rows: Rows, kernel: str, queries: int) -> Moment | Rows | NDArray[np.int32]:
+        """What ``nearest`` reads, as a moment."""
+        if kernel != "reference":
+            if self._planes is None:
+                self._planes = Planes(self._metric == "ip", _kernels())
+            return self._planes.follow(rows, queries)
+        if rows.count * rows.dimension > _SMALL_ROWS:
+            return rows  # whoever forces the definition on much data pays with time, not with memory
+        if self._plain is None:
+            self._plain = Plain(rows.dimension)
+        return self._plain.follow(rows)
+
+
+def one_by_one(tasks: Sequence[Callable[[], None]]) -> None:
+    """The plainest ``Run``."""
+    for task in tasks:
+        task()
+
+
 def nearest(
-    rows: NDArray[np.int32],
+    followed: Moment | Rows | NDArray[np.int32],
+    live: Live,
     ids: Sequence[str],
     queries: NDArray[np.int32],
     k: int,
     metric: str,
-    mask: NDArray[np.bool_] | None = None,
-    kernel: str = "auto",
+    kernel: str,
+    threads: int = 1,
+    run: Run = one_by_one,
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """For each query the first k rows by (raw distance, id): (slots, raw), both int64 (min(k, live rows),).
+    """For each query the first k rows by (raw distance, id): (slots, raw), both int64 (min(k, rows that may answer),).
 
-    ``rows`` int32 (n, d) and ``queries`` int32 (q, d), both admitted; ``ids`` the id of each row; ``mask`` bool (n,),
-    True for the rows that may answer, or None for all.  ``kernel`` is "auto", or one of ``KERNELS``, which then serves
-    any size.
-
-    ``UsageError``: k below 1, an unknown metric or kernel, or "portable" where it cannot run.
+    ``followed`` is what ``Follower.follow`` gave for ``kernel``; ``ids`` the id of each slot; ``queries`` int32 (q, d),
+    admitted.
     """
-    k = _places(k)
-    metric = canonical_metric(metric)
-    module = _chosen(kernel, rows.size, rows.size * len(queries))
-    assert rows.dtype == np.int32
     assert queries.dtype == np.int32
-    assert rows.shape[1:] == queries.shape[1:]
-    assert mask is None or mask.shape == rows.shape[:1]
-    if module is None:
-        return [reference.nearest(rows, ids, query, k, metric, mask) for query in queries]
+    assert k >= 1
+    k = min(k, len(live.died))
+    if isinstance(followed, Moment):
+        if k == 0:
+            return [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))] * len(queries)
+        queries = np.ascontiguousarray(queries)
+        return answer(_kernels(), kernel == "native", followed, live, ids, queries, k, metric == "ip", threads, run)
+    mask = live.died > live.seq
+    if live.mask is not None:
+        mask &= live.mask
     answers: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
-    group = max(1, _RESULT // max(1, len(rows)))
+    group = max(1, _RESULT // max(1, len(mask)))
     for first in range(0, len(queries), group):
-        scanned = _scanned(module, rows, queries[first : first + group], metric, mask)
-        answers.extend(reference.select(raw, ids, k) for raw in scanned)
+        some = queries[first : first + group]
+        raw = np.empty((len(some), len(mask)), dtype=np.int64)
+        parts = followed.parts(_BLOCK) if isinstance(followed, Rows) else [(0, followed)]
+        for start, rows in parts:
+            here = slice(start, start + len(rows))
+            for query, distances in zip(some, raw, strict=True):
+                distances[here] = reference.distances(rows, query, metric, mask[here])
+        answers.extend(reference.select(distances, ids, k) for distances in raw)
     return answers
+
+
+def chosen_kernel(forced: str, components: int, queries: int) -> str:
+    """The kernel for so many components of rows and so many queries; ``forced`` is "auto" or one of ``KERNELS``.
+
+    ``UsageError``: an unknown kernel, or one that cannot run here.
+    """
+    if forced == "auto":
+        if components <= _SMALL_ROWS and components * queries <= _SMALL_WORK:
+            return "reference"
+        return next(name for name in reversed(KERNELS) if _refusal(name) is None)
+    if forced not in KERNELS:
+        raise UsageError(f"kernel must be 'auto' or one of {', '.join(KERNELS)}; found {forced!r}")
+    reason = _refusal(forced)
+    if reason is not None:
+        raise UsageError(f"kernel {forced!r} cannot run here: {reason}")
+    return forced
 
 
 def available_kernels() -> dict[str, str | None]:
     """Each kernel with the reason why it cannot run here, or None when it can."""
-    return {"reference": None, "portable": _portable()[1] or None}
-
-
-def _places(k: object) -> int:
-    if isinstance(k, (int, np.integer)) and not isinstance(k, bool) and k >= 1:
-        return int(k)
-    raise UsageError(f"k must be an integer of at least 1; found {k!r}")
-
-
-def _chosen(kernel: str, rows_size: int, work: int) -> ModuleType | None:
-    """The module that will scan, or None for the reference."""
-    if kernel == "auto":
-        if rows_size <= _SMALL_ROWS and work <= _SMALL_WORK:
-            return None
-        return _portable()[0]
-    if kernel == "reference":
-        return None
-    if kernel == "portable":
-        module, reason = _portable()
-        if module is None:
-            raise UsageError(f"kernel 'portable' cannot run here: {reason}")
-        return module
-    raise UsageError(f"kernel must be 'auto' or one of {', '.join(KERNELS)}; found {kernel!r}")
+    return {name: _refusal(name) for name in KERNELS}
 
 
 @functools.cache
-def _portable() -> tuple[ModuleType | None, str]:
-    """(the jitted kernels, or None; why not).  Asked once: a failing import of numba is slow."""
+def _refusal(kernel: str) -> str | None:
+    """Why a kernel cannot run here.  Asked once: a failing import of numba is slow."""
+    if kernel == "reference":
+        return None
     if np.dtype(np.intp).itemsize < 8:
-        return None, "it needs a 64-bit machine"
+        return "it needs a 64-bit machine"
     try:
-        from detmem.search import kernels
+        kernels = _kernels()
     except ImportError as error:
-        return None, f"it needs numba, which cannot be imported ({error})"
-    return kernels, ""
+        return f"it needs numba, which cannot be imported ({error})"
+    if kernel == "native" and not kernels.byte_dot_product():
+        return "it needs a CPU with a dot product of bytes (AVX-512 VNNI or AVX-VNNI)"
+    return None
 
 
-def _scanned(
-    module: ModuleType,
-    rows: NDArray[np.int32],
-    queries: NDArray[np.int32],
-    metric: str,
-    mask: NDArray[np.bool_] | None,
-) -> NDArray[np.int64]:
-    """The raw distances of every row to every query, int64 (q, n), by the jitted kernels."""
-    count, dimension = rows.shape
-    scan = module.inner_products if metric == "ip" else module.squared_distances
-    rows = np.ascontiguousarray(rows)
-    queries = np.ascontiguousarray(queries)
-    live = np.ones(count, dtype=np.bool_) if mask is None else np.ascontiguousarray(mask)
-    out = np.empty((len(queries), count), dtype=np.int64)
-    step = max(1, _BLOCK // dimension)
-    for start in range(0, count, step):
-        for query, distances in zip(queries, out, strict=True):
-            scan(rows, query, live, start, min(start + step, count), distances)
-    return out
+def _kernels() -> ModuleType:
+    from detmem.search import kernels
+
+    return kernels

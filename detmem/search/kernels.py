@@ -1,14 +1,18 @@
 """The jitted kernels: arithmetic, and nothing but.
 
 Rule 1  Arrays and ints in, arrays out.  Shapes, types and admission are checked one floor up: under the jit neither an
-        overflow nor an index out of bounds says a word.
+        overflow nor an index out of bounds says a word.  That no sum can overflow is proved in spec/search.md.
 Rule 2  Every load is cast.  int32 arithmetic wraps in NumPy and promotes under the jit; the explicit casts make both
         agree, and the tests run these functions jitted, unjitted and with bounds checks.
-Rule 3  Declared signatures, no fastmath, no parallel: a kernel is a ``nogil`` function of a row range, for threads to
-        share.
-Rule 4  Each has a twin in ``reference``, and gives its bits.
+Rule 3  No fastmath, no parallel: a kernel is a ``nogil`` function of a range of blocks, for threads to share.
+Rule 4  What is pruned here is pruned by an integer bound that holds; the answer is that of ``reference``, bit for bit.
 
-Importing this file imports numba and compiles (or loads from the cache) everything in it.
+The type of the query chooses how a line of coarse bytes is multiplied: int16 asks for plain loops (portable), int8
+limbs for the CPU's byte dot product (native).  Importing this file imports numba; a kernel is compiled, or loaded from
+the cache, when it is first called.
+
+A *plane* is (data, shift, rho, one, two, base): bytes in blocks of 16 rows, and for each row or block what bounds the
+error.  A query is seen by a plane as (its bytes, 5 constants).  See ``planes``.
 """
 
 from __future__ import annotations
@@ -17,69 +21,449 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import njit
 
-__all__ = ["inner_products", "squared_distances"]
+from detmem.search.lanes import TILE, UNSIGNED, byte_dot_product, dots, dots_of_tile, fetch, least, least_shown, lower
 
-_MASKED = np.int64((1 << 63) - 1)  # reference.MASKED
+__all__ = ["TILE", "byte_dot_product", "coarse_queries", "collect", "front_queries", "measure", "scan", "scan_tiles"]
 
-# Arrays are declared read-only, which accepts writable ones as well: rows may come from a mapped file.
-_SCAN = types.void(
-    types.Array(types.int32, 2, "C", readonly=True),  # rows (n, d)
-    types.Array(types.int32, 1, "C", readonly=True),  # query (d,)
-    types.Array(types.boolean, 1, "C", readonly=True),  # mask (n,): which rows are live
-    types.int64,  # first row
-    types.int64,  # one past the last row
-    types.Array(types.int64, 1, "C"),  # out (n,): written in [start, stop)
-)
+_NONE = np.int64((1 << 63) - 1)  # no distance, no bound: above any true one
+_MAX_QUERY = np.int64(127 * 128 + 63)  # what two int8 limbs hold
+_WIDEST = np.int64(1 << 31)  # of the norms that a front's bounds multiply
+_AHEAD = 2  # blocks that are fetched while one is worked on
+_PAST = np.int64(1 << 61)
 
+BLOCK = 16
 
-def _jit(signature: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """``njit`` with a cache beside this file, or without one where none can be kept."""
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        try:
-            jitted = njit(signature, cache=True, nogil=True)(function)
-        except (RuntimeError, OSError) as error:
-            # "no locator available", or a cache folder that cannot be read or written: slower to start, nothing else
-            if isinstance(error, RuntimeError) and "no locator available" not in str(error):
-                raise
-            jitted = njit(signature, nogil=True)(function)
-        return jitted  # type: ignore[no-any-return]
-
-    return decorate
+# Numba's cache looks at this file alone, and what it compiles has lanes.py inside.  A test compares.
+LANES = "d1fd4cd450712db6"
 
 
-@_jit(_SCAN)
-def squared_distances(rows, query, mask, start, stop, out):  # type: ignore[no-untyped-def]
-    """out[i] = sum (x - q)^2, or MASKED where the mask is False.
+def _cache_works() -> bool:
+    """Whether compiled code can be kept beside this file or in the user's cache folder."""
+    try:
+        njit("int64(int64)", cache=True)(_probe)
+    except OSError:  # a folder that cannot be made, read or written
+        return False
+    except RuntimeError as error:
+        if "no locator available" not in str(error):
+            raise
+        return False
+    return True
 
-    The difference is cut to 32 bits on purpose, so that the product is one 32 x 32 -> 64 bit multiplication.  Admitted
-    components are within 2^30, so the difference is within 2^31; only +2^31 wraps, to -2^31, whose square is the same.
+
+def _probe(number: int) -> int:
+    return number
+
+
+_CACHE = _cache_works()  # without: slower to start, nothing else
+
+
+def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    return njit(cache=_CACHE, nogil=True)(function)
+
+
+# ------------------------------------------------------------------------------------------------------------ queries
+
+
+@_jit
+def _root_up(square):
+    """The least r with r^2 >= square, for square <= 2^62; Newton's, from above."""
+    root = np.int64(1)
+    while root * root < square:
+        root <<= 1
+    while root > 0:
+        nearer = (root + square // root) >> 1
+        if nearer >= root:
+            break
+        root = nearer
+    return root + 1 if root * root < square else root
+
+
+@_jit
+def _narrowed(values, least, out):
+    """out = values / 2^t rounded, for the smallest t >= least that lets two limbs hold it; returns (t, error).
+
+    ``values`` int64 within 2^42, ``out`` int64.  ``error`` >= the Euclidean norm of values - out * 2^t.
     """
-    dimension = query.shape[0]
-    for i in range(start, stop):
-        if mask[i]:
-            row = rows[i]
-            total = np.int64(0)
-            for j in range(dimension):
-                difference = np.int64(np.int32(np.int64(row[j]) - np.int64(query[j])))
-                total += difference * difference
-            out[i] = total
-        else:
-            out[i] = _MASKED
+    largest = np.int64(0)
+    for j in range(values.shape[0]):
+        largest = max(largest, abs(values[j]))
+    t = np.int64(least)
+    while ((largest + ((np.int64(1) << t) >> 1)) >> t) > _MAX_QUERY:
+        t += 1
+    middle = (np.int64(1) << t) >> 1
+    square = np.int64(0)
+    for j in range(values.shape[0]):
+        short = (values[j] + middle) >> t
+        out[j] = short
+        rest = values[j] - (short << t)
+        square += rest * rest
+    return t, _root_up(square)
 
 
-@_jit(_SCAN)
-def inner_products(rows, query, mask, start, stop, out):  # type: ignore[no-untyped-def]
-    """out[i] = -(x . q), or MASKED where the mask is False."""
-    dimension = query.shape[0]
-    for i in range(start, stop):
-        if mask[i]:
-            row = rows[i]
+@_jit
+def _spread(short, out):
+    """Write a narrowed query as ``dots`` wants it, and return what its products are too large by.
+
+    ``out`` int8 (steps, 8): high and low limb, 4 dimensions each; or int16 (steps, 64): each 4 dimensions 16 times.
+    Places of dimensions that are not there are zero already.
+    """
+    total = np.int64(0)
+    if out.shape[1] == 8:
+        for j in range(short.shape[0]):
+            high = (short[j] + 64) >> 7
+            out[j >> 2, j & 3] = high
+            out[j >> 2, 4 + (j & 3)] = short[j] - (high << 7)
+            total += short[j]
+    else:
+        for j in range(short.shape[0]):
+            for lane in range(BLOCK):
+                out[j >> 2, 4 * lane + (j & 3)] = short[j]
+    return total * np.int64(UNSIGNED)
+
+
+@_jit
+def coarse_queries(queries, out, constants, squares):
+    """Views of queries int32 (q, d) for the coarse plane: ``out`` (q, steps, 8 or 64), ``constants`` (q, 5), and
+    squares[i] = ||q||^2.
+
+    Constants: t; what products are too large by; ||q|| rounded up; ||q - q' 2^t|| rounded up; 0.
+    """
+    dimension = queries.shape[1]
+    wide = np.empty(dimension, dtype=np.int64)
+    short = np.empty(dimension, dtype=np.int64)
+    for number in range(queries.shape[0]):
+        square = np.int64(0)
+        for j in range(dimension):
+            value = np.int64(queries[number, j])
+            wide[j] = value
+            square += value * value
+        t, error = _narrowed(wide, np.int64(0), short)
+        constants[number, 0] = t
+        constants[number, 1] = _spread(short, out[number])
+        constants[number, 2] = _root_up(square)
+        constants[number, 3] = error
+        constants[number, 4] = 0
+        squares[number] = square
+
+
+@_jit
+def front_queries(queries, matrix, scale, out, constants):
+    """Views of queries int32 (q, d) for a front (spec/search.md, "The front plane"): ``out`` (q, steps, 8 or 64) holds
+    w', ``constants`` (q, 5); returns False if the bounds of a query would leave their range.
+
+    ``matrix`` int16 (m, d) = R, with ||R|| <= 2^(scale + 1/2).  Constants: t; what products are too large by;
+    rho >= ||q - q~||; gamma >= 2^t ||w'||; delta >= 2^-scale ||R q - w' 2^(t + scale)||.
+    """
+    count, dimension = matrix.shape
+    image = np.empty(count, dtype=np.int64)
+    short = np.empty(count, dtype=np.int64)
+    back = np.empty(dimension, dtype=np.int32)
+    pad = _root_up(np.int64(dimension)) // 2 + 1
+    for number in range(queries.shape[0]):
+        for row in range(count):
             total = np.int64(0)
             for j in range(dimension):
-                total += np.int64(row[j]) * np.int64(query[j])
-            out[i] = -total
+                total += np.int64(matrix[row, j]) * np.int64(queries[number, j])
+            image[row] = total
+        t, error = _narrowed(image, scale, short)
+        t -= scale
+        square = np.int64(0)
+        back[:] = 0
+        for row in range(count):
+            weight = np.int32(short[row])
+            square += np.int64(weight) * np.int64(weight)
+            for j in range(dimension):
+                back[j] += np.int32(matrix[row, j]) * weight
+        # q~ = 2^(t - scale) R^T w', rounded to integers: that costs middle a unit in each dimension, the pad.  By
+        # Cauchy-Schwarz a sum in ``back`` is within 2^(scale + 1/2) * 16319 * 16 for up to 256 coordinates.
+        left = max(t - scale, np.int64(0))
+        right = max(scale - t, np.int64(0))
+        middle = (np.int64(1) << right) >> 1
+        rest = np.int64(0)
+        for j in range(dimension):
+            difference = np.int64(queries[number, j]) - (((np.int64(back[j]) << left) + middle) >> right)
+            if abs(difference) > _WIDEST or rest > _PAST:
+                return False
+            rest += difference * difference
+        rho = _root_up(rest) + pad
+        gamma = _root_up(square) << t
+        if rho > _WIDEST or gamma > _WIDEST:
+            return False
+        constants[number, 0] = t
+        constants[number, 1] = _spread(short, out[number])
+        constants[number, 2] = rho
+        constants[number, 3] = gamma
+        constants[number, 4] = (error >> scale) + 1
+    return True
+
+
+# --------------------------------------------------------------------------------------------------------------- rows
+
+
+@_jit
+def measure(coarse, residual, shift, start, stop, metric_is_ip, base, rho, one):
+    """For the rows start..stop of a chunk: base = floor(||x||^2 / 2) (0 for ip), rho >= ||residual||, and for their
+    blocks one >= ||coarse * 2^shift||."""
+    dimension = residual.shape[1]
+    for i in range(start, stop):
+        block, lane = i >> 4, i & 15
+        scale = np.int64(shift[i])
+        whole = np.int64(0)
+        rest = np.int64(0)
+        short = np.int64(0)
+        for j in range(dimension):
+            c = np.int64(coarse[block, j >> 2, 4 * lane + (j & 3)])
+            r = np.int64(residual[i, j])
+            x = (c << scale) + r
+            whole += x * x
+            rest += r * r
+            short += c * c
+        base[i] = np.int64(0) if metric_is_ip else whole >> 1
+        rho[i] = np.int32(_root_up(rest))
+        one[block] = max(one[block], _root_up(short) << scale)
+
+
+@_jit
+def _bound(block, plane, query, constants, products, bounds):
+    """bounds[lane] <= (raw of the row - ||q||^2) / 2, or the raw itself for ip, for the 16 rows of a block."""
+    data, shift, rho, one, two, base = plane
+    dots(data, block, query, products)
+    shared = one[block] * constants[3] + two[block] * constants[4]
+    lower(products, 0, block * BLOCK, base, shift, rho, constants[1], constants[0], constants[2], shared, bounds)
+
+
+@_jit
+def _hidden(block, mask):
+    shown = False
+    for lane in range(BLOCK):
+        shown = shown or mask[block * BLOCK + lane]
+    return not shown
+
+
+@_jit
+def scan(plane, query, constants, mask, masked, start, stop, lowest):
+    """lowest[b] = the least lower bound in block b, for b in start..stop; rows that ``mask`` hides do not count."""
+    data, shift, rho, one, two, base = plane
+    t, surplus, alpha, beta, gamma = constants[0], constants[1], constants[2], constants[3], constants[4]
+    products = np.empty((1, BLOCK), dtype=np.int64)
+    for block in range(start, stop):
+        if masked and _hidden(block, mask):
+            lowest[block] = _NONE
+            continue
+        dots(data, block, query, products)
+        if masked:
+            bound = least_shown(products, 0, block * BLOCK, base, shift, rho, surplus, t, alpha, mask)
         else:
-            out[i] = _MASKED
+            bound = least(products, 0, block * BLOCK, base, shift, rho, surplus, t, alpha)
+        lowest[block] = bound - one[block] * beta - two[block] * gamma
+
+
+@_jit
+def scan_tiles(plane, tiles, constants, mask, masked, start, stop, lowest):
+    """``scan`` for many queries at once; tiles (q / TILE, ...), constants (q, 5), lowest (q, blocks)."""
+    data, shift, rho, one, two, base = plane
+    products = np.empty((TILE, BLOCK), dtype=np.int64)
+    for tile in range(tiles.shape[0]):
+        for block in range(start, stop):
+            if masked and _hidden(block, mask):
+                for member in range(TILE):
+                    lowest[tile * TILE + member, block] = _NONE
+                continue
+            dots_of_tile(data, block, tiles, tile, products)
+            for member in range(TILE):
+                number = tile * TILE + member
+                t, surplus, alpha = constants[number, 0], constants[number, 1], constants[number, 2]
+                at = block * BLOCK
+                if masked:
+                    bound = least_shown(products, member, at, base, shift, rho, surplus, t, alpha, mask)
+                else:
+                    bound = least(products, member, at, base, shift, rho, surplus, t, alpha)
+                lowest[number, block] = bound - one[block] * constants[number, 3] - two[block] * constants[number, 4]
+
+
+# ------------------------------------------------------------------------------------------------------- exact values
+
+
+@_jit
+def _exact(i, exact, query, metric_is_ip, row):
+    """The raw distance of row i; ``row`` is scratch, int8 (4 * steps,)."""
+    coarse, residual, shift = exact
+    block, lane = i >> 4, i & 15
+    for step in range(coarse.shape[1]):
+        for j in range(4):
+            row[4 * step + j] = coarse[block, step, 4 * lane + j]
+    scale = np.int32(shift[i])
+    total = np.int64(0)
+    if metric_is_ip:
+        for j in range(query.shape[0]):
+            x = np.int32(np.int32(np.int32(row[j]) << scale) + np.int32(residual[i, j]))
+            total -= np.int64(x) * np.int64(query[j])
+    else:
+        for j in range(query.shape[0]):
+            x = np.int32(np.int32(np.int32(row[j]) << scale) + np.int32(residual[i, j]))
+            # Cut to 32 bits on purpose: a difference is within 2^31, and only +2^31 wraps, to -2^31: the same square.
+            difference = np.int64(np.int32(np.int64(x) - np.int64(query[j])))
+            total += difference * difference
+    return total
+
+
+@_jit
+def _push(heap, size, value):
+    """Keep the ``len(heap)`` smallest values in a max-heap; returns its size."""
+    if size < heap.shape[0]:
+        at = size
+        while at > 0 and heap[(at - 1) >> 1] < value:
+            heap[at] = heap[(at - 1) >> 1]
+            at = (at - 1) >> 1
+        heap[at] = value
+        return size + 1
+    if value < heap[0]:
+        at = 0
+        while True:
+            child = 2 * at + 1
+            if child >= size:
+                break
+            if child + 1 < size and heap[child + 1] > heap[child]:
+                child += 1
+            if heap[child] <= value:
+                break
+            heap[at] = heap[child]
+            at = child
+        heap[at] = value
+    return size
+
+
+@_jit
+def _seed(scanned, query, constants, exact, exact_query, metric_is_ip, live, start, stop, lowest, k):
+    """An upper bound of the k-th best raw distance: the exact values of the most promising rows of k blocks."""
+    ranks = np.empty(k, dtype=np.int64)
+    size = 0
+    for block in range(start, stop):
+        if size < k or lowest[block] < ranks[0]:
+            size = _push(ranks, size, lowest[block])
+    if size < k or ranks[0] == _NONE:
+        return _NONE
+    died, seq, mask, masked, used = live
+    blocks = _blocks_within(start, stop, lowest, ranks[0])[:k]
+    products = np.empty((1, BLOCK), dtype=np.int64)
+    bounds = np.empty(BLOCK, dtype=np.int64)
+    row = np.empty(4 * exact[0].shape[1], dtype=np.int8)
+    highest = -_NONE
+    for number in range(k):
+        block = blocks[number]
+        if number + _AHEAD < k:
+            fetch(exact[0], blocks[number + _AHEAD])
+        _bound(block, scanned, query, constants, products, bounds)
+        best = -1
+        for lane in range(BLOCK):
+            i = block * BLOCK + lane
+            if (
+                i < used
+                and died[i] > seq
+                and (not masked or mask[i])
+                and (best < 0 or bounds[lane] < bounds[best & 15])
+            ):
+                best = i
+        if best < 0:
+            return _NONE
+        highest = max(highest, _exact(best, exact, exact_query, metric_is_ip, row))
+    return highest
+
+
+@_jit
+def _blocks_within(start, stop, lowest, limit):
+    """The blocks whose lowest bound is not above ``limit``."""
+    count = 0
+    for block in range(start, stop):
+        count += lowest[block] <= limit
+    blocks = np.empty(count, dtype=np.int64)
+    count = 0
+    for block in range(start, stop):
+        if lowest[block] <= limit:
+            blocks[count] = block
+            count += 1
+    return blocks
+
+
+@_jit
+def collect(
+    scanned, query, constants, finer, finer_query, finer_constants, two_planes,
+    exact, exact_query, square, metric_is_ip, live, start, stop, lowest, heap, state,
+):  # fmt: skip
+    """(places, raws) of every row in start..stop whose raw distance may be among the k smallest, ties included.
+
+    ``lowest`` is what ``scan`` left.  ``heap`` (k,) and ``state`` = [its size, the threshold] go on from chunk to
+    chunk: no row above the threshold is in the answer.  ``exact`` = (coarse, residual, shift), ``live`` = (died, seq,
+    mask, masked, used), ``square`` = ||q||^2.
+    """
+    died, seq, mask, masked, used = live
+    k = heap.shape[0]
+    size = state[0]
+    threshold = state[1]
+    if threshold == _NONE:
+        threshold = _seed(scanned, query, constants, exact, exact_query, metric_is_ip, live, start, stop, lowest, k)
+    limit = threshold if metric_is_ip else (threshold - square) >> 1
+    blocks = _blocks_within(start, stop, lowest, min(limit, _NONE - 1))
+    products = np.empty((1, BLOCK), dtype=np.int64)
+    bounds = np.empty(BLOCK, dtype=np.int64)
+    finest = np.empty(BLOCK, dtype=np.int64)
+    row = np.empty(4 * exact[0].shape[1], dtype=np.int8)
+    places = np.empty(max(256, 4 * k), dtype=np.int64)
+    raws = np.empty(max(256, 4 * k), dtype=np.int64)
+    count = 0
+    for number in range(blocks.shape[0]):
+        block = blocks[number]
+        if number + _AHEAD < blocks.shape[0]:
+            fetch(scanned[0], blocks[number + _AHEAD])
+            if two_planes:
+                fetch(exact[0], blocks[number + _AHEAD])
+        if lowest[block] > limit:
+            continue
+        _bound(block, scanned, query, constants, products, bounds)
+        if two_planes:
+            _bound(block, finer, finer_query, finer_constants, products, finest)
+            for lane in range(BLOCK):
+                bounds[lane] = max(bounds[lane], finest[lane])
+        for lane in range(BLOCK):
+            i = block * BLOCK + lane
+            if bounds[lane] > limit or i >= used or died[i] <= seq or (masked and not mask[i]):
+                continue
+            raw = _exact(i, exact, exact_query, metric_is_ip, row)
+            if raw > threshold:
+                continue
+            if count == places.shape[0]:
+                count = _kept(places, raws, threshold)
+                if 2 * count > places.shape[0]:
+                    places, raws = _longer(places), _longer(raws)
+            places[count] = i
+            raws[count] = raw
+            count += 1
+            size = _push(heap, size, raw)
+            if size == k and heap[0] < threshold:
+                threshold = heap[0]
+                limit = threshold if metric_is_ip else (threshold - square) >> 1
+    state[0] = size
+    state[1] = threshold
+    count = _kept(places[:count], raws[:count], threshold)
+    return places[:count], raws[:count]
+
+
+@_jit
+def _kept(places, raws, threshold):
+    """Drop what is above the threshold by now; returns how many are left, in front."""
+    count = 0
+    for at in range(places.shape[0]):
+        if raws[at] <= threshold:
+            places[count] = places[at]
+            raws[count] = raws[at]
+            count += 1
+    return count
+
+
+@_jit
+def _longer(values):
+    longer = np.empty(2 * values.shape[0], dtype=np.int64)
+    longer[: values.shape[0]] = values
+    return longer

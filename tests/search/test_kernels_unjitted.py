@@ -1,5 +1,5 @@
 """The kernels once as plain Python, once with bounds checks: under the jit a wrapped sum or a stray index says
-XX nothing."""
+nothing."""
 
 from __future__ import annotations
 
@@ -18,41 +18,53 @@ SCRIPT = textwrap.dedent("""
     import math
     import numpy as np
     from detmem import search
-    from detmem.search import kernels
+    from detmem.machine.vectors import Vectors
+    from detmem.search import front, kernels
 
-    jitted = hasattr(kernels.squared_distances, "signatures")
+    jitted = hasattr(kernels.scan, "signatures")
+    usable = [name for name, refusal in search.available_kernels().items() if refusal is None and name != "reference"]
     random = np.random.default_rng(9)
-    for dimension in (1, 2, 5, 16, 17, 33):
+    for dimension in (1, 2, 5, 16, 17, 33, 64):
         top = math.isqrt(2**60 // dimension)
-        rows = random.integers(-top, top, size=(23, dimension), endpoint=True).astype(np.int32)
+        rows = random.integers(-top, top, size=(57, dimension), endpoint=True).astype(np.int32)
+        rows[20:40] //= 1 << 20
         rows[0] = 0
         rows[0, 0] = 2**30
         rows[1] = -rows[0]
         rows[2] = top
         rows[3] = -top
-        mask = random.random(23) < 0.7
+        mask = random.random(57) < 0.7
         mask[:4] = True
-        for query in rows[:5]:
-            for name in ("squared_distances", "inner_products"):
-                out = np.full(23, 7, dtype=np.int64)
-                getattr(kernels, name)(rows, query, mask, 0, 20, out)
-                for slot in range(23):
-                    pairs = list(zip(rows[slot].tolist(), query.tolist()))
-                    if slot >= 20:
-                        expected = 7  # outside the range: untouched
-                    elif not mask[slot]:
-                        expected = 2**63 - 1
-                    elif name == "squared_distances":
-                        expected = sum((x - q) ** 2 for x, q in pairs)
-                    else:
-                        expected = -sum(x * q for x, q in pairs)
-                    assert int(out[slot]) == expected, (dimension, name, slot)
-        ids = [str(i) for i in range(23)]
-        for metric in ("l2", "ip", "cosine"):
-            one = search.nearest(rows, ids, rows[:3], 9, metric, mask, "portable")
-            other = search.nearest(rows, ids, rows[:3], 9, metric, mask, "reference")
-            for a, b in zip(one, other):
-                assert a[0].tolist() == b[0].tolist() and a[1].tolist() == b[1].tolist()
+        vectors = Vectors(dimension)
+        vectors.append(rows)
+        ids = [f"{(i * 31) % 57:02d}" for i in range(57)]
+        died = np.where(random.random(57) < 0.2, 3, 9)
+        queries = np.concatenate([rows[:5], rows[30:35]])
+        for metric in ("l2", "ip"):
+            expected = []
+            for query in queries.tolist():
+                found = []
+                for slot, row in enumerate(rows.tolist()):
+                    if mask[slot] and died[slot] > 3:
+                        pairs = list(zip(row, query))
+                        raw = -sum(x * q for x, q in pairs) if metric == "ip" else sum((x - q) ** 2 for x, q in pairs)
+                        found.append((raw, ids[slot], slot))
+                expected.append(sorted(found)[:9])
+            moment = vectors.moment()
+            live = search.Live(died, 3, mask)
+            for kernel in usable:
+                for learned in (None, front._front(np.eye(dimension)[: max(1, dimension // 2)], 12)):
+                    follower = search.Follower(metric)
+                    followed = follower.follow(moment, kernel, 1)
+                    if learned is not None:
+                        follower._planes._learned = learned
+                        followed = follower.follow(moment, kernel, 1)
+                        assert any(segment.two_planes for segment in followed.segments)
+                    for asked in (queries, queries[:2]):
+                        answers = search.nearest(followed, live, ids, asked, 9, metric, kernel)
+                        for (slots, raw), wanted in zip(answers, expected):
+                            assert slots.tolist() == [slot for _, _, slot in wanted], (dimension, metric, kernel)
+                            assert raw.tolist() == [distance for distance, _, _ in wanted]
     print("jitted" if jitted else "plain")
 """)
 
@@ -71,7 +83,7 @@ def judge(environment: dict[str, str], mode: str, script: str = SCRIPT) -> None:
 @pytest.mark.parametrize(
     ("variable", "mode"), [("NUMBA_DISABLE_JIT", "plain"), ("NUMBA_BOUNDSCHECK", "jitted"), ("NUMBA_OPT", "jitted")]
 )
-def test_kernels_give_the_sums_of_python_ints(variable, mode, tmp_path):
+def test_kernels_give_the_answers_of_python_ints(variable, mode, tmp_path):
     # compiled anew, with the checks in (or, for NUMBA_OPT=1, with hardly any vectorising)
     judge({"NUMBA_CACHE_DIR": str(tmp_path), variable: "1"}, mode)
 
@@ -82,16 +94,9 @@ def test_kernels_whose_cache_folder_cannot_be_made_compile_without_one(tmp_path)
     archive = tmp_path / "house.zip"
     with zipfile.ZipFile(archive, "w") as house:
         house.writestr("detmem/__init__.py", "")
-        for part in ("errors.py", "machine/__init__.py", "machine/fixed.py"):
+        for part in ("errors.py", "machine/__init__.py", "machine/vectors.py"):
             house.write(package / part, f"detmem/{part}")
-        for part in ("__init__.py", "reference.py", "kernels.py"):
-            house.write(package / "search" / part, f"detmem/search/{part}")
+        for part in (package / "search").glob("*.py"):
+            house.write(part, f"detmem/search/{part.name}")
     nowhere = str(archive / "below")
     judge({"PYTHONPATH": str(archive), "HOME": nowhere, "XDG_CACHE_HOME": nowhere}, "jitted", LEAVE_THIS_TREE + SCRIPT)
-
-
-def test_kernels_without_a_source_file_compile_without_a_cache():
-    """Numba finds no locator for code that came from no file."""
-    source = Path(search.__file__).with_name("kernels.py").read_text(encoding="utf-8")
-    script = f"namespace = {{'__name__': 'kernels'}}\nexec(compile({source!r}, '<kernels>', 'exec'), namespace)\n"
-    judge({}, "1", script + "print(len(namespace['inner_products'].signatures))")

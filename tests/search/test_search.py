@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from detmem import search
 from detmem.errors import UsageError
 from detmem.search import reference
+from tests.search.asking import AVAILABLE, nearest
 
 METRICS = ("cosine", "ip", "l2")
-kernels = pytest.mark.parametrize("kernel", search.KERNELS)
+kernels = pytest.mark.parametrize("kernel", AVAILABLE)
 metrics = pytest.mark.parametrize("metric", METRICS)
 
 
@@ -33,7 +34,7 @@ def brute_force(rows, ids, query, k, metric, mask=None):
 
 
 def check(rows, ids, queries, k, metric, mask, kernel):
-    answers = search.nearest(rows, ids, queries, k, metric, mask, kernel)
+    answers = nearest(rows, ids, queries, k, metric, mask, kernel)
     assert len(answers) == len(queries)
     for query, (slots, raw) in zip(queries, answers, strict=True):
         expected = brute_force(rows, ids, query, k, metric, mask)
@@ -88,10 +89,10 @@ def test_exact_top_k_is_that_of_python_ints(kernel, case):
 @given(cases())
 def test_a_batch_is_its_queries_one_by_one_and_kernels_agree(case):
     rows, ids, queries, k, metric, mask = case
-    whole = search.nearest(rows, ids, queries, k, metric, mask)
-    for kernel in ("auto", *search.KERNELS):
+    whole = nearest(rows, ids, queries, k, metric, mask)
+    for kernel in ("auto", *AVAILABLE):
         for i, (slots, raw) in enumerate(whole):
-            [(one_slots, one_raw)] = search.nearest(rows, ids, queries[i : i + 1], k, metric, mask, kernel)
+            [(one_slots, one_raw)] = nearest(rows, ids, queries[i : i + 1], k, metric, mask, kernel)
             assert (one_slots.tobytes(), one_raw.tobytes()) == (slots.tobytes(), raw.tobytes())
         slots, raw = reference.nearest(rows, ids, queries[0], k, metric, mask)
         assert (slots.tobytes(), raw.tobytes()) == (whole[0][0].tobytes(), whole[0][1].tobytes())
@@ -101,9 +102,9 @@ def test_a_batch_is_its_queries_one_by_one_and_kernels_agree(case):
 @given(cases())
 def test_the_first_j_of_k_are_the_answer_for_j(kernel, case):
     rows, ids, queries, _, metric, mask = case
-    [(slots, raw), *_] = search.nearest(rows, ids, queries, max(1, len(rows)), metric, mask, kernel)
+    [(slots, raw), *_] = nearest(rows, ids, queries, max(1, len(rows)), metric, mask, kernel)
     for j in range(1, len(rows) + 2):
-        [(first, distances), *_] = search.nearest(rows, ids, queries, j, metric, mask, kernel)
+        [(first, distances), *_] = nearest(rows, ids, queries, j, metric, mask, kernel)
         assert first.tolist() == slots[:j].tolist()
         assert distances.tolist() == raw[:j].tolist()
 
@@ -113,11 +114,11 @@ def test_the_first_j_of_k_are_the_answer_for_j(kernel, case):
 def test_the_order_of_rows_cannot_show(kernel, case, random):
     rows, ids, queries, k, metric, mask = case
     order = random.sample(range(len(rows)), len(rows))
-    moved = search.nearest(
+    moved = nearest(
         rows[order], [ids[i] for i in order], queries, k, metric, None if mask is None else mask[order], kernel
     )
     for (slots, raw), (moved_slots, moved_raw) in zip(
-        search.nearest(rows, ids, queries, k, metric, mask, kernel), moved, strict=True
+        nearest(rows, ids, queries, k, metric, mask, kernel), moved, strict=True
     ):
         assert [ids[i] for i in slots] == [ids[order[i]] for i in moved_slots]
         assert raw.tolist() == moved_raw.tolist()
@@ -134,9 +135,9 @@ def test_the_corners_of_the_admitted_range(dimension, metric, kernel):
 @kernels
 def test_the_farthest_admitted_pair_is_two_to_the_62(kernel):
     rows = np.array([[2**30], [-(2**30)]], dtype=np.int32)
-    [(slots, raw)] = search.nearest(rows, ["a", "b"], rows[:1], 2, "l2", None, kernel)
+    [(slots, raw)] = nearest(rows, ["a", "b"], rows[:1], 2, "l2", None, kernel)
     assert (slots.tolist(), raw.tolist()) == ([0, 1], [0, 2**62])
-    [(slots, raw)] = search.nearest(rows, ["a", "b"], rows[:1], 2, "ip", None, kernel)
+    [(slots, raw)] = nearest(rows, ["a", "b"], rows[:1], 2, "ip", None, kernel)
     assert (slots.tolist(), raw.tolist()) == ([0, 1], [-(2**60), 2**60])
 
 
@@ -147,7 +148,7 @@ def test_equal_rows_are_ordered_by_the_bytes_of_their_ids(metric, kernel):
     ids = ["\U00010000", "\uffff", "z", "é", "a", "aa", "a\x00", "Z", "10", "9"]
     rows = np.full((len(ids), 3), 5, dtype=np.int32)
     for k in range(1, len(ids) + 1):
-        [(slots, _)] = search.nearest(rows, ids, rows[:1], k, metric, None, kernel)
+        [(slots, _)] = nearest(rows, ids, rows[:1], k, metric, None, kernel)
         assert [ids[i] for i in slots] == ["10", "9", "Z", "a", "a\x00", "aa", "z", "é", "\uffff", "\U00010000"][:k]
 
 
@@ -184,10 +185,10 @@ def test_rows_and_masks_of_any_layout(metric, kind, kernel, tmp_path):
 @kernels
 def test_no_rows_no_live_rows_and_no_queries(kernel):
     empty, rows = np.empty((0, 4), dtype=np.int32), np.ones((3, 4), dtype=np.int32)
-    assert [x.tolist() for x in search.nearest(empty, [], rows[:1], 5, "l2", None, kernel)[0]] == [[], []]
+    assert [x.tolist() for x in nearest(empty, [], rows[:1], 5, "l2", None, kernel)[0]] == [[], []]
     hidden = np.zeros(3, dtype=bool)
-    assert [x.tolist() for x in search.nearest(rows, list("abc"), rows[:1], 5, "l2", hidden, kernel)[0]] == [[], []]
-    assert search.nearest(rows, list("abc"), empty, 5, "l2", None, kernel) == []
+    assert [x.tolist() for x in nearest(rows, list("abc"), rows[:1], 5, "l2", hidden, kernel)[0]] == [[], []]
+    assert nearest(rows, list("abc"), empty, 5, "l2", None, kernel) == []
 
 
 @metrics
@@ -195,30 +196,23 @@ def test_inputs_are_only_read(metric):
     rows = np.random.default_rng(3).integers(-99, 99, size=(40, 8)).astype(np.int32)
     mask = np.arange(40) % 2 == 0
     before = rows.tobytes(), mask.tobytes()
-    for kernel in search.KERNELS:
-        search.nearest(rows, [str(i) for i in range(40)], rows[:2], 5, metric, mask, kernel)
+    for kernel in AVAILABLE:
+        nearest(rows, [str(i) for i in range(40)], rows[:2], 5, metric, mask, kernel)
     assert (rows.tobytes(), mask.tobytes()) == before
 
 
-@pytest.mark.parametrize("k", [0, -1, 1.0, True, None, "3"])
-def test_k_is_an_integer_of_at_least_one(k):
+def test_k_may_be_larger_than_any_collection():
     rows = np.ones((3, 4), dtype=np.int32)
-    with pytest.raises(UsageError, match="k must be an integer of at least 1"):
-        search.nearest(rows, list("abc"), rows, k, "l2")
+    for kernel in AVAILABLE:
+        assert len(nearest(rows, list("abc"), rows[:1], 10**30, "l2", None, kernel)[0][0]) == 3
 
 
-def test_k_may_be_a_numpy_integer_and_larger_than_any_collection():
-    rows = np.ones((3, 4), dtype=np.int32)
-    for k in (np.int64(2), 10**30):
-        assert len(search.nearest(rows, list("abc"), rows[:1], k, "l2")[0][0]) == min(k, 3)
-
-
-def test_unknown_metrics_and_kernels_are_refused():
-    rows = np.ones((3, 4), dtype=np.int32)
-    with pytest.raises(UsageError, match="metric"):
-        search.nearest(rows, list("abc"), rows, 1, "manhattan")
-    with pytest.raises(UsageError, match="reference, portable"):
-        search.nearest(rows, list("abc"), rows, 1, "l2", None, "native")
+def test_unknown_kernels_and_kernels_that_cannot_run_are_refused(monkeypatch):
+    with pytest.raises(UsageError, match="reference, portable, native"):
+        search.chosen_kernel("avx", 1, 1)
+    monkeypatch.setattr(search, "_refusal", lambda name: "it needs something else")
+    with pytest.raises(UsageError, match="kernel 'native' cannot run here: it needs something else"):
+        search.chosen_kernel("native", 1, 1)
 
 
 def run(script: str) -> None:
@@ -229,13 +223,17 @@ def test_a_small_search_never_imports_numba():
     run("""
         import sys
         import numpy as np
-        from detmem import search
+        import detmem
         rows = np.arange(384_000, dtype=np.int32).reshape(1000, 384) % 1000
-        search.nearest(rows, [str(i) for i in range(1000)], rows[:1], 10, "cosine")
-        assert "numba" not in sys.modules
-        large = np.ones((3000, 384), dtype=np.int32)
-        search.nearest(large, [str(i) for i in range(3000)], rows[:1], 10, "cosine")
-        assert "numba" in sys.modules
+        with detmem.open(":memory:", durability="os") as db:
+            small = db.collection("small", dim=384)
+            small.add([str(i) for i in range(1000)], rows + 1)
+            small.search(rows[1], 10)
+            assert "numba" not in sys.modules
+            large = db.collection("large", dim=384)
+            large.add([str(i) for i in range(3000)], np.ones((3000, 384), dtype=np.int32))
+            large.search(rows[1], 10)
+            assert "numba" in sys.modules
     """)
 
 
@@ -244,14 +242,14 @@ def test_without_numba_everything_is_answered_and_only_a_forced_kernel_is_refuse
         import sys
         sys.modules["numba"] = None
         import numpy as np
-        from detmem import search
+        from tests.search.asking import nearest
         from detmem.errors import UsageError
         rows = np.ones((3000, 384), dtype=np.int32)
         ids = [f"{i:04d}" for i in range(3000)]
-        [(slots, raw)] = search.nearest(rows, ids, rows[:1], 3, "ip")
+        [(slots, raw)] = nearest(rows, ids, rows[:1], 3, "ip")
         assert slots.tolist() == [0, 1, 2] and raw.tolist() == [-384] * 3
         try:
-            search.nearest(rows, ids, rows[:1], 3, "ip", None, "portable")
+            nearest(rows, ids, rows[:1], 3, "ip", None, "portable")
         except UsageError as error:
             assert "numba" in str(error)
         else:

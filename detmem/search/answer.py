@@ -1,0 +1,223 @@
+"""Answers from planes: scan bounds, open the blocks that may hold an answer, decide by exact values.
+
+For each query and each segment of rows: ``scan`` leaves the least lower bound of every block; ``collect`` seeds a
+threshold with the exact values of the most promising rows, opens the blocks that are not above it, and keeps what is
+not above it.  Ties at the last place are all kept, and decided by id at the end (spec/search.md).
+
+Work is handed out as tasks; ``run`` may run them side by side.  Which task does what is fixed, and cannot show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detmem.machine.vectors import BLOCK, steps_of
+from detmem.search import reference
+from detmem.search.planes import Moment, Segment
+
+__all__ = ["Live", "Run", "answer"]
+
+T = TypeVar("T")
+Answer = tuple[NDArray[np.int64], NDArray[np.int64]]
+Run = Callable[[Sequence[Callable[[], None]]], None]
+
+_NONE = (1 << 63) - 1
+_FEW = 4  # queries that are scanned one by one; a tile is not worth filling for so few
+_GROUP = 64  # queries whose bounds are held at once
+_CACHED = 1 << 19  # bytes of a plane that a group reads while they are in the cache
+_TASK_BYTES = 1 << 22  # of a plane: less is scanned before another thread has woken up
+
+
+class Live(NamedTuple):
+    """Which rows may answer: those that die behind ``seq``, and if there is a ``mask`` bool (n,), are in it."""
+
+    died: NDArray[np.int64]
+    seq: int
+    mask: NDArray[np.bool_] | None
+
+
+class _Views(NamedTuple):
+    """Queries as a plane sees them: ``data`` (q, steps, 8 or 64) and ``constants`` (q, 5)."""
+
+    data: NDArray[Any]
+    constants: NDArray[np.int64]
+
+    def tiles(self, tile: int) -> NDArray[Any]:
+        """For ``scan_tiles``: limbs (q / tile, steps, tile, 8), or int16 (q / tile, tile, steps, 64)."""
+        shaped = self.data.reshape(-1, tile, *self.data.shape[1:])
+        return np.ascontiguousarray(shaped.transpose(0, 2, 1, 3)) if self.data.dtype == np.int8 else shaped
+
+
+class _Asked(NamedTuple):
+    """Queries, as they came and as the planes see them."""
+
+    exact: NDArray[np.int32]
+    squares: NDArray[np.int64]
+    coarse: _Views
+    front: _Views
+
+
+class _Found:
+    """What is known of one query: the k best raw distances so far, and every row that may be among them."""
+
+    def __init__(self, k: int) -> None:
+        self.heap = np.empty(k, dtype=np.int64)
+        self.state = np.array([0, _NONE], dtype=np.int64)
+        self.slots: list[NDArray[np.int64]] = []
+        self.raws: list[NDArray[np.int64]] = []
+
+    def best(self, ids: Sequence[str], k: int) -> Answer:
+        """The first k by (raw, id)."""
+        raws = np.concatenate(self.raws) if self.raws else np.empty(0, dtype=np.int64)
+        slots = np.concatenate(self.slots) if self.slots else np.empty(0, dtype=np.int64)
+        places, chosen = reference.select(raws, [ids[slot] for slot in slots.tolist()], k)
+        return slots[places], chosen
+
+
+def answer(
+    kernels: Any,
+    native: bool,
+    moment: Moment,
+    live: Live,
+    ids: Sequence[str],
+    queries: NDArray[np.int32],
+    k: int,
+    metric_is_ip: bool,
+    threads: int,
+    run: Run,
+) -> list[Answer]:
+    """For each query (slots, raw distances) of the first k live rows by (raw, id)."""
+    scan = _Scan(kernels, moment, live, metric_is_ip)
+    few = len(queries) <= _FEW
+    asked = scan.view(queries, native, 1 if few else kernels.TILE)
+    found = [_Found(k) for _ in range(len(queries))]
+    if few:
+        for number in range(len(queries)):
+            scan.one(asked, number, found[number], threads, run)
+    else:
+        share = -(-len(queries) // threads)
+        size = min(_GROUP, -(-share // kernels.TILE) * kernels.TILE)
+        starts = range(0, len(queries), size)
+        run([_bound(scan.group, asked, start, found[start : start + size]) for start in starts])
+    return [one.best(ids, k) for one in found]
+
+
+class _Scan:
+    """The planes and rows of one call."""
+
+    def __init__(self, kernels: Any, moment: Moment, live: Live, metric_is_ip: bool) -> None:
+        self._kernels = kernels
+        self._moment = moment
+        self._metric_is_ip = metric_is_ip
+        self._segments = moment.segments
+        self._live = [_of_segment(live, segment) for segment in moment.segments]
+
+    def view(self, queries: NDArray[np.int32], native: bool, tile: int) -> _Asked:
+        """The queries as the planes see them, filled up to whole tiles."""
+        padded = -(-len(queries) // tile) * tile
+        squares = np.zeros(padded, dtype=np.int64)
+        coarse = _empty_views(padded, self._moment.steps, native)
+        self._kernels.coarse_queries(queries, coarse.data, coarse.constants, squares)
+        learned, seen = self._moment.front, coarse
+        if learned is not None and any(segment.two_planes for segment in self._segments):
+            seen = _empty_views(padded, steps_of(learned.width), native)
+            if not self._kernels.front_queries(queries, learned.matrix, learned.scale, seen.data, seen.constants):
+                self._segments, seen = [segment.without_front() for segment in self._segments], coarse
+        return _Asked(queries, squares, coarse, seen)
+
+    def one(self, asked: _Asked, number: int, found: _Found, threads: int, run: Run) -> None:
+        """Answer one query; its scan may be shared."""
+        for segment, live in zip(self._segments, self._live, strict=True):
+            views = asked.front if segment.two_planes else asked.coarse
+            query, constants = views.data[number], views.constants[number]
+            mask, masked = live[2], live[3]
+            lowest = np.empty(segment.stop, dtype=np.int64)
+            line = segment.plane[0].shape[1] * segment.plane[0].shape[2]
+            tasks = max(1, min(threads, (segment.stop - segment.start) * line // _TASK_BYTES))
+            bounds = [segment.start + (segment.stop - segment.start) * part // tasks for part in range(tasks + 1)]
+            if tasks == 1:
+                self._kernels.scan(segment.plane, query, constants, mask, masked, bounds[0], bounds[1], lowest)
+            else:
+                run(
+                    [
+                        _bound(self._kernels.scan, segment.plane, query, constants, mask, masked, start, stop, lowest)
+                        for start, stop in pairwise(bounds)
+                    ]
+                )
+            self._collect(segment, live, asked, number, lowest, found)
+
+    def group(self, asked: _Asked, first: int, found: list[_Found]) -> None:
+        """Answer the queries from ``first`` on, tile by tile."""
+        tile = self._kernels.TILE
+        padded = -(-len(found) // tile) * tile
+        members = slice(first, first + padded)
+        for segment, live in zip(self._segments, self._live, strict=True):
+            views = asked.front if segment.two_planes else asked.coarse
+            tiles = _Views(views.data[members], views.constants[members]).tiles(tile)
+            lowest = np.empty((padded, segment.stop), dtype=np.int64)
+            line = segment.plane[0].shape[1] * segment.plane[0].shape[2]
+            step = max(1, _CACHED // line)
+            for start in range(segment.start, segment.stop, step):
+                stop = min(start + step, segment.stop)
+                self._kernels.scan_tiles(
+                    segment.plane, tiles, views.constants[members], live[2], live[3], start, stop, lowest
+                )
+            for number, one in enumerate(found):
+                self._collect(segment, live, asked, first + number, lowest[number], one)
+
+    def _collect(
+        self, segment: Segment, live: Any, asked: _Asked, number: int, lowest: NDArray[np.int64], found: _Found
+    ) -> None:
+        views = asked.front if segment.two_planes else asked.coarse
+        places, raws = self._kernels.collect(
+            segment.plane,
+            views.data[number],
+            views.constants[number],
+            segment.coarse,
+            asked.coarse.data[number],
+            asked.coarse.constants[number],
+            segment.two_planes,
+            segment.exact,
+            asked.exact[number],
+            int(asked.squares[number]),
+            self._metric_is_ip,
+            live,
+            segment.start,
+            segment.stop,
+            lowest,
+            found.heap,
+            found.state,
+        )
+        if len(places):
+            found.slots.append(places + segment.first)
+            found.raws.append(raws)
+
+
+_NO_MASK = np.zeros(0, dtype=np.bool_)
+
+
+def _of_segment(live: Live, segment: Segment) -> tuple[Any, ...]:
+    """(died, seq, mask, masked, used) for the rows of a segment's chunk, the mask filled up to whole blocks."""
+    rows = slice(segment.first, segment.first + segment.used)
+    mask = _NO_MASK
+    if live.mask is not None:
+        mask = np.zeros(-(-segment.used // BLOCK) * BLOCK, dtype=np.bool_)
+        mask[: segment.used] = live.mask[rows]
+    return live.died[rows], live.seq, mask, live.mask is not None, segment.used
+
+
+def _empty_views(count: int, steps: int, native: bool) -> _Views:
+    data = np.zeros((count, steps, 8), dtype=np.int8) if native else np.zeros((count, steps, 64), dtype=np.int16)
+    return _Views(data, np.zeros((count, 5), dtype=np.int64))
+
+
+def _bound(function: Callable[..., object], *args: Any) -> Callable[[], None]:
+    def task() -> None:
+        function(*args)
+
+    return task

@@ -1,0 +1,210 @@
+"""The front plane: fewer, learned coordinates of each row, read before the coarse plane (spec/search.md).
+
+Rule 1  Whatever is learned here, the bounds hold: they are made in integers for the matrix that came out, good or bad.
+        So a front can change how fast an answer comes, never the answer; it is a cache, outside the log and the roots.
+Rule 2  Whether there is a front, and how wide, is decided by counting survivors on a sample, never by a clock.
+Rule 3  Floats stand in two places: learning, whose result is rounded to an integer matrix; and products of integer
+        matrices in float64, which are exact because every partial sum stays below 2^53.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["SCALE", "Front", "FrontRows", "encode", "learn"]
+
+SCALE = 10  # bits of the matrix: an entry is a component of a direction times 2^10
+
+_WIDTHS = (32, 48, 64, 96, 128, 160, 192, 256)
+_LEAST_DIMENSION = 48
+_ROUNDS = 5  # of the subspace iteration: the directions need not be good, only better than none
+_SPARE = 16  # directions iterated beside those that are kept
+_QUERIES = 64  # sample rows that play the query
+_NEAREST = 10  # neighbours that a search is expected to ask for
+_OVERHEAD = 24  # bytes a row that both planes read beside the components
+_MUST_SAVE = 0.9  # of the bytes: less is not worth the memory
+_BYTE = 127
+_REDUCED_BITS = 39  # of the squared norm of a reduced row
+_MOST_SHIFT = 24  # of a row that fits: 2^shift ||z|| is then within twice its norm
+_EPS_BITS = 8  # fraction of eps while it is summed
+
+Int8 = NDArray[np.int8]
+Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+Float64 = NDArray[np.float64]
+
+
+class Front(NamedTuple):
+    """``matrix`` int16 (m, d): R.  ``reduction``: rows are divided by 2^reduction first.  ``gram`` = R R^T, ``solve`` =
+    2^SCALE (R R^T)^-1, both float64 (m, m); the first is exact."""
+
+    matrix: NDArray[np.int16]
+    reduction: int
+    gram: Float64
+    solve: Float64
+
+    @property
+    def scale(self) -> int:
+        """Bits of the matrix."""
+        return SCALE
+
+    @property
+    def width(self) -> int:
+        """Coordinates of a row in the front."""
+        return len(self.matrix)
+
+
+class FrontRows(NamedTuple):
+    """Some rows in the front: z int8 (n, m) and, by row, shift uint8, rho int32, eps and length int64.
+
+    The row is near x~ = 2^(shift - SCALE) R^T z: rho >= ||x - x~||, eps >= 2^-SCALE ||R (x - x~)||, and length >=
+    2^shift ||z||.
+    """
+
+    z: Int8
+    shift: NDArray[np.uint8]
+    rho: Int32
+    eps: Int64
+    length: Int64
+
+
+def learn(sample: Int32, population: int) -> Front | None:
+    """A front for ``population`` rows, of which ``sample`` int32 (n, d) are some; None if none pays."""
+    dimension = sample.shape[1]
+    if dimension < _LEAST_DIMENSION:
+        return None
+    floats = sample.astype(np.float64)
+    squares = np.einsum("ij,ij->i", floats, floats)
+    reduction = max(0, (math.frexp(4.0 * float(squares.max()))[1] - _REDUCED_BITS + 1) // 2)
+    floats *= 2.0**-reduction
+    widths = [width for width in _WIDTHS if 4 * width <= 3 * dimension]
+    directions = _directions(floats, widths[-1])
+    if directions is None:
+        return None
+    width = _best_width(floats, directions, widths, population)
+    return None if width is None else _front(directions[:width], reduction)
+
+
+def encode(front: Front, rows: Int32) -> FrontRows:
+    """Rows int32 (n, d) as a front sees them, with bounds that hold for any front and any row."""
+    count, dimension = rows.shape
+    reduction = front.reduction
+    half = (1 << reduction) >> 1
+    wide = rows.astype(np.int64)
+    squares = np.einsum("ij,ij->i", wide, wide)
+    reduced = (wide + half) >> reduction
+    reduced_squares = np.einsum("ij,ij->i", reduced, reduced)
+    fits = reduced_squares < 1 << _REDUCED_BITS
+    reduced[~fits] = 0  # so that the products below are exact; these rows get z = 0
+    image = (reduced.astype(np.float64) @ front.matrix.T.astype(np.float64)).astype(np.int64)
+    wanted = image.astype(np.float64) @ front.solve
+    largest = np.abs(wanted).max(axis=1)
+    shift = np.clip(np.frexp(largest * (1.0 / (_BYTE + 0.5)))[1], 0, _MOST_SHIFT).astype(np.int64)
+    z = np.clip(np.floor(wanted * np.ldexp(1.0, -shift)[:, None] + 0.5), -_BYTE, _BYTE).astype(np.int64)
+    back = (z.astype(np.float64) @ front.gram).astype(np.int64)  # R R^T z
+    z_squares = np.einsum("ij,ij->i", z, z)
+    lengths = _root_up(z_squares) << shift
+    fits &= lengths < 2 * _root_up(reduced_squares) + (np.int64(front.width) << shift)
+    # 2^2S ||y - y~||^2, for the reduced row y
+    rest = (reduced_squares << (2 * SCALE)) - (np.einsum("ij,ij->i", image, z) << (shift + SCALE + 1))
+    rest += np.einsum("ij,ij->i", z, back) << (2 * shift)
+    fits &= rest >= 0
+    rho = (_root_up(np.where(fits, rest, 0)) >> SCALE) + 1
+    # 2^2S of R (y - y~) / 2^S, then with _EPS_BITS bits of fraction
+    errors = (np.abs((image << SCALE) - (back << shift[:, None])) >> (2 * SCALE - _EPS_BITS)) + 1
+    fits &= errors.max(axis=1) < 1 << 26
+    errors[~fits] = 0
+    eps = (_root_up(np.einsum("ij,ij->i", errors, errors)) >> _EPS_BITS) + 1
+    pad = 0 if reduction == 0 else (half * (math.isqrt(dimension) + 1))
+    rho = (rho << reduction) + pad
+    eps = (eps << reduction) + pad + (pad >> 1)
+    lengths <<= reduction
+    shift += reduction
+    fits &= lengths < 1 << 30
+    norms = _root_up(squares)
+    bad = ~fits  # z = 0 says nothing about a row, and is always true of it
+    z[bad], shift[bad], lengths[bad] = 0, 0, 0
+    rho[bad], eps[bad] = norms[bad], norms[bad] + (norms[bad] >> 1) + 1
+    assert count == 0 or rho.max() < 1 << 31
+    return FrontRows(z.astype(np.int8), shift.astype(np.uint8), rho.astype(np.int32), eps, lengths)
+
+
+def _root_up(squares: Int64) -> Int64:
+    """At least the root of each, and at most 2 more; for 0 <= square < 2^62, where float64 is off by less than 1."""
+    roots: Int64 = np.sqrt(squares.astype(np.float64)).astype(np.int64)
+    roots += 1
+    return roots
+
+
+def _directions(floats: Float64, count: int) -> Float64 | None:
+    """Orthonormal rows (count, d) that hold most of the sample's energy, the strongest first; None if there is none."""
+    moments = floats.T @ floats
+    dimension = len(moments)
+    places = np.arange(min(dimension, count + _SPARE)) * dimension // min(dimension, count + _SPARE)
+    basis: Float64 = np.ascontiguousarray(moments[:, places])
+    for _ in range(_ROUNDS):
+        if not np.isfinite(basis).all() or not basis.any():
+            return None
+        basis = np.linalg.qr(basis)[0]
+        image = moments @ basis
+        small = basis.T @ image
+        basis = image
+    basis = np.linalg.qr(basis)[0]
+    small = basis.T @ moments @ basis
+    if not np.isfinite(small).all():
+        return None
+    _, turn = np.linalg.eigh((small + small.T) * 0.5)
+    strongest: Float64 = (basis @ turn[:, ::-1]).T[:count]
+    return strongest
+
+
+def _front(directions: Float64, reduction: int) -> Front | None:
+    matrix = np.floor(directions * 2.0**SCALE + 0.5)
+    gram = matrix @ matrix.T
+    sums = np.abs(gram).sum(axis=1)
+    # ||R||^2 <= the largest absolute row sum of R R^T; the bounds of encode and front_queries rest on 2^(2 SCALE) 3/2.
+    # Where the diagonal dominates there is an inverse.
+    if float(sums.max()) > 1.5 * 4.0**SCALE or not (2.0 * np.diagonal(gram) > sums).all():
+        return None
+    solve = np.linalg.inv(gram) * 2.0**SCALE
+    return Front(matrix.astype(np.int16), reduction, gram, solve)
+
+
+def _best_width(floats: Float64, directions: Float64, widths: list[int], population: int) -> int | None:
+    """The width that reads the fewest bytes, by the survivors of sample rows that play the query."""
+    count, dimension = floats.shape
+    queries = floats[:: max(1, count // _QUERIES)][:_QUERIES]
+    norms = np.einsum("ij,ij->i", floats, floats)
+    products = queries @ floats.T
+    distances = norms - 2.0 * products
+    # a query that is a row finds itself; its last neighbour among all rows stands earlier among those of the sample
+    place = min(count - 1, 1 + _NEAREST * count // population)
+    limits = np.partition(distances, place, axis=1)[:, place]
+    rows_in, queries_in = floats @ directions.T, queries @ directions.T
+    best, best_width = _MUST_SAVE * (dimension + _OVERHEAD), None
+    for width in widths:
+        held, asked = rows_in[:, :width], queries_in[:, :width]
+        rows_out = np.sqrt(np.maximum(norms - np.einsum("ij,ij->i", held, held), 0.0))
+        asked_squares = np.einsum("ij,ij->i", asked, asked)
+        queries_out = np.sqrt(np.maximum(np.einsum("ij,ij->i", queries, queries) - asked_squares, 0.0))
+        unit = np.abs(held).max(axis=1) * (1.0 / _BYTE)  # a byte's rounding error is uniform: a twelfth, squared
+        rounding = unit * np.sqrt(width / 12.0)
+        bounds = norms - 2.0 * (asked @ held.T)
+        bounds -= 2.0 * (
+            np.outer(queries_out, np.sqrt(rows_out * rows_out + rounding * rounding))
+            + np.outer(np.sqrt(asked_squares), rounding)
+        )
+        opened = _blocks_opened((bounds <= limits[:, None]).mean())
+        read = width + _OVERHEAD + opened * (dimension + width)
+        if read < best:
+            best, best_width = read, width
+    return best_width
+
+
+def _blocks_opened(share: float) -> float:
+    """Of blocks of 16 rows, those with a survivor, if survivors fall anywhere."""
+    return float(1.0 - (1.0 - share) ** 16)

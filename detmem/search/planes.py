@@ -1,0 +1,207 @@
+"""What a search reads before it reads rows: planes of bytes, and what bounds their error (spec/search.md).
+
+Rule 1  Planes follow the rows: ``follow`` measures those that were appended since the last search, and no other.
+Rule 2  Planes are caches.  They are never logged, hashed or saved, and cannot show in an answer.
+Rule 3  What ``follow`` hands out is a moment: later rows may fill the places behind it, and nothing else changes there.
+        The caller sees to it that one thread at a time is inside ``follow``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detmem.machine.vectors import BLOCK, Piece, Rows, steps_of
+from detmem.search import front
+from detmem.search.front import Front
+
+__all__ = ["Moment", "Plain", "Planes", "Segment"]
+
+_LINE = 64
+_PART = 1 << 17  # components joined at once
+_FRONT_ROWS = 1 << 12  # fewer are read as quickly without one
+_ASKED_BEFORE = 16  # queries that a collection has answered before a front is worth learning
+_RELEARNED = 8  # times as many rows as were learned from: the data may be others by now
+_SAMPLE_ROWS = 1 << 13
+_BUILT_PER_QUERY = 1 << 13  # rows that enter the front for each query: some 30 ms once, then nothing
+_BUILT_AT_ONCE = 1 << 11
+_ABSENT = 1 << 61  # base of a row that is not there: no threshold reaches it
+
+Plane = tuple[Any, ...]
+
+
+class Segment(NamedTuple):
+    """Blocks start..stop of a chunk, to be scanned by ``plane``; with ``two_planes`` survivors meet ``coarse`` next.
+
+    ``exact`` = (coarse bytes, residual, shift).  The first row of the chunk is slot ``first``; ``used`` rows are there.
+    """
+
+    first: int
+    used: int
+    start: int
+    stop: int
+    plane: Plane
+    coarse: Plane
+    exact: Plane
+    two_planes: bool
+
+    def without_front(self) -> Segment:
+        """The same rows by their coarse plane."""
+        return self._replace(plane=self.coarse, two_planes=False)
+
+
+class Moment(NamedTuple):
+    """The planes of some rows: segments in slot order, and the front of those that have one."""
+
+    segments: list[Segment]
+    front: Front | None
+    steps: int
+
+
+class _Measured:
+    """The planes of a chunk's rows, grown and filled behind them."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.base = np.empty(0, dtype=np.int64)
+        self.rho = np.empty(0, dtype=np.int32)
+        self.one = np.empty(0, dtype=np.int64)
+        self.front: _FrontPlane | None = None
+
+    def follow(self, piece: Piece, kernels: Any, metric_is_ip: bool) -> None:
+        """Measure the rows that are new."""
+        capacity = len(piece.shift)
+        if len(self.base) < capacity:
+            self.base = _grown(self.base, capacity, _ABSENT)
+            self.rho = _grown(self.rho, capacity, 0)
+            self.one = _grown(self.one, capacity // BLOCK, 0)
+        if piece.count > self.rows:
+            coarse, residual, shift = _exact(piece)
+            kernels.measure(
+                coarse, residual, shift, self.rows, piece.count, metric_is_ip, self.base, self.rho, self.one
+            )
+            self.rows = piece.count
+
+    def segments(self, piece: Piece, learned: Front | None) -> list[Segment]:
+        """The part of a piece that has a front, and the rest."""
+        exact = _exact(piece)
+        coarse = (exact[0], exact[2], self.rho, self.one, self.one, self.base)
+        blocks = -(-piece.count // BLOCK)
+        split = 0
+        segments = []
+        if self.front is not None and self.front.learned is learned:
+            split = min(self.front.rows, piece.count) // BLOCK
+            plane = self.front.plane(self.base)
+            segments.append(Segment(piece.first, piece.count, 0, split, plane, coarse, exact, True))
+        segments.append(Segment(piece.first, piece.count, split, blocks, coarse, coarse, exact, False))
+        return [segment for segment in segments if segment.start < segment.stop]
+
+
+class _FrontPlane:
+    """The front of a chunk's first rows, whole blocks only."""
+
+    def __init__(self, learned: Front) -> None:
+        self.learned = learned
+        self.rows = 0
+        self.data = np.empty((0, steps_of(learned.width), _LINE), dtype=np.int8)
+        self.shift = np.empty(0, dtype=np.uint8)
+        self.rho = np.empty(0, dtype=np.int32)
+        self.one = np.empty(0, dtype=np.int64)
+        self.two = np.empty(0, dtype=np.int64)
+
+    def extend(self, piece: Piece, most: int) -> int:
+        """Take in up to ``most`` more rows; returns how many."""
+        capacity = len(piece.shift)
+        if len(self.shift) < capacity:
+            self.data = _grown(self.data, capacity // BLOCK, 0)
+            self.shift, self.rho = _grown(self.shift, capacity, 0), _grown(self.rho, capacity, 0)
+            self.one, self.two = _grown(self.one, capacity // BLOCK, 0), _grown(self.two, capacity // BLOCK, 0)
+        start, stop = self.rows, min(piece.count // BLOCK * BLOCK, self.rows + most // BLOCK * BLOCK)
+        for at in range(start, stop, _BUILT_AT_ONCE):
+            self._put(piece, at, min(at + _BUILT_AT_ONCE, stop))
+        self.rows = max(start, stop)
+        return self.rows - start
+
+    def _put(self, piece: Piece, start: int, stop: int) -> None:
+        encoded = front.encode(self.learned, piece.between(start, stop))
+        self.shift[start:stop], self.rho[start:stop] = encoded.shift, encoded.rho
+        blocks, steps = slice(start // BLOCK, stop // BLOCK), self.data.shape[1]
+        padded = np.zeros((stop - start, 4 * steps), dtype=np.int8)
+        padded[:, : encoded.z.shape[1]] = encoded.z
+        self.data[blocks] = padded.reshape(-1, BLOCK, steps, 4).transpose(0, 2, 1, 3).reshape(-1, steps, _LINE)
+        self.one[blocks] = encoded.eps.reshape(-1, BLOCK).max(axis=1)
+        self.two[blocks] = encoded.length.reshape(-1, BLOCK).max(axis=1)
+
+    def plane(self, base: NDArray[np.int64]) -> Plane:
+        """As the kernels take it; the norms are those of the exact rows."""
+        return self.data, self.shift, self.rho, self.one, self.two, base
+
+
+class Planes:
+    """The planes of one collection's rows."""
+
+    def __init__(self, metric_is_ip: bool, kernels: Any) -> None:
+        self._metric_is_ip = metric_is_ip
+        self._kernels = kernels
+        self._measured: list[_Measured] = []  # by piece
+        self._asked = 0
+        self._learned: Front | None = None
+        self._learned_rows = 0
+
+    def follow(self, rows: Rows, queries: int) -> Moment:
+        """The planes of ``rows``, brought up to date; ``queries`` are about to be answered from them."""
+        while len(self._measured) < len(rows.pieces):
+            self._measured.append(_Measured())
+        self._asked += queries
+        if self._asked >= _ASKED_BEFORE and rows.count >= max(_FRONT_ROWS, _RELEARNED * self._learned_rows):
+            self._learn(rows)
+        budget = _BUILT_PER_QUERY * queries
+        segments: list[Segment] = []
+        for measured, piece in zip(self._measured, rows.pieces, strict=False):
+            measured.follow(piece, self._kernels, self._metric_is_ip)
+            if self._learned is not None:
+                if measured.front is None or measured.front.learned is not self._learned:
+                    measured.front = _FrontPlane(self._learned)
+                budget -= measured.front.extend(piece, budget)
+            segments.extend(measured.segments(piece, self._learned))
+        return Moment(segments, self._learned, steps_of(rows.dimension))
+
+    def _learn(self, rows: Rows) -> None:
+        self._learned_rows = rows.count
+        size = min(rows.count, _SAMPLE_ROWS)
+        places = np.arange(size, dtype=np.int64) * rows.count // size
+        self._learned = front.learn(rows.take(places), rows.count)
+
+
+class Plain:
+    """The exact rows as one matrix, for a collection so small that nothing else pays."""
+
+    def __init__(self, dimension: int) -> None:
+        self._rows = np.empty((0, dimension), dtype=np.int32)
+        self._count = 0
+
+    def follow(self, rows: Rows) -> NDArray[np.int32]:
+        """``rows`` as int32 (n, dim)."""
+        if rows.count > self._count:
+            if rows.count > len(self._rows):
+                larger = np.empty((max(rows.count, 2 * len(self._rows)), rows.dimension), dtype=np.int32)
+                larger[: self._count] = self._rows[: self._count]
+                self._rows = larger
+            for first, part in rows.parts(_PART, self._count):
+                self._rows[first : first + len(part)] = part
+            self._count = rows.count
+        return self._rows[: rows.count]
+
+
+def _exact(piece: Piece) -> Plane:
+    """(coarse, residual, shift) as the kernels take them."""
+    return piece.coarse.reshape(*piece.coarse.shape[:2], _LINE), piece.residual, piece.shift
+
+
+def _grown(array: NDArray[Any], capacity: int, filler: int) -> NDArray[Any]:
+    shape = (capacity, *array.shape[1:])
+    grown = np.full(shape, filler, dtype=array.dtype) if filler else np.zeros(shape, dtype=array.dtype)  # not touched
+    grown[: len(array)] = array
+    return grown
