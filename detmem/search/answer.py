@@ -1,8 +1,8 @@
 """Answers from planes: scan bounds, open the blocks that may hold an answer, decide by exact values.
 
-For each query and each segment of rows: ``scan`` leaves the least lower bound of every block; ``collect`` seeds a
-threshold with the exact values of the most promising rows, opens the blocks that are not above it, and keeps what is
-not above it.  Ties at the last place are all kept, and decided by id at the end (spec/search.md).
+For each segment of rows: ``scan`` leaves the least lower bound of every block; ``collect`` seeds a threshold with upper
+bounds of the most promising rows, opens the blocks that are not above it, and keeps the exact values that are not.  Ties
+at the last place are all kept, and decided by id at the end (spec/search.md).
 
 Work is handed out as tasks; ``run`` may run them side by side.  Which task does what is fixed, and cannot show.
 """
@@ -63,20 +63,34 @@ class _Asked(NamedTuple):
 
 
 class _Found:
-    """What is known of one query: the k best raw distances so far, and every row that may be among them."""
+    """What is known of some queries: the k best raw distances so far, and every row that may be among them."""
 
-    def __init__(self, k: int) -> None:
-        self.heap = np.empty(k, dtype=np.int64)
-        self.state = np.array([0, _NONE], dtype=np.int64)
-        self.slots: list[NDArray[np.int64]] = []
-        self.raws: list[NDArray[np.int64]] = []
+    def __init__(self, count: int, k: int) -> None:
+        self.heaps = np.empty((count, k), dtype=np.int64)
+        self.states = np.zeros((count, 2), dtype=np.int64)
+        self.states[:, 1] = _NONE
+        self._parts: list[NDArray[np.int64]] = []
 
-    def best(self, ids: Sequence[str], k: int) -> Answer:
-        """The first k by (raw, id)."""
-        raws = np.concatenate(self.raws) if self.raws else np.empty(0, dtype=np.int64)
-        slots = np.concatenate(self.slots) if self.slots else np.empty(0, dtype=np.int64)
-        places, chosen = reference.select(raws, [ids[slot] for slot in slots.tolist()], k)
-        return slots[places], chosen
+    def add(self, part: NDArray[np.int64], first: int) -> None:
+        """Rows that ``collect`` found in a segment that begins at slot ``first``."""
+        part[1] += first
+        self._parts.append(part)
+
+    def best(self, ids: Sequence[str], k: int) -> list[Answer]:
+        """The first k by (raw, id), for each query."""
+        numbers, slots, raws = np.concatenate(self._parts, axis=1) if len(self._parts) != 1 else self._parts[0]
+        order = np.lexsort((raws, numbers))
+        numbers, slots, raws = numbers[order], slots[order], raws[order]
+        ends = np.searchsorted(numbers, np.arange(len(self.heaps) + 1)).tolist()
+        tied = raws[1:] == raws[:-1]
+        answers: list[Answer] = []
+        for start, stop in pairwise(ends):
+            few_slots, few_raws = slots[start:stop], raws[start:stop]
+            if tied[start : max(start, stop - 1)].any():
+                places, few_raws = reference.select(few_raws, [ids[slot] for slot in few_slots.tolist()], k)
+                few_slots = few_slots[places]
+            answers.append((few_slots[:k], few_raws[:k]))
+        return answers
 
 
 def answer(
@@ -93,18 +107,19 @@ def answer(
 ) -> list[Answer]:
     """For each query (slots, raw distances) of the first k live rows by (raw, id)."""
     scan = _Scan(kernels, moment, live, metric_is_ip)
-    few = len(queries) <= _FEW
-    asked = scan.view(queries, native, 1 if few else kernels.TILE)
-    found = [_Found(k) for _ in range(len(queries))]
-    if few:
-        for number in range(len(queries)):
-            scan.one(asked, number, found[number], threads, run)
+    if len(queries) <= _FEW:
+        asked = scan.view(queries, native, 1)
+        found = [_Found(1, k) for _ in range(len(queries))]
+        for number, one in enumerate(found):
+            scan.one(asked, number, one, threads, run)
     else:
-        share = -(-len(queries) // threads)
-        size = min(_GROUP, -(-share // kernels.TILE) * kernels.TILE)
+        tile = kernels.TILE
+        asked = scan.view(queries, native, tile)
+        size = min(_GROUP, -(-len(queries) // (threads * tile)) * tile)
         starts = range(0, len(queries), size)
-        run([_bound(scan.group, asked, start, found[start : start + size]) for start in starts])
-    return [one.best(ids, k) for one in found]
+        found = [_Found(min(size, len(queries) - start), k) for start in starts]
+        run([_bound(scan.group, asked, start, some) for start, some in zip(starts, found, strict=True)])
+    return [best for some in found for best in some.best(ids, k)]
 
 
 class _Scan:
@@ -134,68 +149,52 @@ class _Scan:
         """Answer one query; its scan may be shared."""
         for segment, live in zip(self._segments, self._live, strict=True):
             views = asked.front if segment.two_planes else asked.coarse
-            query, constants = views.data[number], views.constants[number]
-            mask, masked = live[2], live[3]
-            lowest = np.empty(segment.stop, dtype=np.int64)
-            line = segment.plane[0].shape[1] * segment.plane[0].shape[2]
-            tasks = max(1, min(threads, (segment.stop - segment.start) * line // _TASK_BYTES))
+            lowest = np.empty((1, segment.stop), dtype=np.int64)
+            fixed = (segment.plane, views.data[number], views.constants[number], live[2], live[3])
+            tasks = max(1, min(threads, (segment.stop - segment.start) * segment.block_bytes // _TASK_BYTES))
             bounds = [segment.start + (segment.stop - segment.start) * part // tasks for part in range(tasks + 1)]
-            if tasks == 1:
-                self._kernels.scan(segment.plane, query, constants, mask, masked, bounds[0], bounds[1], lowest)
-            else:
-                run(
-                    [
-                        _bound(self._kernels.scan, segment.plane, query, constants, mask, masked, start, stop, lowest)
-                        for start, stop in pairwise(bounds)
-                    ]
-                )
-            self._collect(segment, live, asked, number, lowest, found)
+            run([_bound(self._kernels.scan, *fixed, start, stop, lowest[0]) for start, stop in pairwise(bounds)])
+            self._collect(segment, live, asked, slice(number, number + 1), lowest, found)
 
-    def group(self, asked: _Asked, first: int, found: list[_Found]) -> None:
+    def group(self, asked: _Asked, first: int, found: _Found) -> None:
         """Answer the queries from ``first`` on, tile by tile."""
-        tile = self._kernels.TILE
-        padded = -(-len(found) // tile) * tile
-        members = slice(first, first + padded)
+        tile, count = self._kernels.TILE, len(found.heaps)
+        members = slice(first, first + -(-count // tile) * tile)
         for segment, live in zip(self._segments, self._live, strict=True):
             views = asked.front if segment.two_planes else asked.coarse
-            tiles = _Views(views.data[members], views.constants[members]).tiles(tile)
-            lowest = np.empty((padded, segment.stop), dtype=np.int64)
-            line = segment.plane[0].shape[1] * segment.plane[0].shape[2]
-            step = max(1, _CACHED // line)
+            some = _Views(views.data[members], views.constants[members])
+            tiles = some.tiles(tile)
+            lowest = np.empty((len(some.data), segment.stop), dtype=np.int64)
+            step = max(1, _CACHED // segment.block_bytes)
             for start in range(segment.start, segment.stop, step):
                 stop = min(start + step, segment.stop)
-                self._kernels.scan_tiles(
-                    segment.plane, tiles, views.constants[members], live[2], live[3], start, stop, lowest
-                )
-            for number, one in enumerate(found):
-                self._collect(segment, live, asked, first + number, lowest[number], one)
+                self._kernels.scan_tiles(segment.plane, tiles, some.constants, live[2], live[3], start, stop, lowest)
+            self._collect(segment, live, asked, slice(first, first + count), lowest, found)
 
     def _collect(
-        self, segment: Segment, live: Any, asked: _Asked, number: int, lowest: NDArray[np.int64], found: _Found
+        self, segment: Segment, live: Any, asked: _Asked, members: slice, lowest: NDArray[np.int64], found: _Found
     ) -> None:
         views = asked.front if segment.two_planes else asked.coarse
-        places, raws = self._kernels.collect(
+        part = self._kernels.collect(
             segment.plane,
-            views.data[number],
-            views.constants[number],
+            views.data[members],
+            views.constants[members],
             segment.coarse,
-            asked.coarse.data[number],
-            asked.coarse.constants[number],
+            asked.coarse.data[members],
+            asked.coarse.constants[members],
             segment.two_planes,
             segment.exact,
-            asked.exact[number],
-            int(asked.squares[number]),
+            asked.exact[members],
+            asked.squares[members],
             self._metric_is_ip,
             live,
             segment.start,
             segment.stop,
             lowest,
-            found.heap,
-            found.state,
+            found.heaps,
+            found.states,
         )
-        if len(places):
-            found.slots.append(places + segment.first)
-            found.raws.append(raws)
+        found.add(part, segment.first)
 
 
 _NO_MASK = np.zeros(0, dtype=np.bool_)

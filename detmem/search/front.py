@@ -171,7 +171,7 @@ def _front(directions: Float64, reduction: int) -> Front | None:
     if float(sums.max()) > 1.5 * 4.0**SCALE or not (2.0 * np.diagonal(gram) > sums).all():
         return None
     solve = np.linalg.inv(gram) * 2.0**SCALE
-    return Front(matrix.astype(np.int16), reduction, gram, solve)
+    return Front(np.ascontiguousarray(matrix, dtype=np.int16), reduction, gram, solve)
 
 
 def _best_width(floats: Float64, directions: Float64, widths: list[int], population: int) -> int | None:

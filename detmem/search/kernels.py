@@ -31,6 +31,9 @@ _NONE = np.int64((1 << 63) - 1)  # no distance, no bound: above any true one
 _MAX_QUERY = np.int64(127 * 128 + 63)  # what two int8 limbs hold
 _WIDEST = np.int64(1 << 31)  # of the norms that a front's bounds multiply
 _AHEAD = 2  # blocks that are fetched while one is worked on
+_FARTHEST = np.int64(1 << 62)  # no raw distance is above it
+_TOGETHER = 1 << 20  # bytes of a coarse plane that stay in the cache while queries take turns
+_LINE = 64
 _PAST = np.int64(1 << 61)
 
 BLOCK = 16
@@ -336,134 +339,142 @@ def _push(heap, size, value):
 
 
 @_jit
-def _seed(scanned, query, constants, exact, exact_query, metric_is_ip, live, start, stop, lowest, k):
-    """An upper bound of the k-th best raw distance: the exact values of the most promising rows of k blocks."""
-    ranks = np.empty(k, dtype=np.int64)
-    size = 0
-    for block in range(start, stop):
-        if size < k or lowest[block] < ranks[0]:
-            size = _push(ranks, size, lowest[block])
-    if size < k or ranks[0] == _NONE:
-        return _NONE
-    died, seq, mask, masked, used = live
-    blocks = _blocks_within(start, stop, lowest, ranks[0])[:k]
-    products = np.empty((1, BLOCK), dtype=np.int64)
-    bounds = np.empty(BLOCK, dtype=np.int64)
-    row = np.empty(4 * exact[0].shape[1], dtype=np.int8)
-    highest = -_NONE
-    for number in range(k):
-        block = blocks[number]
-        if number + _AHEAD < k:
-            fetch(exact[0], blocks[number + _AHEAD])
-        _bound(block, scanned, query, constants, products, bounds)
-        best = -1
-        for lane in range(BLOCK):
-            i = block * BLOCK + lane
-            if (
-                i < used
-                and died[i] > seq
-                and (not masked or mask[i])
-                and (best < 0 or bounds[lane] < bounds[best & 15])
-            ):
-                best = i
-        if best < 0:
-            return _NONE
-        highest = max(highest, _exact(best, exact, exact_query, metric_is_ip, row))
-    return highest
-
-
-@_jit
-def _blocks_within(start, stop, lowest, limit):
-    """The blocks whose lowest bound is not above ``limit``."""
-    count = 0
-    for block in range(start, stop):
-        count += lowest[block] <= limit
-    blocks = np.empty(count, dtype=np.int64)
+def _within(start, stop, lowest, limit, blocks):
+    """Write the blocks whose lowest bound is not above ``limit``; returns how many."""
     count = 0
     for block in range(start, stop):
         if lowest[block] <= limit:
             blocks[count] = block
             count += 1
-    return blocks
+    return count
+
+
+@_jit
+def _seed(coarse, query, constants, square, metric_is_ip, live, start, stop, lowest, k, blocks):
+    """An upper bound of the k-th best raw distance, from the rows of the k most promising blocks.
+
+    Each row has an upper bound as it has a lower one, and with the coarse plane they lie close.
+    """
+    data, shift, rho, one, two, base = coarse
+    died, seq, mask, masked, used = live
+    best = np.empty(k, dtype=np.int64)
+    size = 0
+    for block in range(start, stop):
+        if size < k or lowest[block] < best[0]:
+            size = _push(best, size, lowest[block])
+    opened = _within(start, stop, lowest, min(best[0], _NONE - 1) if size == k else _NONE - 1, blocks)
+    opened = min(opened, 2 * k)  # more only if many blocks are equally good
+    products = np.empty((1, BLOCK), dtype=np.int64)
+    bounds = np.empty(BLOCK, dtype=np.int64)
+    size = 0
+    for number in range(opened):
+        block = blocks[number]
+        if number + _AHEAD < opened:
+            fetch(data, blocks[number + _AHEAD])
+        _bound(block, coarse, query, constants, products, bounds)
+        shared = one[block] * constants[3] + two[block] * constants[4]
+        for lane in range(BLOCK):
+            i = block * BLOCK + lane
+            if i < used and died[i] > seq and (not masked or mask[i]):
+                upper = bounds[lane] + 2 * (np.int64(rho[i]) * constants[2] + shared)
+                if size < k or upper < best[0]:
+                    size = _push(best, size, upper)
+    if size < k:
+        return _NONE
+    if metric_is_ip:
+        return min(best[0], _FARTHEST)
+    return min(2 * min(best[0], _FARTHEST >> 1) + 1 + square, _FARTHEST)
 
 
 @_jit
 def collect(
-    scanned, query, constants, finer, finer_query, finer_constants, two_planes,
-    exact, exact_query, square, metric_is_ip, live, start, stop, lowest, heap, state,
+    scanned, queries, constants, coarse, coarse_queries, coarse_constants, two_planes,
+    exact, exact_queries, squares, metric_is_ip, live, start, stop, lowest, heaps, states,
 ):  # fmt: skip
-    """(places, raws) of every row in start..stop whose raw distance may be among the k smallest, ties included.
+    """(number of the query, place, raw distance) of every row in start..stop that may be among a query's k best.
 
-    ``lowest`` is what ``scan`` left.  ``heap`` (k,) and ``state`` = [its size, the threshold] go on from chunk to
-    chunk: no row above the threshold is in the answer.  ``exact`` = (coarse, residual, shift), ``live`` = (died, seq,
-    mask, masked, used), ``square`` = ||q||^2.
+    ``lowest`` (q, blocks) is what ``scan`` left.  ``heaps`` (q, k) and ``states`` (q, 2) = [size of the heap, threshold]
+    go on from chunk to chunk: no row above the threshold is in the answer, and no row that is not above it is left out,
+    ties included.  ``exact`` = (coarse, residual, shift), ``live`` = (died, seq, mask, masked, used), ``squares`` =
+    ||q||^2.
+
+    Queries share the blocks that they open: some blocks at a time, all queries open theirs, while they are in the cache.
     """
     died, seq, mask, masked, used = live
-    k = heap.shape[0]
-    size = state[0]
-    threshold = state[1]
-    if threshold == _NONE:
-        threshold = _seed(scanned, query, constants, exact, exact_query, metric_is_ip, live, start, stop, lowest, k)
-    limit = threshold if metric_is_ip else (threshold - square) >> 1
-    blocks = _blocks_within(start, stop, lowest, min(limit, _NONE - 1))
+    count, k = heaps.shape
+    blocks = np.empty(max(stop - start, 1), dtype=np.int64)
+    for number in range(count):
+        if states[number, 1] == _NONE:
+            states[number, 1] = _seed(
+                coarse, coarse_queries[number], coarse_constants[number], squares[number], metric_is_ip,
+                live, start, stop, lowest[number], k, blocks,
+            )  # fmt: skip
     products = np.empty((1, BLOCK), dtype=np.int64)
     bounds = np.empty(BLOCK, dtype=np.int64)
     finest = np.empty(BLOCK, dtype=np.int64)
     row = np.empty(4 * exact[0].shape[1], dtype=np.int8)
-    places = np.empty(max(256, 4 * k), dtype=np.int64)
-    raws = np.empty(max(256, 4 * k), dtype=np.int64)
-    count = 0
-    for number in range(blocks.shape[0]):
-        block = blocks[number]
-        if number + _AHEAD < blocks.shape[0]:
-            fetch(scanned[0], blocks[number + _AHEAD])
-            if two_planes:
-                fetch(exact[0], blocks[number + _AHEAD])
-        if lowest[block] > limit:
-            continue
-        _bound(block, scanned, query, constants, products, bounds)
-        if two_planes:
-            _bound(block, finer, finer_query, finer_constants, products, finest)
-            for lane in range(BLOCK):
-                bounds[lane] = max(bounds[lane], finest[lane])
-        for lane in range(BLOCK):
-            i = block * BLOCK + lane
-            if bounds[lane] > limit or i >= used or died[i] <= seq or (masked and not mask[i]):
-                continue
-            raw = _exact(i, exact, exact_query, metric_is_ip, row)
-            if raw > threshold:
-                continue
-            if count == places.shape[0]:
-                count = _kept(places, raws, threshold)
-                if 2 * count > places.shape[0]:
-                    places, raws = _longer(places), _longer(raws)
-            places[count] = i
-            raws[count] = raw
-            count += 1
-            size = _push(heap, size, raw)
-            if size == k and heap[0] < threshold:
-                threshold = heap[0]
-                limit = threshold if metric_is_ip else (threshold - square) >> 1
-    state[0] = size
-    state[1] = threshold
-    count = _kept(places[:count], raws[:count], threshold)
-    return places[:count], raws[:count]
+    found = np.empty((3, 64 + 4 * k * count), dtype=np.int64)
+    filled = 0
+    together = stop - start if count == 1 else max(_TOGETHER // (exact[0].shape[1] * _LINE), 1)
+    for first in range(start, stop, max(together, 1)):
+        past = min(first + together, stop)
+        for number in range(count):
+            size = states[number, 0]
+            threshold = states[number, 1]
+            square = squares[number]
+            limit = threshold if metric_is_ip else (threshold - square) >> 1
+            opened = _within(first, past, lowest[number], min(limit, _NONE - 1), blocks)
+            for at in range(opened):
+                block = blocks[at]
+                if at + _AHEAD < opened:
+                    fetch(scanned[0], blocks[at + _AHEAD])
+                    if two_planes:
+                        fetch(exact[0], blocks[at + _AHEAD])
+                if lowest[number, block] > limit:
+                    continue
+                _bound(block, scanned, queries[number], constants[number], products, bounds)
+                if two_planes:
+                    _bound(block, coarse, coarse_queries[number], coarse_constants[number], products, finest)
+                    for lane in range(BLOCK):
+                        bounds[lane] = max(bounds[lane], finest[lane])
+                for lane in range(BLOCK):
+                    i = block * BLOCK + lane
+                    if bounds[lane] > limit or i >= used or died[i] <= seq or (masked and not mask[i]):
+                        continue
+                    raw = _exact(i, exact, exact_queries[number], metric_is_ip, row)
+                    if raw > threshold:
+                        continue
+                    if filled == found.shape[1]:
+                        filled = _kept(found, filled, states)
+                        if 2 * filled > found.shape[1]:
+                            found = _longer(found)
+                    found[0, filled] = number
+                    found[1, filled] = i
+                    found[2, filled] = raw
+                    filled += 1
+                    size = _push(heaps[number], size, raw)
+                    if size == k and heaps[number, 0] < threshold:
+                        threshold = heaps[number, 0]
+                        limit = threshold if metric_is_ip else (threshold - square) >> 1
+                        states[number, 1] = threshold
+            states[number, 0] = size
+    return found[:, : _kept(found, filled, states)]
 
 
 @_jit
-def _kept(places, raws, threshold):
-    """Drop what is above the threshold by now; returns how many are left, in front."""
+def _kept(found, filled, states):
+    """Drop what is above its query's threshold by now; returns how many are left, in front."""
     count = 0
-    for at in range(places.shape[0]):
-        if raws[at] <= threshold:
-            places[count] = places[at]
-            raws[count] = raws[at]
+    for at in range(filled):
+        if found[2, at] <= states[found[0, at], 1]:
+            for part in range(3):
+                found[part, count] = found[part, at]
             count += 1
     return count
 
 
 @_jit
-def _longer(values):
-    longer = np.empty(2 * values.shape[0], dtype=np.int64)
-    longer[: values.shape[0]] = values
+def _longer(found):
+    longer = np.empty((3, 2 * found.shape[1]), dtype=np.int64)
+    longer[:, : found.shape[1]] = found
     return longer

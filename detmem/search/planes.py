@@ -47,6 +47,11 @@ class Segment(NamedTuple):
     exact: Plane
     two_planes: bool
 
+    @property
+    def block_bytes(self) -> int:
+        """What scanning a block reads of its plane."""
+        return int(self.plane[0].shape[1]) * _LINE
+
     def without_front(self) -> Segment:
         """The same rows by their coarse plane."""
         return self._replace(plane=self.coarse, two_planes=False)
