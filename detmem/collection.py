@@ -16,9 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from detmem import search
 from detmem.errors import DimensionError, DuplicateIdError, NotFoundError, UsageError
-from detmem.machine import commands, encoding, filters, fixed
+from detmem.machine import commands, contents, encoding, filters, fixed, runs
 from detmem.machine.commands import Definition, Operation
 from detmem.machine.records import View
+from detmem.machine.runs import Run
 from detmem.machine.state import Stage
 from detmem.results import Commit, Records, Result
 
@@ -32,7 +33,6 @@ Progress = bool | Callable[[int, int], object] | None
 
 _SEARCHED = ("metadatas", "documents")
 _FETCHED = (*_SEARCHED, "vectors", "raw")
-_PROGRESS_STEP = 1000
 
 
 class Collection:
@@ -131,7 +131,7 @@ class Collection:
         patches = _entries(metadatas, len(names), bare, "metadatas")
         texts = _entries(documents, len(names), bare, "documents")
         with self._writing() as stage:
-            operations: list[Operation] = []
+            operations: list[Operation | Run] = []
             for index, id in enumerate(names):
                 record = stage.record(self._name, id)
                 row = rows[index]
@@ -284,16 +284,18 @@ class Collection:
         matrix = self._matrix(vectors, raw, len(names), bare)
         maps = _entries(metadatas, len(names), bare, "metadatas")
         texts = _entries(documents, len(names), bare, "documents")
-        data, size = memoryview(matrix.astype("<i4", copy=False).data.cast("B")), 4 * self.dim
-        operations: list[Operation] = []
-        for index, id in enumerate(names):
-            content = _content(maps[index], texts[index], index)
-            vector = data[index * size : (index + 1) * size]
-            operations.append(commands.write(type, self._name, id, vector, content))
-            if (index + 1) % _PROGRESS_STEP == 0 or index + 1 == len(names):
-                report(index + 1, len(names))
+        written: list[Operation | Run]
+        if len(names) >= runs.SHORTEST:
+            written = [runs.write(type, self._name, names, matrix, maps, texts, report)]
+        else:
+            written = []
+            for index, id in enumerate(names):
+                metadata, document, encoded = contents.encode(maps[index], texts[index], index)
+                vector, content = matrix[index].astype("<i4", copy=False).tobytes(), (metadata, document)
+                written.append(commands.write_encoded(type, self._name, id, vector, content, encoded))
+            report(len(names), len(names))
         with self._writing() as stage:
-            return self._database._write(stage, operations)
+            return self._database._write(stage, written)
 
     def _matrix(self, vectors: ArrayLike | None, raw: ArrayLike | None, count: int, bare: bool) -> NDArray[np.int32]:
         given = self._array(vectors, raw, "vectors")
@@ -404,7 +406,7 @@ def _id_list(ids: object, *, empty: bool = False, repeated: bool = False) -> tup
     values = _listed(ids, "ids", "a str or a list of str")
     if not values and not empty:
         raise UsageError("ids: expected at least one id, found none")
-    names = [encoding.check_id(id, f"ids[{index}]") for index, id in enumerate(values)]
+    names = encoding.check_ids(values, "ids")
     if not repeated and len(set(names)) < len(names):
         seen: dict[str, int] = {}
         for index, id in enumerate(names):

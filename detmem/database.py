@@ -8,7 +8,7 @@ Rule 3  Nothing is published that the journal has not taken; after a failure the
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ from detmem.journal.recovery import Opened, Recovery, follow
 from detmem.machine import commands, encoding, fixed
 from detmem.machine.commands import Definition, Operation
 from detmem.machine.records import Records
+from detmem.machine.runs import Operations, Run
 from detmem.machine.state import Change, Stage
 from detmem.proof.checkpoint import Checkpoint
 from detmem.results import Commit, Entry, Report, SnapshotInfo
@@ -292,7 +293,7 @@ class Database:
             yield self._batch if self._batch is not None else self._state.stage()
         self._journal.wait()
 
-    def _write(self, stage: Stage, operations: list[Operation]) -> Commit | None:
+    def _write(self, stage: Stage, operations: Sequence[Operation | Run]) -> Commit | None:
         """Check all operations of a call, then take all; commit them unless a batch is open."""
         for operation in operations:
             stage.check(operation)
@@ -324,7 +325,7 @@ class Database:
         self._publish(change)
         return Commit(change.seq, change.state_root.hex(), durable)
 
-    def _apply(self, operations: list[Operation]) -> Change:
+    def _apply(self, operations: Operations) -> Change:
         """Commit operations that were logged elsewhere."""
         with self._writing():
             assert self._journal is not None

@@ -34,6 +34,7 @@ __all__ = [
     "admit_vectors",
     "as_array",
     "canonical_metric",
+    "check_admitted",
     "dequantize",
     "distances_to_float",
     "fraction_bits",
@@ -166,6 +167,11 @@ def admit_raw(raw: ArrayLike, *, dimension: int, collection: str, what: str = "v
     return matrix
 
 
+def check_admitted(matrix: Int32) -> None:
+    """``RangeError`` unless every row of a raw matrix (n, dimension), as it stands in a log, obeys admission."""
+    _check_norms(matrix, "vector", None)
+
+
 # ----------------------------------------------------------------------------------------------------- shapes and types
 
 
@@ -281,9 +287,9 @@ def _quantised(array: NDArray[Any], bits: int, format: str, what: str, *, clip: 
     """round_half_even(x * 2^bits) of every component, in C order."""
     result = np.empty(array.shape, dtype=np.int32)
     out = result.reshape(-1)
-    scaled, whole = np.empty((2, min(array.size, _CHUNK)))
+    room = np.empty((3, min(array.size, _CHUNK)))
     for start, block in _blocks(array):
-        if _rounded_plainly(block, bits, out[start : start + block.size], scaled, whole):
+        if _rounded_plainly(block, bits, out[start : start + block.size], room):
             continue
         values = _as_float64(block, array, start, what)
         wrong = np.isnan(values)
@@ -305,22 +311,22 @@ def _quantised(array: NDArray[Any], bits: int, format: str, what: str, *, clip: 
     return result
 
 
-def _rounded_plainly(block: NDArray[Any], bits: int, out: Int32, scaled: Float64, whole: Float64) -> bool:
+def _rounded_plainly(block: NDArray[Any], bits: int, out: Int32, room: Float64) -> bool:
     """Round a block into ``out`` in few passes, if it is plain: exact as float64, and all in range.  False otherwise.
 
-    The product shifts the exponent: exact.  ``scaled`` and ``whole`` are room to work in, small enough to stay in the cache.
+    The product shifts the exponent: exact.  ``room`` is to work in, and small enough to stay in the cache.
     """
     if block.dtype.itemsize == 8 and block.dtype.kind in "iu":  # may not fit a float64
         return False
     unit = 2.0**bits
-    for start in range(0, block.size, len(scaled)):
-        part = block[start : start + len(scaled)]
-        values, floors = scaled[: part.size], whole[: part.size]
+    for start in range(0, block.size, room.shape[1]):
+        part = block[start : start + room.shape[1]]
+        values, whole, spare = room[:, : part.size]
         if not (float(part.min()) * unit >= _INT32_MIN and float(part.max()) * unit <= _INT32_MAX - 1):
             return False  # a NaN is neither
         np.multiply(part, unit, out=values, dtype=np.float64)
-        units.round_half_even(values, floors)
-        np.copyto(out[start : start + part.size], floors, casting="unsafe")
+        units.round_half_even(values, whole, spare)
+        np.copyto(out[start : start + part.size], whole, casting="unsafe")
     return True
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 __all__ = ["propose", "round_half_even"]
 
-_CHUNK = 1 << 15  # components worked on at once: two buffers of 256 KiB stay in the cache of one core
+_CHUNK = 1 << 15  # components worked on at once: three buffers of 256 KiB stay in the cache of one core
 _SMALLEST, _LARGEST = 2.0**-64, 2.0**64  # of a row's greatest component: no product below leaves the normal range
 _DOUBT = 2.0**-20  # greater than the error of a component: see ``_propose``
 _MOST_BITS = 28  # the largest format
@@ -35,29 +35,28 @@ def propose(rows: NDArray[Any], bits: int, out: NDArray[np.int32]) -> NDArray[np
     assert bits <= _MOST_BITS
     settled = np.empty(len(rows), dtype=np.bool_)
     step = max(1, _CHUNK // rows.shape[1])
-    values = np.empty((min(step, len(rows)), rows.shape[1]))
-    whole = np.empty_like(values)
+    room = np.empty((3, min(step, len(rows)), rows.shape[1]))
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         count = len(settled[part])
-        settled[part] = _propose(rows[part], bits, out[part], values[:count], whole[:count])
+        settled[part] = _propose(rows[part], bits, out[part], *room[:, :count])
     return settled
 
 
 def _propose(
-    rows: NDArray[Any], bits: int, out: NDArray[np.int32], values: Float64, whole: Float64
+    rows: NDArray[Any], bits: int, out: NDArray[np.int32], values: Float64, whole: Float64, spare: Float64
 ) -> NDArray[np.bool_]:
-    """As ``propose``, within two buffers."""
+    """As ``propose``, within three buffers."""
     np.copyto(values, rows)
     np.abs(values, out=whole)
     largest = whole.max(axis=1)
-    usable = (largest >= _SMALLEST) & (largest < _LARGEST)  # not with NaN
+    usable: NDArray[np.bool_] = (largest >= _SMALLEST) & (largest < _LARGEST)  # not with NaN
     if not usable.all():
         values[~usable] = 1.0
         largest[~usable] = 1.0
     # A product with a power of two is exact.  What underflows, or was flushed before, is below 2^-31: it rounds to 0.
     values *= np.ldexp(1.0, 31 - np.frexp(largest)[1])[:, None]
-    round_half_even(values, whole)
+    round_half_even(values, whole, spare)
     roots = _roots(whole)
     # |component| <= 2^bits, up to its last place; the two roundings, of the factor and of the product, are each at most
     # 2^-52 of it, and the half is added at 2^-52 of the sum: together below 2^(bits - 50).
@@ -67,19 +66,21 @@ def _propose(
     return usable
 
 
-def round_half_even(values: Float64, whole: Float64) -> None:
-    """Put the nearest integers to ``values`` into ``whole``, exactly; ``values`` is overwritten.
+def round_half_even(values: Float64, whole: Float64, spare: Float64) -> None:
+    """Put the nearest integers to ``values`` into ``whole``, exactly; ``spare`` is room to work in.  |v| < 2^51.
 
-    What a floor leaves of a float is a multiple of its last place, so no bit of it is lost but where |v| < 2^-1, and
-    there none that decides.
+    floor(v + 1/2) is the answer unless the sum, as a float, is an integer: rounding is monotonic, so a sum that is off
+    never passes an integer, it can only become one.  Those few are looked at again: what a floor leaves of a float is a
+    multiple of its last place, and so exact, but for -1/2 < v < 0, where what is lost does not decide.
     """
-    np.floor(values, out=whole)
-    values -= whole
-    whole += values > 0.5
-    ties = np.flatnonzero(values == 0.5)
-    if len(ties):  # common: float32 has 24 bits, and shifted by so many that few lie behind the point
-        flat = whole.reshape(-1)
-        flat[ties] += flat[ties] % 2
+    np.add(values, 0.5, out=spare)
+    np.floor(spare, out=whole)
+    ties = np.flatnonzero(whole == spare)
+    if len(ties):  # not rare: float32 has 24 bits, and shifted by so many that few lie behind the point
+        doubtful = values.reshape(-1)[ties]
+        low = np.floor(doubtful)
+        left = doubtful - low
+        whole.reshape(-1)[ties] = low + ((left > 0.5) | ((left == 0.5) & (low % 2 == 1)))
 
 
 def _rounded(values: Float64, whole: Float64) -> NDArray[np.bool_]:
