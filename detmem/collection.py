@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,7 +129,8 @@ class Collection:
         rows = self._some_rows(vectors, raw, len(names), bare)
         patches = _entries(metadatas, len(names), bare, "metadatas")
         texts = _entries(documents, len(names), bare, "documents")
-        with self._writing() as stage:
+        with self._database._writing() as stage:
+            self._check_standing(stage)
             operations: list[Operation | Run] = []
             for index, id in enumerate(names):
                 record = stage.record(self._name, id)
@@ -161,7 +161,8 @@ class Collection:
         if where is not None and chosen.is_all:
             raise UsageError("delete: where={} would delete everything; name a condition, or drop the collection")
         names = [] if ids is None else _id_list(ids, empty=True)[0]
-        with self._writing() as stage:
+        with self._database._writing() as stage:
+            self._check_standing(stage)
             if ids is None:
                 contents = stage.contents(self._name)
                 matches = chosen.select(list(contents.values())).tolist()
@@ -294,7 +295,8 @@ class Collection:
                 vector, content = matrix[index].astype("<i4", copy=False).tobytes(), (metadata, document)
                 written.append(commands.write_encoded(type, self._name, id, vector, content, encoded))
             report(len(names), len(names))
-        with self._writing() as stage:
+        with self._database._writing() as stage:
+            self._check_standing(stage)
             return self._database._write(stage, written)
 
     def _matrix(self, vectors: ArrayLike | None, raw: ArrayLike | None, count: int, bare: bool) -> NDArray[np.int32]:
@@ -358,12 +360,9 @@ class Collection:
         with self._database._moment_of(self._name, self._definition) as (seq, records):
             return records.view(seq), [records.slots.get(id) for id in ids]
 
-    @contextmanager
-    def _writing(self) -> Iterator[Stage]:
-        with self._database._writing() as stage:
-            if stage.definition(self._name) != self._definition:
-                raise NotFoundError(f"no collection {self._name!r} as this handle knew it")
-            yield stage
+    def _check_standing(self, stage: Stage) -> None:
+        if stage.definition(self._name) != self._definition:
+            raise NotFoundError(f"no collection {self._name!r} as this handle knew it")
 
     def _result(
         self, view: View, seq: int, slots: NDArray[np.int64], raw: NDArray[np.int64], included: frozenset[str]

@@ -282,16 +282,16 @@ class Database:
 
     # -- for Collection
 
-    @contextmanager
-    def _writing(self) -> Iterator[Stage]:
-        """The stage that a write call works on, under the writer's lock."""
-        with self._writer:
-            self._check_open()
-            if self._journal is None:
-                raise ReadOnlyError("this store was opened with mode 'r': it cannot be written")
-            self._journal.check_usable(self._state.seq)
-            yield self._batch if self._batch is not None else self._state.stage()
-        self._journal.wait()
+    def _writing(self) -> _Writing:
+        """A context with the stage that a write call works on, under the writer's lock."""
+        return _Writing(self)
+
+    def _begin(self) -> Stage:
+        self._check_open()
+        if self._journal is None:
+            raise ReadOnlyError("this store was opened with mode 'r': it cannot be written")
+        self._journal.check_usable(self._state.seq)
+        return self._batch if self._batch is not None else self._state.stage()
 
     def _write(self, stage: Stage, operations: Sequence[Operation | Run]) -> Commit | None:
         """Check all operations of a call, then take all; commit them unless a batch is open."""
@@ -385,6 +385,32 @@ class Database:
         """Under ``_moment``: no commit was interrupted on its way into memory."""
         if self._torn:
             raise StorePoisoned("a commit was interrupted while it was taken into memory; reopen the store")
+
+
+class _Writing:
+    """The context of ``Database._writing``.  A class, for a generator costs more than all of its work."""
+
+    __slots__ = ("_database", "_lock")
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = database._writer  # this one, though a fork inside would give the database another
+
+    def __enter__(self) -> Stage:
+        self._lock.acquire()
+        try:
+            return self._database._begin()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lock.release()
+        journal = self._database._journal
+        if kind is None and journal is not None:
+            journal.wait()
 
 
 def verify_disk(disk: Disk, level: str, expect: Checkpoint | None) -> Report:

@@ -11,9 +11,9 @@ It knows bytes, not records: what a vector or a content is stands in ``commands`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 from struct import pack
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,16 +153,17 @@ class LogTree:
         return node
 
 
-@dataclass(frozen=True, slots=True)
-class TreeChange:
+class TreeChange(NamedTuple):
     """What ``StateTree.publish`` will store: new buckets and nodes by number, and the root above them.
 
-    ``levels`` are nodes as well, as many come at once: numbers int64 (n,) and hashes uint8 (n, 32).
+    Nodes come in one of three ways: ``nodes`` by number; ``path``, a node, its parent and so on up to the root; and
+    ``levels``, where they are many: numbers int64 (n,) and hashes uint8 (n, 32).
     """
 
     root: bytes
     buckets: dict[int, bytes]
     nodes: dict[int, bytes]
+    path: tuple[bytes, ...] = ()
     levels: tuple[tuple[NDArray[np.int64], NDArray[np.uint8]], ...] = ()
 
 
@@ -188,9 +189,36 @@ class StateTree:
 
     def stage(self, changes: Mapping[bytes, bytes | None]) -> TreeChange:
         """Compute the tree after setting (leaf) or removing (None) the given keys; this tree stays as it is."""
+        if len(changes) == 1:
+            return self._stage_one(*next(iter(changes.items())))
         if len(changes) >= _MANY:
             return self._stage_many(changes)
         return self._stage_few(changes)
+
+    def _stage_one(self, key: bytes, leaf: bytes | None) -> TreeChange:
+        """One key, and straight up: this is most of what a single commit hashes."""
+        number = _bucket_of(key)
+        bucket = self._buckets.get(number, b"")
+        if bucket or leaf is None:
+            merged = _entries(bucket)
+            if leaf is None:
+                merged.pop(key, None)
+            else:
+                merged[key] = leaf
+            bucket = b"".join([key + merged[key] for key in sorted(merged)])
+        else:
+            bucket = key + leaf
+        node = sha256(b"\x14" + bucket).digest() if bucket else ZERO
+        buckets, path, nodes = {number: bucket}, [node], self._nodes
+        at = (_BUCKETS + number) * _HASH_BYTES
+        while at > _HASH_BYTES:
+            beside = at ^ _HASH_BYTES
+            pair = (nodes[beside:at], node) if beside < at else (node, nodes[beside : beside + _HASH_BYTES])
+            both = b"".join((b"\x15", *pair))
+            node = sha256(both).digest() if both != _EMPTY_NODE else ZERO
+            path.append(node)
+            at = at >> 1 & -_HASH_BYTES
+        return TreeChange(node, buckets, {}, tuple(path))
 
     def _stage_few(self, changes: Mapping[bytes, bytes | None]) -> TreeChange:
         """Key by key, in plain Python: what one commit of a few records costs."""
@@ -234,7 +262,7 @@ class StateTree:
         for _ in range(_DEPTH):
             level = self._level_above(*level)
             levels.append(level)
-        return TreeChange(level[1].tobytes(), buckets, {}, tuple(levels))
+        return TreeChange(level[1].tobytes(), buckets, {}, levels=tuple(levels))
 
     def _merged(self, changes: Mapping[bytes, bytes | None]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """The numbers of all touched buckets, ascending, and what will stand in them: entries (n, 64), by key."""
@@ -275,6 +303,12 @@ class StateTree:
                 self._buckets.pop(number, None)
         for number, node in change.nodes.items():
             self._nodes[number * _HASH_BYTES : (number + 1) * _HASH_BYTES] = node
+        if change.path:
+            (number,) = change.buckets
+            at = (_BUCKETS + number) * _HASH_BYTES
+            for node in change.path:
+                self._nodes[at : at + _HASH_BYTES] = node
+                at = at >> 1 & -_HASH_BYTES
         for numbers, hashes in change.levels:
             self._table[numbers] = hashes
         self.root = change.root
@@ -284,6 +318,7 @@ class StateTree:
 
 
 _EMPTY_PAIR = ZERO + ZERO
+_EMPTY_NODE = b"\x15" + _EMPTY_PAIR
 
 
 def _bucket_of(key: bytes) -> int:

@@ -33,6 +33,8 @@ Float64 = NDArray[np.float64]
 def propose(rows: NDArray[Any], bits: int, out: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Write the unit vectors of float rows (n, d) to ``out``, in units of 2^-bits; return which rows are settled."""
     assert bits <= _MOST_BITS
+    if len(rows) == 1:
+        return np.array([_propose_one(rows[0], bits, out[0])])
     settled = np.empty(len(rows), dtype=np.bool_)
     step = max(1, _CHUNK // rows.shape[1])
     room = np.empty((3, min(step, len(rows)), rows.shape[1]))
@@ -64,6 +66,30 @@ def _propose(
     usable &= _rounded(values, whole)
     np.copyto(out, whole, casting="unsafe")
     return usable
+
+
+def _propose_one(row: NDArray[Any], bits: int, out: NDArray[np.int32]) -> bool:
+    """As ``_propose``, for one row in as few calls as will do: this is most of what a single commit computes."""
+    values = row.astype(np.float64)
+    largest = float(np.abs(values).max())
+    if not _SMALLEST <= largest < _LARGEST:
+        return False
+    values *= math.ldexp(1.0, 31 - math.frexp(largest)[1])
+    whole, spare = np.empty((2, len(row)))
+    round_half_even(values, whole, spare)
+    guess = 8 * math.sqrt(np.dot(whole, whole))  # as in ``_roots``: a float sum, in whatever order
+    root = math.floor(guess)
+    doubt = guess * ((len(row) + 4) * 2.0**-52)
+    if not doubt <= guess - root <= 1 - doubt:
+        root = math.isqrt(_squared_norm(whole) << 6)
+    np.multiply(whole, 2.0 ** (bits + 3) / root, out=values)
+    values += 0.5
+    np.floor(values, out=whole)
+    values -= whole
+    if values.min() < _DOUBT or values.max() > 1 - _DOUBT:
+        return False
+    np.copyto(out, whole, casting="unsafe")
+    return True
 
 
 def round_half_even(values: Float64, whole: Float64, spare: Float64) -> None:
