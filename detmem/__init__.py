@@ -10,9 +10,10 @@ The house, from the top (a room imports only rooms below it):
     opening                 from a path to an open database
     database, collection    the shell: check -> stage -> append -> sync -> publish; arrays in, results out
     results                 what calls give back
+    parallel                threads for searches
     proof                   checkpoints
     journal                 the only rooms that touch a disk: frames, HEAD, recovery, snapshots
-    search                  exact nearest neighbours: the definition, and kernels with the same bits
+    search                  exact nearest neighbours: the definition, and planes and kernels with the same bits
     machine                 the pure core: numbers, encoding, operations, state, filters, commitments
     errors                  every way to say no
 

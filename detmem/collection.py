@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detmem.errors import DimensionError, DuplicateIdError, NotFoundError, UsageError
-from detmem.machine import commands, encoding, filters, fixed
+from detmem.machine import commands, contents, encoding, filters, fixed, runs
 from detmem.machine.commands import Definition, Operation
 from detmem.machine.records import View
+from detmem.machine.runs import Run
 from detmem.machine.state import Stage
 from detmem.results import Commit, Records, Result
 
@@ -31,7 +31,6 @@ Progress = bool | Callable[[int, int], object] | None
 
 _SEARCHED = ("metadatas", "documents")
 _FETCHED = (*_SEARCHED, "vectors", "raw")
-_PROGRESS_STEP = 1000
 
 
 class Collection:
@@ -129,8 +128,9 @@ class Collection:
         rows = self._some_rows(vectors, raw, len(names), bare)
         patches = _entries(metadatas, len(names), bare, "metadatas")
         texts = _entries(documents, len(names), bare, "documents")
-        with self._writing() as stage:
-            operations: list[Operation] = []
+        with self._database._writing() as stage:
+            self._check_standing(stage)
+            operations: list[Operation | Run] = []
             for index, id in enumerate(names):
                 record = stage.record(self._name, id)
                 row = rows[index]
@@ -160,7 +160,8 @@ class Collection:
         if where is not None and chosen.is_all:
             raise UsageError("delete: where={} would delete everything; name a condition, or drop the collection")
         names = [] if ids is None else _id_list(ids, empty=True)[0]
-        with self._writing() as stage:
+        with self._database._writing() as stage:
+            self._check_standing(stage)
             if ids is None:
                 contents = stage.contents(self._name)
                 matches = chosen.select(list(contents.values())).tolist()
@@ -281,16 +282,19 @@ class Collection:
         matrix = self._matrix(vectors, raw, len(names), bare)
         maps = _entries(metadatas, len(names), bare, "metadatas")
         texts = _entries(documents, len(names), bare, "documents")
-        data, size = memoryview(matrix.astype("<i4", copy=False).data.cast("B")), 4 * self.dim
-        operations: list[Operation] = []
-        for index, id in enumerate(names):
-            content = _content(maps[index], texts[index], index)
-            vector = data[index * size : (index + 1) * size]
-            operations.append(commands.write(type, self._name, id, vector, content))
-            if (index + 1) % _PROGRESS_STEP == 0 or index + 1 == len(names):
-                report(index + 1, len(names))
-        with self._writing() as stage:
-            return self._database._write(stage, operations)
+        written: list[Operation | Run]
+        if len(names) >= runs.SHORTEST:
+            written = [runs.write(type, self._name, names, matrix, maps, texts, report)]
+        else:
+            written = []
+            for index, id in enumerate(names):
+                metadata, document, encoded = contents.encode(maps[index], texts[index], index)
+                vector, content = matrix[index].astype("<i4", copy=False).tobytes(), (metadata, document)
+                written.append(commands.write_encoded(type, self._name, id, vector, content, encoded))
+            report(len(names), len(names))
+        with self._database._writing() as stage:
+            self._check_standing(stage)
+            return self._database._write(stage, written)
 
     def _matrix(self, vectors: ArrayLike | None, raw: ArrayLike | None, count: int, bare: bool) -> NDArray[np.int32]:
         given = self._array(vectors, raw, "vectors")
@@ -353,12 +357,9 @@ class Collection:
         with self._database._moment_of(self._name, self._definition) as (seq, records):
             return records.view(seq), [records.slots.get(id) for id in ids]
 
-    @contextmanager
-    def _writing(self) -> Iterator[Stage]:
-        with self._database._writing() as stage:
-            if stage.definition(self._name) != self._definition:
-                raise NotFoundError(f"no collection {self._name!r} as this handle knew it")
-            yield stage
+    def _check_standing(self, stage: Stage) -> None:
+        if stage.definition(self._name) != self._definition:
+            raise NotFoundError(f"no collection {self._name!r} as this handle knew it")
 
     def _result(
         self, view: View, seq: int, slots: NDArray[np.int64], raw: NDArray[np.int64], included: frozenset[str]
@@ -401,7 +402,7 @@ def _id_list(ids: object, *, empty: bool = False, repeated: bool = False) -> tup
     values = _listed(ids, "ids", "a str or a list of str")
     if not values and not empty:
         raise UsageError("ids: expected at least one id, found none")
-    names = [encoding.check_id(id, f"ids[{index}]") for index, id in enumerate(values)]
+    names = encoding.check_ids(values, "ids")
     if not repeated and len(set(names)) < len(names):
         seen: dict[str, int] = {}
         for index, id in enumerate(names):

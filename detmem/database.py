@@ -8,7 +8,7 @@ Rule 3  Nothing is published that the journal has not taken; after a failure the
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -36,6 +36,7 @@ from detmem.journal.recovery import Opened, Recovery, follow
 from detmem.machine import commands, encoding, fixed
 from detmem.machine.commands import Definition, Operation
 from detmem.machine.records import Records, View
+from detmem.machine.runs import Operations, Run
 from detmem.machine.state import Change, Stage
 from detmem.machine.vectors import Vectors
 from detmem.parallel import Workers
@@ -292,18 +293,18 @@ class Database:
 
     # -- for Collection
 
-    @contextmanager
-    def _writing(self) -> Iterator[Stage]:
-        """The stage that a write call works on, under the writer's lock."""
-        with self._writer:
-            self._check_open()
-            if self._journal is None:
-                raise ReadOnlyError("this store was opened with mode 'r': it cannot be written")
-            self._journal.check_usable(self._state.seq)
-            yield self._batch if self._batch is not None else self._state.stage()
-        self._journal.wait()
+    def _writing(self) -> _Writing:
+        """A context with the stage that a write call works on, under the writer's lock."""
+        return _Writing(self)
 
-    def _write(self, stage: Stage, operations: list[Operation]) -> Commit | None:
+    def _begin(self) -> Stage:
+        self._check_open()
+        if self._journal is None:
+            raise ReadOnlyError("this store was opened with mode 'r': it cannot be written")
+        self._journal.check_usable(self._state.seq)
+        return self._batch if self._batch is not None else self._state.stage()
+
+    def _write(self, stage: Stage, operations: Sequence[Operation | Run]) -> Commit | None:
         """Check all operations of a call, then take all; commit them unless a batch is open."""
         for operation in operations:
             stage.check(operation)
@@ -358,7 +359,7 @@ class Database:
         self._publish(change)
         return Commit(change.seq, change.state_root.hex(), durable)
 
-    def _apply(self, operations: list[Operation]) -> Change:
+    def _apply(self, operations: Operations) -> Change:
         """Commit operations that were logged elsewhere."""
         with self._writing():
             assert self._journal is not None
@@ -420,6 +421,32 @@ class Database:
         """Under ``_moment``: no commit was interrupted on its way into memory."""
         if self._torn:
             raise StorePoisoned("a commit was interrupted while it was taken into memory; reopen the store")
+
+
+class _Writing:
+    """The context of ``Database._writing``.  A class, for a generator costs more than all of its work."""
+
+    __slots__ = ("_database", "_lock")
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = database._writer  # this one, though a fork inside would give the database another
+
+    def __enter__(self) -> Stage:
+        self._lock.acquire()
+        try:
+            return self._database._begin()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lock.release()
+        journal = self._database._journal
+        if kind is None and journal is not None:
+            journal.wait()
 
 
 def verify_disk(disk: Disk, level: str, expect: Checkpoint | None) -> Report:

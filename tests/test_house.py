@@ -89,6 +89,8 @@ NUMERIC_MODULES = {"math", "np", "numpy"}
 FLOAT_NAMES = {"float", "float16", "float32", "float64", "longdouble", "double", "single", "half", "floating"}
 FLOAT_ROOMS = {
     "machine/fixed.py": "floats end here",
+    "machine/units.py": "floats propose what integers would decide, with a bound of the error",
+    "machine/contents.py": "as encoding",
     "machine/encoding.py": "float64 metadata values are data and have a byte string",
     "machine/filters.py": "float64 metadata values are compared, exactly",
     "search/front.py": "learning what to read first, and guarded products; no answer depends on either",

@@ -9,14 +9,14 @@ Two implementations: ``OsDisk`` in production, ``MemoryDisk`` for ":memory:".
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
 import stat
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from detmem.errors import FormatError, LockedError, StorageError, UsageError
@@ -103,12 +103,23 @@ class Disk(Protocol):
         """Where a file stands for other programs, if anywhere."""
 
 
-@contextlib.contextmanager
-def _storage(what: str, path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(error.errno, f"{what} failed: {error.strerror}", path) from error
+class _storage:  # noqa: N801 - used as a statement; a class, since a generator costs as much as a small write
+    """A context in which an ``OSError`` becomes a ``StorageError`` that names the call and the file."""
+
+    __slots__ = ("_path", "_what")
+
+    def __init__(self, what: str, path: str) -> None:
+        self._what = what
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            raise StorageError(error.errno, f"{self._what} failed: {error.strerror}", self._path) from error
 
 
 class _OsFile:

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain, islice
 from struct import Struct
 from zlib import crc32
 
 from detmem.errors import CorruptionError, FormatError
 from detmem.journal.disk import File
-from detmem.machine import commands
-from detmem.machine.commands import Operation
+from detmem.machine import commands, runs
 from detmem.machine.commitment import commit_leaf, link
+from detmem.machine.runs import Operations
 from detmem.machine.state import COMMIT_KIND, VERSION, Change
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Seal",
     "SegmentHeader",
     "SegmentReader",
+    "commit_blocks",
     "encode_commit",
     "encode_seal",
     "last_durable",
@@ -44,6 +46,7 @@ _SEAL_BYTES = _HEADER.size + _SEAL_BODY.size + 32
 _SEGMENT_MAGIC = b"DETMEMSG"
 _SEGMENT = Struct("<8sHHI16sQQ32s32s12xI")
 _WINDOW_BYTES = 1 << 20  # read at once while scanning
+_BLOCK_BYTES = 1 << 20  # written at once, about: it stays in the cache between joining and writing
 
 assert _HEADER.size == 32
 assert _SEGMENT.size == 128
@@ -65,7 +68,7 @@ class Frame:
 
     seq: int
     durable_seq: int
-    operations: list[Operation]
+    operations: Operations
     state_root: bytes
     link: bytes
     leaves: list[bytes]
@@ -128,9 +131,27 @@ class SegmentHeader:
 
 def encode_commit(change: Change | Frame, durable_seq: int, seed: int) -> bytes:
     """The frame of a commit, staged or read.  ``UsageError`` when it is too large."""
-    body = commands.encode(change.operations, MAX_FRAME_BYTES)
-    header = _encode_header(COMMIT_KIND, len(body), change.seq, durable_seq, seed)
-    return b"".join((header, body, change.state_root, change.link))
+    return b"".join(commit_blocks(change, durable_seq, seed))
+
+
+def commit_blocks(change: Change | Frame, durable_seq: int, seed: int) -> Iterator[bytes]:
+    """The same in blocks of about a MiB, so that a large frame never stands in memory twice.
+
+    What is too large raises before the first block.
+    """
+    size = change.operations.size_bytes
+    commands.check_size(size, MAX_FRAME_BYTES)
+    header = _encode_header(COMMIT_KIND, size, change.seq, durable_seq, seed)
+    pieces = chain((header,), change.operations.pieces(), (change.state_root, change.link))
+    if size <= _BLOCK_BYTES:
+        return iter((b"".join(pieces),))
+    # An operation has about three pieces; how many make a block on the average is all that matters.
+    return _blocks(pieces, max(1, _BLOCK_BYTES * 3 * len(change.operations) // size))
+
+
+def _blocks(pieces: Iterator[bytes | memoryview], count: int) -> Iterator[bytes]:
+    while some := list(islice(pieces, count)):
+        yield b"".join(some)
 
 
 def encode_seal(seal: Seal, first_seq: int, seed: int) -> bytes:
@@ -207,11 +228,11 @@ class SegmentReader:
         if seq != self.seq + 1 or durable_seq >= seq:
             raise BadFrame(offset, f"expected seq {self.seq + 1}, found {seq} with durable seq {durable_seq}")
         try:
-            operations = list(commands.decode(data[:length]))
+            operations = runs.decode(data[:length])
         except CorruptionError as error:
             raise BadFrame(offset, str(error)) from None
         state_root, stored = bytes(data[length : length + 32]), bytes(data[length + 32 :])
-        leaves = [operation.leaf for operation in operations]
+        leaves = operations.leaves
         closing = commit_leaf(seq, len(leaves), state_root)
         computed = link(self.link, COMMIT_KIND, 0, VERSION, seq, leaves, closing)
         if not operations or computed != stored:

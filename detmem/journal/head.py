@@ -5,7 +5,7 @@ An unsynced slot is rewritten in place; only after it was synced does the next w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from struct import Struct
 from zlib import crc32
 
@@ -43,10 +43,7 @@ class Head:
 
     def encode(self) -> bytes:
         """140 bytes; ``decode`` is the inverse."""
-        place = (self.durable_seq, self.segment, self.durable_offset, self.link)
-        fields = (self.generation, self.store_id, *place, self.snapshot_seq, self.snapshot_digest)
-        head = _SLOT.pack(_MAGIC, VERSION, _CLEAN * self.clean, *fields, 0)[:-4]
-        return head + crc32(head).to_bytes(4, "little")
+        return _encode(**{name: getattr(self, name) for name in _FIELDS})
 
     @classmethod
     def decode(cls, data: bytes) -> Head | None:
@@ -60,6 +57,26 @@ class Head:
             raise FormatError(f"HEAD has format {version}, this version of detmem reads up to {VERSION}")
         head = cls(store_id, generation, bool(flags & _CLEAN), *rest)
         return head if head.encode() == data[: _SLOT.size] else None
+
+
+def _encode(
+    store_id: bytes,
+    generation: int,
+    clean: bool,
+    durable_seq: int,
+    segment: int,
+    durable_offset: int,
+    link: bytes,
+    snapshot_seq: int,
+    snapshot_digest: bytes,
+) -> bytes:
+    place = (durable_seq, segment, durable_offset, link)
+    values = (generation, store_id, *place, snapshot_seq, snapshot_digest)
+    head = _SLOT.pack(_MAGIC, VERSION, _CLEAN * clean, *values, 0)[:-4]
+    return head + crc32(head).to_bytes(4, "little")
+
+
+_FIELDS = tuple(field.name for field in fields(Head))
 
 
 def read_heads(disk: Disk) -> list[Head | None]:
@@ -90,7 +107,7 @@ class HeadFile:
     """HEAD, open for writing."""
 
     def __init__(self, disk: Disk, head: Head, slot: int) -> None:
-        self.head = head
+        self._fields = {name: getattr(head, name) for name in _FIELDS}
         self._file = disk.open(HEAD, write=True)
         self._slot = slot
         # After a crash the slot that was read may live in memory only, and a write to the other would put both at the
@@ -112,12 +129,18 @@ class HeadFile:
         disk.sync_folder("")
         return cls(disk, heads[-1], _SLOTS - 1)
 
+    @property
+    def head(self) -> Head:
+        """What was written last."""
+        return Head(**self._fields)
+
     def write(self, *, sync: bool, **changes: object) -> None:
         """Write the changed head; with ``sync`` it has reached the disk on return."""
-        self.head = replace(self.head, generation=self.head.generation + 1, **changes)  # type: ignore[arg-type]
+        # One a commit, so no ``Head`` is made for it.
+        self._fields.update(changes, generation=self._fields["generation"] + 1)
         if self._synced:
             self._slot = 1 - self._slot
-        self._file.pwrite(self.head.encode(), self._slot * _PAGE_BYTES)
+        self._file.pwrite(_encode(**self._fields), self._slot * _PAGE_BYTES)
         self._synced = sync
         if sync:
             self._file.sync()

@@ -19,7 +19,7 @@ from detmem.errors import Divergence, StorageError, StorePoisoned
 from detmem.journal import snapshot
 from detmem.journal.disk import Disk, File
 from detmem.journal.files import LOG, QUARANTINE, SNAPSHOTS, segment_name, snapshot_name, snapshot_seqs
-from detmem.journal.frame import Seal, SegmentHeader, encode_commit, encode_seal
+from detmem.journal.frame import Seal, SegmentHeader, commit_blocks, encode_seal
 from detmem.journal.policy import Policy
 from detmem.journal.recovery import Opened
 from detmem.machine.state import Change, State
@@ -89,10 +89,12 @@ class Journal:
             with self._guarded(), self._syncing:
                 self._rotate()
         # Too large raises here, with nothing written and nothing poisoned.
-        data = encode_commit(change, self._durable.seq, self._header.seed)
+        blocks = commit_blocks(change, self._durable.seq, self._header.seed)
         with self._guarded():
-            self._open_file().pwrite(data, self._written.offset)
-            offset = self._written.offset + len(data)
+            file, offset = self._open_file(), self._written.offset
+            for block in blocks:
+                file.pwrite(block, offset)
+                offset += len(block)
             self._log = change.log
             self._written = _Place(change.seq, change.link, self._header.first_seq, offset)
             if self._policy.before_publishing:

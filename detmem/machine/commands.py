@@ -9,12 +9,13 @@ It does not know whether an operation is legal in some state: that is ``state``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from struct import Struct
+from typing import NamedTuple
 
 from detmem.errors import CorruptionError, UsageError
-from detmem.machine import encoding, fixed
+from detmem.machine import contents, encoding, fixed
 from detmem.machine.commitment import ZERO, commit, operation_leaf
 
 __all__ = [
@@ -22,18 +23,26 @@ __all__ = [
     "CREATE",
     "DELETE",
     "DROP",
+    "HAS_CONTENT",
+    "HAS_VECTOR",
+    "HEADER",
     "MAX_OPERATION_BYTES",
+    "MAX_VECTOR_BYTES",
     "OPERATION_NAMES",
+    "PRESENT",
     "UPDATE",
     "UPSERT",
     "Definition",
     "Operation",
+    "check_size",
     "create",
     "decode",
+    "decode_at",
     "delete",
     "drop",
     "encode",
     "write",
+    "write_encoded",
 ]
 
 CREATE, DROP, ADD, UPSERT, UPDATE, DELETE = range(1, 7)
@@ -47,14 +56,14 @@ OPERATION_NAMES = {
 }
 MAX_OPERATION_BYTES = 16 * 1024 * 1024
 
-_HEAD = Struct("<BBHHHII32s32s")
-_HAS_VECTOR, _HAS_CONTENT = 1, 2
-_PRESENT = b"\x00"
-_MAX_VECTOR_BYTES = 4 * fixed.MAX_DIMENSION
+HEADER = Struct("<BBHHHII32s32s")
+HAS_VECTOR, HAS_CONTENT = 1, 2
+PRESENT = b"\x00"
+MAX_VECTOR_BYTES = 4 * fixed.MAX_DIMENSION
 _NAMES_BYTES = encoding.MAX_COLLECTION_BYTES + encoding.MAX_ID_BYTES
-_LARGEST = _HEAD.size + _NAMES_BYTES + len(_PRESENT) + _MAX_VECTOR_BYTES + encoding.MAX_CONTENT_BYTES
+_LARGEST = HEADER.size + _NAMES_BYTES + len(PRESENT) + MAX_VECTOR_BYTES + encoding.MAX_CONTENT_BYTES
 
-assert _HEAD.size == 80
+assert HEADER.size == 80
 assert _LARGEST <= MAX_OPERATION_BYTES, "what the limits of the parts admit must fit into one operation"
 
 
@@ -87,12 +96,12 @@ class Definition:
         return cls(dim, metric, number_format)
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """One thing that happened.
 
-    ``vector`` is int32 little-endian, ``content`` canonical; None where the payload has no such part.  ``decoded`` is
-    what ``content`` means, for a caller who has just encoded it: (metadata, document).
+    ``vector`` is int32 little-endian, ``content`` canonical; None where the payload has no such part.  ``leaf`` is the
+    leaf hash in the log tree.  ``decoded`` is what ``content`` means, for a caller who has just encoded it: (metadata,
+    document).
     """
 
     type: int
@@ -103,12 +112,8 @@ class Operation:
     vector_commitment: bytes
     content_commitment: bytes
     header: bytes
+    leaf: bytes
     decoded: tuple[encoding.Metadata, str | None] | None = None
-
-    @property
-    def leaf(self) -> bytes:
-        """Leaf hash in the log tree."""
-        return operation_leaf(self.header)
 
     @property
     def name(self) -> str:
@@ -118,7 +123,11 @@ class Operation:
     def meaning(self) -> tuple[encoding.Metadata, str | None]:
         """(metadata, document) of a record's content; ``CorruptionError`` when it is not canonical."""
         assert self.content is not None
-        return self.decoded if self.decoded is not None else encoding.decode_content(self.content)
+        return self.decoded if self.decoded is not None else contents.decode(self.content)
+
+    def pieces(self) -> tuple[bytes | memoryview, ...]:
+        """The operation's bytes, in pieces."""
+        return self.header, PRESENT, self.vector or b"", self.content or b""
 
 
 def create(name: str, definition: Definition) -> Operation:
@@ -144,6 +153,20 @@ def write(
     """Add, upsert or update one record.  A part that an update leaves alone is None and keeps its ``standing``
     commitment."""
     encoded = None if content is None else encoding.encode_content(*content)
+    return write_encoded(type, collection, id, vector, content, encoded, standing=standing)
+
+
+def write_encoded(
+    type: int,
+    collection: str,
+    id: str,
+    vector: bytes | memoryview | None,
+    content: tuple[encoding.Metadata, str | None] | None,
+    encoded: bytes | None,
+    *,
+    standing: tuple[bytes, bytes] = (ZERO, ZERO),
+) -> Operation:
+    """As ``write``, for a caller who has the content's bytes already."""
     vector_commitment = standing[0] if vector is None else commit(vector)
     content_commitment = standing[1] if encoded is None else commit(encoded)
     return _operation(type, collection, id, vector, encoded, vector_commitment, content_commitment, content)
@@ -154,15 +177,17 @@ def delete(collection: str, id: str) -> Operation:
     return _operation(DELETE, collection, id, None, None, ZERO, ZERO)
 
 
-def encode(operations: list[Operation], max_bytes: int) -> bytes:
+def encode(operations: Iterable[Operation], max_bytes: int) -> bytes:
     """The body of a frame.  ``UsageError`` when it would exceed ``max_bytes``."""
-    parts: list[bytes | memoryview] = []
-    for operation in operations:
-        parts += (operation.header, _PRESENT, operation.vector or b"", operation.content or b"")
-    size = sum(map(len, parts))
+    parts = [piece for operation in operations for piece in operation.pieces()]
+    check_size(sum(map(len, parts)), max_bytes)
+    return b"".join(parts)
+
+
+def check_size(size: int, max_bytes: int) -> None:
+    """``UsageError`` when a body of ``size`` bytes is too large for a frame."""
     if size > max_bytes:
         raise UsageError(f"one commit holds at most {max_bytes} bytes, found {size}: write in several commits")
-    return b"".join(parts)
 
 
 def decode(body: memoryview) -> Iterator[Operation]:
@@ -173,11 +198,16 @@ def decode(body: memoryview) -> Iterator[Operation]:
     """
     at = 0
     while at < len(body):
-        try:
-            operation, at = _decode_one(body, at)
-        except CorruptionError as error:
-            raise CorruptionError(f"operation at byte {at} of the body: {error}") from None
+        operation, at = decode_at(body, at)
         yield operation
+
+
+def decode_at(body: memoryview, at: int) -> tuple[Operation, int]:
+    """The operation at byte ``at`` of a body, as ``decode``, and where the next one begins."""
+    try:
+        return _decode_one(body, at)
+    except CorruptionError as error:
+        raise CorruptionError(f"operation at byte {at} of the body: {error}") from None
 
 
 def _operation(
@@ -191,29 +221,32 @@ def _operation(
     decoded: tuple[encoding.Metadata, str | None] | None = None,
 ) -> Operation:
     name, record = collection.encode(), id.encode()
-    flags = _HAS_VECTOR * (vector is not None) | _HAS_CONTENT * (content is not None)
+    flags = HAS_VECTOR * (vector is not None) | HAS_CONTENT * (content is not None)
     sizes = 0 if vector is None else len(vector), 0 if content is None else len(content)
-    head = _HEAD.pack(type, flags, len(name), len(record), 0, *sizes, vector_commitment, content_commitment)
+    head = HEADER.pack(type, flags, len(name), len(record), 0, *sizes, vector_commitment, content_commitment)
     header = head + name + record
-    return Operation(type, collection, id, vector, content, vector_commitment, content_commitment, header, decoded)
+    leaf = operation_leaf(header)
+    return Operation(
+        type, collection, id, vector, content, vector_commitment, content_commitment, header, leaf, decoded
+    )
 
 
 # For each type: has an id, the flags it may carry, and whether its two commitments are zero.
 _SHAPES = {
-    CREATE: (False, (_HAS_CONTENT,), True, False),
+    CREATE: (False, (HAS_CONTENT,), True, False),
     DROP: (False, (0,), True, True),
-    ADD: (True, (_HAS_VECTOR | _HAS_CONTENT,), False, False),
-    UPSERT: (True, (_HAS_VECTOR | _HAS_CONTENT,), False, False),
-    UPDATE: (True, (_HAS_VECTOR, _HAS_CONTENT, _HAS_VECTOR | _HAS_CONTENT), False, False),
+    ADD: (True, (HAS_VECTOR | HAS_CONTENT,), False, False),
+    UPSERT: (True, (HAS_VECTOR | HAS_CONTENT,), False, False),
+    UPDATE: (True, (HAS_VECTOR, HAS_CONTENT, HAS_VECTOR | HAS_CONTENT), False, False),
     DELETE: (True, (0,), True, True),
 }
 
 
 def _decode_one(body: memoryview, at: int) -> tuple[Operation, int]:
-    if len(body) - at < _HEAD.size:
-        raise CorruptionError(f"expected a header of {_HEAD.size} bytes, found {len(body) - at}")
-    type, flags, name_size, id_size, request_size, vector_size, content_size, of_vector, of_content = _HEAD.unpack_from(
-        body, at
+    if len(body) - at < HEADER.size:
+        raise CorruptionError(f"expected a header of {HEADER.size} bytes, found {len(body) - at}")
+    type, flags, name_size, id_size, request_size, vector_size, content_size, of_vector, of_content = (
+        HEADER.unpack_from(body, at)
     )
     if type not in _SHAPES:
         raise CorruptionError(f"unknown operation type {type}")
@@ -228,13 +261,13 @@ def _decode_one(body: memoryview, at: int) -> tuple[Operation, int]:
         or has_id != (id_size > 0)
     ):
         raise CorruptionError(f"illegal sizes: collection name {name_size} bytes, id {id_size} bytes")
-    if (flags & _HAS_VECTOR != 0) != (vector_size > 0) or (flags & _HAS_CONTENT != 0) != (content_size > 0):
+    if (flags & HAS_VECTOR != 0) != (vector_size > 0) or (flags & HAS_CONTENT != 0) != (content_size > 0):
         raise CorruptionError(f"flags {flags} do not fit sizes {vector_size} and {content_size}")
-    if vector_size > _MAX_VECTOR_BYTES or vector_size % 4 or content_size > encoding.MAX_CONTENT_BYTES:
+    if vector_size > MAX_VECTOR_BYTES or vector_size % 4 or content_size > encoding.MAX_CONTENT_BYTES:
         raise CorruptionError(f"illegal sizes: vector {vector_size} bytes, content {content_size} bytes")
     if (no_vector and of_vector != ZERO) or (no_content and of_content != ZERO):
         raise CorruptionError("a commitment stands where there is nothing to commit to")
-    names = at + _HEAD.size
+    names = at + HEADER.size
     state = names + name_size + id_size
     vector_at, content_at = state + 1, state + 1 + vector_size
     end = content_at + content_size
@@ -254,4 +287,5 @@ def _decode_one(body: memoryview, at: int) -> tuple[Operation, int]:
     if content is not None and commit(content) != of_content:
         raise CorruptionError(f"the content of {id or collection!r} does not match its commitment")
     header = bytes(body[at:state])
-    return Operation(type, collection, id, vector, content, of_vector, of_content, header), end
+    leaf = operation_leaf(header)
+    return Operation(type, collection, id, vector, content, of_vector, of_content, header, leaf), end

@@ -11,11 +11,12 @@ It knows bytes, not records: what a vector or a content is stands in ``commands`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 from struct import pack
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 __all__ = [
     "LINK_ZERO",
@@ -29,8 +30,11 @@ __all__ = [
     "link",
     "operation_leaf",
     "prefixed",
+    "prefixed_all",
     "record_leaf",
+    "record_leaves",
     "state_key",
+    "state_keys",
 ]
 
 ZERO = bytes(32)
@@ -40,6 +44,7 @@ _DEPTH = 16
 _BUCKETS = 1 << _DEPTH
 _HASH_BYTES = 32
 _ENTRY_BYTES = 2 * _HASH_BYTES
+_MANY = 64  # changes from which columns are cheaper than one key after the other
 
 
 def prefixed(text: bytes) -> bytes:
@@ -62,6 +67,32 @@ def state_key(collection: bytes, record: bytes) -> bytes:
 def record_leaf(collection: bytes, record: bytes, vector_commitment: bytes, content_commitment: bytes) -> bytes:
     """State leaf of a record; ``collection`` and ``record`` (its id) are prefixed."""
     return sha256(b"\x12" + collection + record + vector_commitment + content_commitment).digest()
+
+
+def prefixed_all(texts: Iterable[bytes]) -> list[bytes]:
+    """``prefixed`` of each."""
+    lengths = _Lengths()
+    return [lengths[len(text)] + text for text in texts]
+
+
+class _Lengths(dict[int, bytes]):
+    """Lengths as u16; few differ."""
+
+    def __missing__(self, length: int) -> bytes:
+        data = self[length] = pack("<H", length)
+        return data
+
+
+def state_keys(collection: bytes, records: Iterable[bytes]) -> list[bytes]:
+    """``state_key`` of each record."""
+    start = b"\x13" + collection
+    return [sha256(start + record).digest() for record in records]
+
+
+def record_leaves(collection: bytes, records: Iterable[bytes], commitments: Iterable[bytes]) -> list[bytes]:
+    """``record_leaf`` of each record; ``commitments`` are the vector's and the content's, joined."""
+    start = b"\x12" + collection
+    return [sha256(start + record + pair).digest() for record, pair in zip(records, commitments, strict=True)]
 
 
 def collection_leaf(collection: bytes, content_commitment: bytes) -> bytes:
@@ -97,15 +128,19 @@ class LogTree:
 
     def extended(self, leaves: Iterable[bytes]) -> LogTree:
         """A new tree with ``leaves`` (leaf hashes) behind this one's."""
-        size, frontier = self.size, list(self.frontier)
-        for leaf in leaves:
-            node, rest = leaf, size
-            while rest & 1:  # as many merges as size has trailing ones: amortised one
-                node = sha256(b"\x01" + frontier.pop() + node).digest()
-                rest >>= 1
-            frontier.append(node)
-            size += 1
-        return LogTree(size, frontier)
+        frontier, complete = list(self.frontier), []
+        nodes, before = list(leaves), self.size  # of one level: the new ones, and how many stand before them
+        size = before + len(nodes)
+        while nodes:
+            if before & 1:
+                nodes.insert(0, frontier.pop())
+            if len(nodes) & 1:
+                complete.append(nodes.pop())
+            pairs = iter(nodes)
+            nodes = [sha256(b"\x01" + left + right).digest() for left, right in zip(pairs, pairs, strict=True)]
+            before >>= 1
+        # What is left of the old frontier has the higher levels; ``complete`` came from the lowest up.
+        return LogTree(size, [*frontier, *reversed(complete)])
 
     @property
     def root(self) -> bytes:
@@ -118,13 +153,18 @@ class LogTree:
         return node
 
 
-@dataclass(frozen=True, slots=True)
-class TreeChange:
-    """What ``StateTree.publish`` will store: new buckets and nodes by number, and the root above them."""
+class TreeChange(NamedTuple):
+    """What ``StateTree.publish`` will store: new buckets and nodes by number, and the root above them.
+
+    Nodes come in one of three ways: ``nodes`` by number; ``path``, a node, its parent and so on up to the root; and
+    ``levels``, where they are many: numbers int64 (n,) and hashes uint8 (n, 32).
+    """
 
     root: bytes
     buckets: dict[int, bytes]
     nodes: dict[int, bytes]
+    path: tuple[bytes, ...] = ()
+    levels: tuple[tuple[NDArray[np.int64], NDArray[np.uint8]], ...] = ()
 
 
 class StateTree:
@@ -135,11 +175,12 @@ class StateTree:
     nothing.
     """
 
-    __slots__ = ("_buckets", "_nodes", "root")
+    __slots__ = ("_buckets", "_nodes", "_table", "root")
 
     def __init__(self) -> None:
         self._buckets: dict[int, bytes] = {}
-        self._nodes: memoryview = np.zeros(2 * _BUCKETS * _HASH_BYTES, dtype=np.uint8).data
+        self._table = np.zeros((2 * _BUCKETS, _HASH_BYTES), dtype=np.uint8)
+        self._nodes: memoryview = self._table.reshape(-1).data
         self.root = ZERO
 
     def leaf(self, key: bytes) -> bytes | None:
@@ -148,6 +189,39 @@ class StateTree:
 
     def stage(self, changes: Mapping[bytes, bytes | None]) -> TreeChange:
         """Compute the tree after setting (leaf) or removing (None) the given keys; this tree stays as it is."""
+        if len(changes) == 1:
+            return self._stage_one(*next(iter(changes.items())))
+        if len(changes) >= _MANY:
+            return self._stage_many(changes)
+        return self._stage_few(changes)
+
+    def _stage_one(self, key: bytes, leaf: bytes | None) -> TreeChange:
+        """One key, and straight up: this is most of what a single commit hashes."""
+        number = _bucket_of(key)
+        bucket = self._buckets.get(number, b"")
+        if bucket or leaf is None:
+            merged = _entries(bucket)
+            if leaf is None:
+                merged.pop(key, None)
+            else:
+                merged[key] = leaf
+            bucket = b"".join([key + merged[key] for key in sorted(merged)])
+        else:
+            bucket = key + leaf
+        node = sha256(b"\x14" + bucket).digest() if bucket else ZERO
+        buckets, path, nodes = {number: bucket}, [node], self._nodes
+        at = (_BUCKETS + number) * _HASH_BYTES
+        while at > _HASH_BYTES:
+            beside = at ^ _HASH_BYTES
+            pair = (nodes[beside:at], node) if beside < at else (node, nodes[beside : beside + _HASH_BYTES])
+            both = b"".join((b"\x15", *pair))
+            node = sha256(both).digest() if both != _EMPTY_NODE else ZERO
+            path.append(node)
+            at = at >> 1 & -_HASH_BYTES
+        return TreeChange(node, buckets, {}, tuple(path))
+
+    def _stage_few(self, changes: Mapping[bytes, bytes | None]) -> TreeChange:
+        """Key by key, in plain Python: what one commit of a few records costs."""
         by_bucket: dict[int, list[tuple[bytes, bytes | None]]] = {}
         for key, leaf in changes.items():
             by_bucket.setdefault(_bucket_of(key), []).append((key, leaf))
@@ -172,6 +246,54 @@ class StateTree:
                 nodes[number] = sha256(b"\x15" + both).digest() if both != _EMPTY_PAIR else ZERO
         return TreeChange(nodes.get(1, self.root), buckets, nodes)
 
+    def _stage_many(self, changes: Mapping[bytes, bytes | None]) -> TreeChange:
+        """The same by columns: sorted once, and hashed level by level."""
+        touched, entries = self._merged(changes)
+        data = entries.tobytes()
+        borders = np.searchsorted(_numbers(entries), np.append(touched, _BUCKETS)) * _ENTRY_BYTES
+        places = borders.tolist()
+        numbers = touched.tolist()
+        buckets = {
+            number: data[start:stop] for number, start, stop in zip(numbers, places[:-1], places[1:], strict=True)
+        }
+        hashes = [sha256(b"\x14" + bucket).digest() if bucket else ZERO for bucket in buckets.values()]
+        level = touched + _BUCKETS, _rows(b"".join(hashes), _HASH_BYTES)
+        levels = [level]
+        for _ in range(_DEPTH):
+            level = self._level_above(*level)
+            levels.append(level)
+        return TreeChange(level[1].tobytes(), buckets, {}, levels=tuple(levels))
+
+    def _merged(self, changes: Mapping[bytes, bytes | None]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """The numbers of all touched buckets, ascending, and what will stand in them: entries (n, 64), by key."""
+        keys = _rows(b"".join(changes), _HASH_BYTES)
+        leaves = _rows(b"".join([leaf or ZERO for leaf in changes.values()]), _HASH_BYTES)
+        gone = np.fromiter([leaf is None for leaf in changes.values()], dtype=np.bool_, count=len(changes))
+        touched = np.flatnonzero(np.bincount(_numbers(keys), minlength=_BUCKETS))
+        standing = _rows(b"".join([self._buckets.get(number, b"") for number in touched.tolist()]), _ENTRY_BYTES)
+        entries = np.concatenate((standing, np.concatenate((keys, leaves), axis=1)))
+        gone = np.concatenate((np.zeros(len(standing), dtype=np.bool_), gone))
+        order, last = _by_key(entries)  # of one key the last is kept: what is new stands behind what it replaces
+        return touched, entries[order[last & ~gone[order]]]
+
+    def _level_above(
+        self, numbers: NDArray[np.int64], hashes: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """The parents of changed nodes (numbers ascending), and their hashes."""
+        above = numbers >> 1
+        first = np.ones(len(above), dtype=np.bool_)
+        first[1:] = above[1:] != above[:-1]
+        parents = above[first]
+        both = self._table.reshape(-1, 2, _HASH_BYTES)[parents]
+        both[np.cumsum(first) - 1, numbers & 1] = hashes
+        hashed = np.full((len(parents), 1 + 2 * _HASH_BYTES), 0x15, dtype=np.uint8)
+        hashed[:, 1:] = both.reshape(len(parents), -1)
+        data, size = hashed.tobytes(), hashed.shape[1]
+        joined = b"".join([sha256(data[at : at + size]).digest() for at in range(0, len(data), size)])
+        result = _rows(joined, _HASH_BYTES).copy()
+        result[~both.any(axis=(1, 2))] = 0
+        return parents, result
+
     def publish(self, change: TreeChange) -> None:
         """Store what ``stage`` computed on this same tree."""
         for number, bucket in change.buckets.items():
@@ -181,6 +303,14 @@ class StateTree:
                 self._buckets.pop(number, None)
         for number, node in change.nodes.items():
             self._nodes[number * _HASH_BYTES : (number + 1) * _HASH_BYTES] = node
+        if change.path:
+            (number,) = change.buckets
+            at = (_BUCKETS + number) * _HASH_BYTES
+            for node in change.path:
+                self._nodes[at : at + _HASH_BYTES] = node
+                at = at >> 1 & -_HASH_BYTES
+        for numbers, hashes in change.levels:
+            self._table[numbers] = hashes
         self.root = change.root
 
     def _node(self, number: int) -> bytes:
@@ -188,10 +318,36 @@ class StateTree:
 
 
 _EMPTY_PAIR = ZERO + ZERO
+_EMPTY_NODE = b"\x15" + _EMPTY_PAIR
 
 
 def _bucket_of(key: bytes) -> int:
     return key[0] << 8 | key[1]
+
+
+def _rows(data: bytes, size: int) -> NDArray[np.uint8]:
+    """Bytes as rows of ``size``, in place."""
+    return np.frombuffer(data, dtype=np.uint8).reshape(-1, size)
+
+
+def _numbers(entries: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The bucket of each key or entry."""
+    return entries[:, 0].astype(np.int64) << 8 | entries[:, 1]
+
+
+def _by_key(entries: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """What sorts entries by their keys, equal ones as they stand; and in that order, which are the last of their key.
+
+    Eight bytes of a hash order nearly all of them; somebody may search for keys that share these, so that is looked at.
+    """
+    words = np.ascontiguousarray(entries[:, :_HASH_BYTES]).view(">u8").astype(np.uint64)
+    order = np.argsort(words[:, 0], kind="stable")
+    differ = (words[order[1:]] != words[order[:-1]]).any(axis=1)
+    first = words[order, 0]
+    if (differ & (first[1:] == first[:-1])).any():
+        order = np.lexsort(words.T[::-1])
+        differ = (words[order[1:]] != words[order[:-1]]).any(axis=1)
+    return order, np.append(differ, True)
 
 
 def _entries(bucket: bytes) -> dict[bytes, bytes]:

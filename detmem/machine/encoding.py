@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Mapping
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 import msgpack
 import numpy as np
@@ -41,6 +41,7 @@ __all__ = [
     "Value",
     "check_document",
     "check_id",
+    "check_ids",
     "check_name",
     "decode",
     "decode_content",
@@ -407,6 +408,15 @@ def normalise_scalar(value: object, what: str) -> Scalar:
 def check_id(id: object, what: str) -> str:
     """A record id as a plain str: 1..``MAX_ID_BYTES`` UTF-8 bytes.  Raises ``UsageError``."""
     return _short_text(id, what, MAX_ID_BYTES)
+
+
+def check_ids(ids: list[Any], what: str) -> list[str]:
+    """``check_id`` of each, named ``what[index]`` in messages; the ordinary case is seen in a few passes."""
+    if ids and set(map(type, ids)) == {str} and "".join(ids).isascii():
+        sizes = set(map(len, ids))
+        if min(sizes) > 0 and max(sizes) <= MAX_ID_BYTES:
+            return ids
+    return [check_id(id, f"{what}[{index}]") for index, id in enumerate(ids)]
 
 
 def check_name(name: object, what: str) -> str:

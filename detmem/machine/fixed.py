@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detmem.errors import DimensionError, RangeError, UsageError
+from detmem.machine import units
 
 __all__ = [
     "FORMATS",
@@ -33,6 +34,7 @@ __all__ = [
     "admit_vectors",
     "as_array",
     "canonical_metric",
+    "check_admitted",
     "dequantize",
     "distances_to_float",
     "fraction_bits",
@@ -48,6 +50,7 @@ _ALIASES = {"cos": "cosine", "dot": "ip", "inner_product": "ip", "sqeuclidean": 
 _INT32_MIN, _INT32_MAX = -(1 << 31), (1 << 31) - 1
 _NORM_BITS = 30  # an admitted component is at most 2^30 in magnitude: its square alone is 2^60
 _BLOCK = 1 << 16  # components worked on at once: 512 KiB for each int64 temporary
+_CHUNK = 1 << 15  # components worked on at once where one buffer is used again and again
 _FRACTION_FIELD = {2: 10, 4: 23, 8: 52}  # IEEE 754: explicit fraction bits, by size in bytes
 
 assert MAX_SQUARED_NORM == 1 << (2 * _NORM_BITS)
@@ -146,10 +149,9 @@ def admit_vectors(
     bits = fraction_bits(format)
     array = _matrix(x, dimension, collection, what)
     if canonical_metric(metric) == "cosine":
-        raw = _normalised(array, bits, what)
-    else:
-        raw = _quantised(array, bits, format, what, clip=False)
-    matrix = raw.reshape(-1, dimension)
+        # The norm of a unit vector is at most 2^28 + sqrt(d), rounding included: admitted without a look.
+        return _normalised(array, bits, what).reshape(-1, dimension)
+    matrix = _quantised(array, bits, format, what, clip=False).reshape(-1, dimension)
     _check_norms(matrix, what, format)
     return matrix
 
@@ -163,6 +165,11 @@ def admit_raw(raw: ArrayLike, *, dimension: int, collection: str, what: str = "v
     matrix = _as_int32(_matrix(raw, dimension, collection, what), what).reshape(-1, dimension)
     _check_norms(matrix, what, None)
     return matrix
+
+
+def check_admitted(matrix: Int32) -> None:
+    """``RangeError`` unless every row of a raw matrix (n, dimension), as it stands in a log, obeys admission."""
+    _check_norms(matrix, "vector", None)
 
 
 # ----------------------------------------------------------------------------------------------------- shapes and types
@@ -280,7 +287,10 @@ def _quantised(array: NDArray[Any], bits: int, format: str, what: str, *, clip: 
     """round_half_even(x * 2^bits) of every component, in C order."""
     result = np.empty(array.shape, dtype=np.int32)
     out = result.reshape(-1)
+    room = np.empty((3, min(array.size, _CHUNK)))
     for start, block in _blocks(array):
+        if _rounded_plainly(block, bits, out[start : start + block.size], room):
+            continue
         values = _as_float64(block, array, start, what)
         wrong = np.isnan(values)
         if wrong.any():
@@ -299,6 +309,25 @@ def _quantised(array: NDArray[Any], bits: int, format: str, what: str, *, clip: 
                 )
         out[start : start + raw.size] = raw
     return result
+
+
+def _rounded_plainly(block: NDArray[Any], bits: int, out: Int32, room: Float64) -> bool:
+    """Round a block into ``out`` in few passes, if it is plain: exact as float64, and all in range.  False otherwise.
+
+    The product shifts the exponent: exact.  ``room`` is to work in, and small enough to stay in the cache.
+    """
+    if block.dtype.itemsize == 8 and block.dtype.kind in "iu":  # may not fit a float64
+        return False
+    unit = 2.0**bits
+    for start in range(0, block.size, room.shape[1]):
+        part = block[start : start + room.shape[1]]
+        values, whole, spare = room[:, : part.size]
+        if not (float(part.min()) * unit >= _INT32_MIN and float(part.max()) * unit <= _INT32_MAX - 1):
+            return False  # a NaN is neither
+        np.multiply(part, unit, out=values, dtype=np.float64)
+        units.round_half_even(values, whole, spare)
+        np.copyto(out[start : start + part.size], whole, casting="unsafe")
+    return True
 
 
 def _round_half_even(values: Float64, bits: int) -> Int64:
@@ -341,37 +370,47 @@ def _as_int32(array: NDArray[Any], what: str) -> Int32:
 
 
 def _normalised(array: NDArray[Any], bits: int, what: str) -> Int32:
-    """The unit vectors of the rows, in units of 2^-bits (spec/numbers.md, 'Unit vectors').  Integers only."""
+    """The unit vectors of the rows, in units of 2^-bits (spec/numbers.md, 'Unit vectors').
+
+    ``units`` settles nearly every row in float64, with proof; the others, and every refusal, are decided in integers.
+    """
     matrix = array if array.ndim == 2 else array[None, :]
     result = np.empty(matrix.shape, dtype=np.int32)
     for start, rows in _row_blocks(matrix):
-        offset = start * matrix.shape[1]
         if rows.dtype.kind in "iu":
-            rows = _as_float64(rows, array, offset, what)
-        magnitude, negative = _patterns(rows)
-        mantissa, exponent, finite = _decoded(magnitude, rows.dtype.itemsize)
-        if not finite.all():
-            index = int(np.argmin(finite))
-            found = float(rows[index // matrix.shape[1], index % matrix.shape[1]])
-            raise RangeError(f"{_place(what, array.shape, offset + index)}expected a finite number, found {found!r}")
-        scale = np.empty((len(rows), 1), dtype=np.int64)
-        for row, column in enumerate(np.argmax(magnitude, axis=1)):  # patterns are ordered as the numbers are
-            top = int(mantissa[row, column])
-            if top == 0:
-                name = what if array.ndim == 1 else f"{what} {start + row}"
-                raise RangeError(f"{name} is zero: the metric 'cosine' expects a direction, and zero has none")
-            scale[row, 0] = int(exponent[row, column]) + top.bit_length()  # the frexp exponent of max |x|
-        scaled = _shifted(mantissa, exponent + np.int64(31) - scale)
-        roots = np.array([[math.isqrt(total << 6)] for total in _squared_norms(scaled)], dtype=np.int64)
-        # scaled <= 2^31 and bits <= 28: the dividend is at most 2^62; roots >= 2^33, since some scaled >= 2^30
-        dividend = scaled << np.int64(bits + 3)
-        unit = dividend // roots
-        dividend -= unit * roots  # the remainder, in [0, root)
-        dividend *= 2
-        unit += (dividend > roots) | ((dividend == roots) & ((unit & 1) == 1))
-        np.negative(unit, out=unit, where=negative)
-        result[start : start + len(rows)] = unit
+            rows = _as_float64(rows, array, start * matrix.shape[1], what)
+        settled = units.propose(rows, bits, result[start : start + len(rows)])
+        if not settled.all():
+            open = np.flatnonzero(~settled)
+            names = [what if array.ndim == 1 else f"{what} {row}" for row in (start + open).tolist()]
+            result[start + open] = _normalised_exactly(rows[open], bits, names)
     return result
+
+
+def _normalised_exactly(rows: NDArray[Any], bits: int, names: list[str]) -> Int64:
+    """The same in integers only; ``names`` are the rows' in messages."""
+    magnitude, negative = _patterns(rows)
+    mantissa, exponent, finite = _decoded(magnitude, rows.dtype.itemsize)
+    if not finite.all():
+        row, column = divmod(int(np.argmin(finite)), rows.shape[1])
+        found = float(rows[row, column])
+        raise RangeError(f"{names[row]}, column {column}: expected a finite number, found {found!r}")
+    scale = np.empty((len(rows), 1), dtype=np.int64)
+    for row, column in enumerate(np.argmax(magnitude, axis=1)):  # patterns are ordered as the numbers are
+        top = int(mantissa[row, column])
+        if top == 0:
+            raise RangeError(f"{names[row]} is zero: the metric 'cosine' expects a direction, and zero has none")
+        scale[row, 0] = int(exponent[row, column]) + top.bit_length()  # the frexp exponent of max |x|
+    scaled = _shifted(mantissa, exponent + np.int64(31) - scale)
+    roots = np.array([[math.isqrt(total << 6)] for total in _squared_norms(scaled)], dtype=np.int64)
+    # scaled <= 2^31 and bits <= 28: the dividend is at most 2^62; roots >= 2^33, since some scaled >= 2^30
+    dividend = scaled << np.int64(bits + 3)
+    unit = dividend // roots
+    dividend -= unit * roots  # the remainder, in [0, root)
+    dividend *= 2
+    unit += (dividend > roots) | ((dividend == roots) & ((unit & 1) == 1))
+    np.negative(unit, out=unit, where=negative)
+    return unit
 
 
 def _patterns(rows: NDArray[Any]) -> tuple[Int64, NDArray[np.bool_]]:

@@ -9,8 +9,10 @@ It knows no file, clock, thread or float.  The shell serialises ``publish`` agai
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
@@ -27,10 +29,14 @@ from detmem.machine.commitment import (
     commit_leaf,
     link,
     prefixed,
+    prefixed_all,
     record_leaf,
+    record_leaves,
     state_key,
+    state_keys,
 )
 from detmem.machine.records import Record, Records
+from detmem.machine.runs import Operations, Run
 
 __all__ = ["COMMIT_KIND", "VERSION", "Change", "Stage", "State"]
 
@@ -40,18 +46,57 @@ VERSION = 1
 _NO_ID = prefixed(b"")
 
 
+Changed: TypeAlias = Record | int | None
+
+
 @dataclass(slots=True)
 class _Pending:
-    """A collection as a stage sees it: what stands (``base``, None when created here), and what changed on top."""
+    """A collection as a stage sees it: what stands (``base``, None when created here), and what changed on top.
+
+    ``changed`` holds a record, None for a deleted one, or, for a record of a run, its number among the rows of all
+    ``runs`` together: numbers are cheap.  ``starts`` has the number of each run's first row.
+    """
 
     definition: Definition
     base: Records | None
-    changed: dict[str, Record | None]
+    changed: dict[str, Changed] = field(default_factory=dict)
+    runs: list[Run] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    rows: int = 0
+    mixed: bool = False
 
     def has(self, id: str) -> bool:
         if id in self.changed:
             return self.changed[id] is not None
         return self.base is not None and id in self.base.slots
+
+    def has_none(self, ids: list[str]) -> bool:
+        """Whether no id is there, as far as can be seen at once; False may be wrong for one that was deleted here."""
+        standing = {} if self.base is None else self.base.slots
+        return standing.keys().isdisjoint(ids) and self.changed.keys().isdisjoint(ids)
+
+    def take(self, run: Run) -> None:
+        """Put the records of a run whose contents are understood."""
+        self.runs.append(run)
+        self.starts.append(self.rows)
+        start, self.rows = self.rows, self.rows + len(run.ids)
+        self.changed.update(zip(run.ids, range(start, self.rows), strict=True))
+
+    def record(self, changed: Record | int) -> Record:
+        """The record that a value of ``changed`` stands for."""
+        if isinstance(changed, Record):
+            return changed
+        number = bisect_right(self.starts, changed) - 1
+        run, row = self.runs[number], changed - self.starts[number]
+        assert run.meanings is not None
+        metadatas, documents = run.meanings
+        pair = run.pairs[row]
+        return Record(run.vector(row), metadatas[row], documents[row], pair[:32], pair[32:])
+
+    @property
+    def only_runs(self) -> bool:
+        """Whether the change is just the rows of ``runs``, in order: no id twice, and nothing else."""
+        return not self.mixed and len(self.changed) == self.rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +104,7 @@ class Change:
     """A commit, computed and not yet published."""
 
     seq: int
-    operations: list[Operation]
+    operations: Operations
     state_root: bytes
     log: LogTree
     link: bytes
@@ -108,11 +153,20 @@ class State:
 
     def apply(self, operations: Iterable[Operation]) -> Change:
         """Check and stage a logged commit.  ``CorruptionError`` when it is not legal here."""
+        held = operations if isinstance(operations, Operations) else Operations(list(operations))
+        try:
+            return self._applied(held.parts)
+        except DetmemError:
+            if len(held.parts) == len(held):  # no runs
+                raise
+        return self._applied(list(held))  # one by one, so that the first that is not legal is named
+
+    def _applied(self, parts: Sequence[Operation | Run]) -> Change:
         stage = Stage(self)
         try:
-            for operation in operations:
-                stage.check(operation)
-                stage.put(operation)
+            for part in parts:
+                stage.check(part)
+                stage.put(part)
             _check_norms(stage.operations)
         except CorruptionError:
             raise
@@ -132,18 +186,28 @@ class State:
             records = pending.base
             if records is None:
                 records = self.collections[name] = Records(name, pending.definition)
-            if not pending.changed:
-                continue
-            records.bury([id for id in pending.changed if id in records.slots], change.seq)
-            fresh = {id: record for id, record in pending.changed.items() if record is not None}
-            if fresh:
-                parts = fresh.values()
-                vectors = np.frombuffer(b"".join([part.vector for part in parts]), dtype="<i4").reshape(len(fresh), -1)
-                metadatas = [part.metadata for part in parts]
-                records.extend(list(fresh), vectors, metadatas, [part.document for part in parts], change.seq)
-            records.compact()
+            if pending.changed:
+                _store(records, pending, change.seq)
         self._tree.publish(change.tree)
         self.seq, self.link, self.log = change.seq, change.link, change.log
+
+
+def _store(records: Records, pending: _Pending, seq: int) -> None:
+    """Let go of what a change replaces or deletes, and append what it brings."""
+    if not records.slots.keys().isdisjoint(pending.changed):
+        records.bury([id for id in pending.changed if id in records.slots], seq)
+    if pending.only_runs:
+        for run in pending.runs:
+            assert run.meanings is not None
+            records.extend(run.ids, run.matrix, *run.meanings, seq)
+    else:
+        fresh = {id: pending.record(changed) for id, changed in pending.changed.items() if changed is not None}
+        if fresh:
+            parts = fresh.values()
+            vectors = np.frombuffer(b"".join([part.vector for part in parts]), dtype="<i4").reshape(len(fresh), -1)
+            metadatas = [part.metadata for part in parts]
+            records.extend(list(fresh), vectors, metadatas, [part.document for part in parts], seq)
+    records.compact()
 
 
 class Stage:
@@ -152,7 +216,7 @@ class Stage:
     def __init__(self, state: State) -> None:
         self._state = state
         self._pending: dict[str, _Pending | None] = {}
-        self.operations: list[Operation] = []
+        self.operations: list[Operation | Run] = []
 
     def definition(self, collection: str) -> Definition | None:
         """The definition that an operation would meet, or None."""
@@ -168,9 +232,9 @@ class Stage:
         """The record that an operation would meet; ``NotFoundError``."""
         pending = self._existing(collection)
         if id in pending.changed:
-            record = pending.changed[id]
-            if record is not None:
-                return record
+            changed = pending.changed[id]
+            if changed is not None:
+                return pending.record(changed)
         elif pending.base is not None and id in pending.base.slots:
             base, slot = pending.base, pending.base.slots[id]
             return Record(base.vector_bytes(slot), base.metadatas[slot], base.documents[slot], *base.commitments(slot))
@@ -182,19 +246,22 @@ class Stage:
         found = (
             {} if pending.base is None else {id: pending.base.metadatas[at] for id, at in pending.base.slots.items()}
         )
-        for id, record in pending.changed.items():
-            if record is None:
+        for id, changed in pending.changed.items():
+            if changed is None:
                 found.pop(id, None)
             else:
-                found[id] = record.metadata
+                found[id] = pending.record(changed).metadata
         return found
 
-    def check(self, operation: Operation) -> None:
+    def check(self, operation: Operation | Run) -> None:
         """Raise what is wrong with ``operation`` on top of what was put before; change nothing.
 
         What the operation says by itself (a definition, a content, a norm) was checked where it was made; for a logged
         operation that is ``put`` and ``State.apply``, whose stage is thrown away when it fails.
         """
+        if isinstance(operation, Run):
+            self._check_run(operation)
+            return
         name, id = operation.collection, operation.id
         if operation.type == commands.CREATE:
             if self._collection(name) is not None:
@@ -204,25 +271,43 @@ class Stage:
         if operation.type == commands.DROP:
             return
         if operation.type == commands.ADD and pending.has(id):
-            raise DuplicateIdError(f"id {id!r} exists already in collection {name!r}; nothing was written")
+            raise _exists(name, id)
         if operation.type in (commands.UPDATE, commands.DELETE) and not pending.has(id):
             raise _no_record(name, id)
         if operation.type == commands.UPDATE:
             self._check_unchanged(operation)
         dim = pending.definition.dim
         if operation.vector is not None and len(operation.vector) != 4 * dim:
-            raise DimensionError(f"vector of {id!r} has {len(operation.vector) // 4} dimensions, {name!r} has {dim}")
+            raise _other_dimension(id, len(operation.vector) // 4, name, dim)
 
-    def put(self, operation: Operation) -> None:
+    def _check_run(self, run: Run) -> None:
+        """As ``check`` of its operations, one after the other."""
+        name, pending = run.collection, self._existing(run.collection)
+        if run.type == commands.ADD and not (len(set(run.ids)) == len(run.ids) and pending.has_none(run.ids)):
+            seen: set[str] = set()
+            for id in run.ids:
+                if id in seen or pending.has(id):
+                    raise _exists(name, id)
+                seen.add(id)
+        if run.matrix.shape[1] != pending.definition.dim:
+            raise _other_dimension(run.ids[0], run.matrix.shape[1], name, pending.definition.dim)
+
+    def put(self, operation: Operation | Run) -> None:
         """Take a checked operation into the change."""
+        if isinstance(operation, Run):
+            run = operation.understood()
+            self._touched(run.collection).take(run)
+            self.operations.append(run)
+            return
         name, id = operation.collection, operation.id
         if operation.type == commands.CREATE:
             assert operation.content is not None
-            self._pending[name] = _Pending(Definition.decode(operation.content), None, {})
+            self._pending[name] = _Pending(Definition.decode(operation.content), None)
         elif operation.type == commands.DROP:
             self._pending[name] = None
         else:
             pending = self._touched(name)
+            pending.mixed = True
             if operation.type == commands.DELETE:
                 pending.changed.pop(id, None)  # so that a record added again later stands behind the others
                 pending.changed[id] = None
@@ -245,27 +330,32 @@ class Stage:
             prefix = prefixed(name.encode())
             if pending.base is None:
                 leaves[state_key(prefix, _NO_ID)] = _definition_leaf(prefix, pending.definition)
-            for id, record in pending.changed.items():
+            if pending.only_runs:
+                for run in pending.runs:
+                    texts = prefixed_all(run.texts)
+                    leaves.update(zip(state_keys(prefix, texts), record_leaves(prefix, texts, run.pairs), strict=True))
+                continue
+            for id, changed in pending.changed.items():
                 text = prefixed(id.encode())
-                leaf = (
-                    None
-                    if record is None
-                    else record_leaf(prefix, text, record.vector_commitment, record.content_commitment)
-                )
+                leaf = None
+                if changed is not None:
+                    record = pending.record(changed)
+                    leaf = record_leaf(prefix, text, record.vector_commitment, record.content_commitment)
                 leaves[state_key(prefix, text)] = leaf
         tree = state._tree.stage(leaves)
         seq = state.seq + 1
-        operation_leaves = [operation.leaf for operation in self.operations]
+        operations = Operations(self.operations)
+        operation_leaves = operations.leaves
         closing = commit_leaf(seq, len(operation_leaves), tree.root)
         after = link(state.link, COMMIT_KIND, 0, VERSION, seq, operation_leaves, closing)
         log = state.log.extended([*operation_leaves, closing])
-        return Change(seq, self.operations, tree.root, log, after, tree, self._pending)
+        return Change(seq, operations, tree.root, log, after, tree, self._pending)
 
     def _collection(self, name: str) -> _Pending | None:
         if name in self._pending:
             return self._pending[name]
         records = self._state.collections.get(name)
-        return None if records is None else _Pending(records.definition, records, {})
+        return None if records is None else _Pending(records.definition, records)
 
     def _existing(self, name: str) -> _Pending:
         pending = self._collection(name)
@@ -305,15 +395,24 @@ def _definition_leaf(prefix: bytes, definition: Definition) -> bytes:
     return collection_leaf(prefix, commit(definition.encode()))
 
 
-def _check_norms(operations: Iterable[Operation]) -> None:
+def _check_norms(operations: Iterable[Operation | Run]) -> None:
     """Logged vectors obey what was checked when they came in; all of one size at once, for speed."""
     by_size: dict[int, list[bytes | memoryview]] = {}
     for operation in operations:
-        if operation.vector is not None:
+        if isinstance(operation, Run):
+            fixed.check_admitted(operation.matrix)
+        elif operation.vector is not None:
             by_size.setdefault(len(operation.vector), []).append(operation.vector)
     for size, vectors in by_size.items():
-        matrix = np.frombuffer(b"".join(vectors), dtype="<i4").reshape(len(vectors), size // 4)
-        fixed.admit_raw(matrix, dimension=size // 4, collection="of the log")
+        fixed.check_admitted(np.frombuffer(b"".join(vectors), dtype="<i4").reshape(len(vectors), size // 4))
+
+
+def _exists(collection: str, id: str) -> DuplicateIdError:
+    return DuplicateIdError(f"id {id!r} exists already in collection {collection!r}; nothing was written")
+
+
+def _other_dimension(id: str, found: int, collection: str, expected: int) -> DimensionError:
+    return DimensionError(f"vector of {id!r} has {found} dimensions, {collection!r} has {expected}")
 
 
 def _no_record(collection: str, id: str) -> NotFoundError:

@@ -174,15 +174,15 @@ class Vectors:
         self._chunk_rows = rows // BLOCK * BLOCK
 
     def append(self, rows: Int32) -> None:
-        """Take admitted rows, int32 (n, dim), behind the others; they are copied."""
-        assert rows.dtype == np.int32
+        """Take admitted rows, int32 of any byte order (n, dim), behind the others; they are copied."""
+        assert (rows.dtype.kind, rows.dtype.itemsize) == ("i", 4)
         assert rows.shape[1:] == (self.dimension,)
         after = self.count + len(rows)
         if after - self._tail.first <= _TAIL_ROWS:
-            self._tail.parts.append(rows.copy())
+            self._tail.parts.append(np.array(rows, dtype=np.int32))
         else:
             self._settle()
-            self._split(rows)
+            self._split(rows.astype(np.int32, copy=False))
             self._tail = _Tail(after, [])
         self.count = after
 

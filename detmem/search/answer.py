@@ -1,8 +1,8 @@
 """Answers from planes: scan bounds, open the blocks that may hold an answer, decide by exact values.
 
-For each segment of rows: ``scan`` leaves the least lower bound of every block; ``collect`` seeds a threshold with upper
-bounds of the most promising rows, opens the blocks that are not above it, and keeps the exact values that are not.  Ties
-at the last place are all kept, and decided by id at the end (spec/search.md).
+For each segment of rows: ``scan`` leaves the least lower bound of every block; ``collect`` seeds a threshold with
+upper bounds of the most promising rows, opens the blocks that are not above it, and keeps the exact values that are
+not.  Ties at the last place are all kept, and decided by id at the end (spec/search.md).
 
 Work is handed out as tasks; ``run`` may run them side by side.  Which task does what is fixed, and cannot show.
 """

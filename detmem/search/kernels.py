@@ -39,7 +39,7 @@ _PAST = np.int64(1 << 61)
 BLOCK = 16
 
 # Numba's cache looks at this file alone, and what it compiles has lanes.py inside.  A test compares.
-LANES = "d1fd4cd450712db6"
+LANES = "367bfda18d3f64e0"
 
 
 def _cache_works() -> bool:
@@ -355,7 +355,7 @@ def _seed(coarse, query, constants, square, metric_is_ip, live, start, stop, low
 
     Each row has an upper bound as it has a lower one, and with the coarse plane they lie close.
     """
-    data, shift, rho, one, two, base = coarse
+    data, _, rho, one, two, _ = coarse
     died, seq, mask, masked, used = live
     best = np.empty(k, dtype=np.int64)
     size = 0
@@ -393,12 +393,12 @@ def collect(
 ):  # fmt: skip
     """(number of the query, place, raw distance) of every row in start..stop that may be among a query's k best.
 
-    ``lowest`` (q, blocks) is what ``scan`` left.  ``heaps`` (q, k) and ``states`` (q, 2) = [size of the heap, threshold]
-    go on from chunk to chunk: no row above the threshold is in the answer, and no row that is not above it is left out,
-    ties included.  ``exact`` = (coarse, residual, shift), ``live`` = (died, seq, mask, masked, used), ``squares`` =
-    ||q||^2.
+    ``lowest`` (q, blocks) is what ``scan`` left.  ``heaps`` (q, k) and ``states`` (q, 2) = [size of the heap,
+    threshold] go on from chunk to chunk: no row above the threshold is in the answer, and of those that are not none is
+    left out, ties included.  ``exact`` = (coarse, residual, shift), ``live`` = (died, seq, mask, masked, used),
+    ``squares`` = ||q||^2.
 
-    Queries share the blocks that they open: some blocks at a time, all queries open theirs, while they are in the cache.
+    Queries share the blocks that they open: some blocks at a time, all queries open theirs while they are cached.
     """
     died, seq, mask, masked, used = live
     count, k = heaps.shape

@@ -86,7 +86,7 @@ def _plain_dots_of_tile(data, block, queries, tile, products):
 
 
 def _plain_lower(products, member, first, base, shift, rho, surplus, t, alpha, shared, out):
-    """out[lane] = base - (products - surplus) * 2^(shift + t) - rho * alpha - shared, for the 16 rows from ``first`` on.
+    """out[lane] = base - (products - surplus) * 2^(shift + t) - rho * alpha - shared, for 16 rows from ``first`` on.
 
     ``products`` int64 (members, 16).  All int64, but shift uint8, and rho int32, which is not negative; 0 <= alpha <
     2^32.

@@ -1,0 +1,123 @@
+"""Contents in a hurry: metadata and document to canonical bytes and back, the way that ordinary records take.
+
+``encoding`` is the law and says what is wrong; this room only knows the plain case, where nothing can be wrong, and
+hands everything else over: a subclass, a NumPy scalar, a lone surrogate, a map that may be too large.  So each fast
+path ends in the bytes that ``encoding`` would have written, and never in an error of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final, cast
+
+import msgpack
+
+from detmem.machine import encoding
+from detmem.machine.encoding import Metadata
+
+__all__ = ["EMPTY", "decode", "encode", "packer"]
+
+EMPTY: Final = b"\x92\x80\xc0"
+"""The content of a record with neither metadata nor document."""
+
+_MIN_INT, _MAX_INT = -(2**63), 2**63 - 1
+_PLAIN = frozenset((str, bool, type(None)))  # types whose every value is legal, but for lone surrogates: see ``encode``
+_QUICK_BYTES = 4096  # at 230 bytes of memory for a byte of data (see encoding.MAX_ITEMS), this needs no scan
+
+assert encoding.encode_content({}, None) == EMPTY
+assert _QUICK_BYTES <= encoding.MAX_METADATA_BYTES
+
+Pack = Callable[[object], bytes]
+
+
+def packer() -> Pack:
+    """A function that packs in one spelling, for use by one caller at a time: making one is dearer than using it."""
+    return cast(Pack, msgpack.Packer(strict_types=True).pack)
+
+
+_shared = [packer()]  # taken and put back, so that no two callers hold the same
+
+
+def encode(
+    metadata: object, document: object, index: int, pack: Pack | None = None
+) -> tuple[Metadata, str | None, bytes]:
+    """What a caller handed in for record ``index``: plain metadata, document, and the canonical bytes of both.
+
+    ``UsageError`` as from ``encoding.normalise_metadata`` and ``encoding.check_document``.
+    """
+    if metadata is None and document is None:
+        return {}, None, EMPTY
+    plain = _plain(metadata)
+    if plain is not None and (document is None or (type(document) is str and len(document) <= _QUICK_BYTES)):
+        try:
+            data = _pack_shared([plain, document]) if pack is None else pack([plain, document])
+        except ValueError:  # a lone surrogate, or text beyond 4 GiB: said below, with its place
+            data = None
+        if data is not None and len(data) <= encoding.MAX_METADATA_BYTES:  # then so is the map alone
+            return plain, document, data
+    plain = encoding.normalise_metadata(metadata, f"metadatas[{index}]")
+    text = encoding.check_document(document, f"documents[{index}]")
+    return plain, text, encoding.encode_content(plain, text)
+
+
+def decode(data: bytes | memoryview, pack: Pack | None = None) -> tuple[Metadata, str | None]:
+    """As ``encoding.decode_content``: the inverse of ``encode``, accepting nothing else; ``CorruptionError``."""
+    if len(data) <= _QUICK_BYTES:
+        if data == EMPTY:
+            return {}, None
+        try:
+            pair = msgpack.unpackb(data)
+        except (ValueError, TypeError, OverflowError):  # no msgpack at all: said below, with its place
+            pair = None
+        if (
+            type(pair) is list
+            and len(pair) == 2
+            and type(pair[0]) is dict
+            and (pair[1] is None or type(pair[1]) is str)
+            and (plain := _plain(pair[0])) is not None
+            and list(plain) == list(pair[0])
+            and (_pack_shared(pair) if pack is None else pack(pair)) == data
+        ):
+            return plain, pair[1]
+    return encoding.decode_content(data)
+
+
+def _pack_shared(value: object) -> bytes:
+    pack = _shared.pop() if _shared else packer()
+    data = pack(value)
+    if len(data) <= encoding.MAX_METADATA_BYTES:  # else its buffer has grown: let it go
+        _shared.append(pack)
+    return data
+
+
+def _plain(metadata: object) -> Metadata | None:
+    """A copy in canonical order of a plain dict whose values are legal beyond doubt; None where that takes a look."""
+    if metadata is None:
+        return {}
+    if type(metadata) is not dict:
+        return None
+    lists = False
+    for key, value in metadata.items():
+        kind = type(value)
+        if type(key) is not str:
+            return None
+        if kind in _PLAIN or (kind is int and _MIN_INT <= value <= _MAX_INT):
+            continue
+        if kind is list and all(map(_is_plain, value)):
+            lists = True
+        elif not (kind is float and math.isfinite(value)):
+            return None
+    if lists:
+        keys = sorted(metadata)
+        return {key: list(value) if type(value := metadata[key]) is list else value for key in keys}
+    if len(metadata) < 2:
+        return metadata.copy()
+    return {key: metadata[key] for key in sorted(metadata)}  # code point order is UTF-8 order: see spec/encoding.md
+
+
+def _is_plain(value: object) -> bool:
+    kind = type(value)
+    if kind is int:
+        return _MIN_INT <= cast(int, value) <= _MAX_INT
+    return kind in _PLAIN or (kind is float and math.isfinite(cast(float, value)))

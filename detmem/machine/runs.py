@@ -1,0 +1,319 @@
+"""Runs: many writes of one type into one collection, by column, not one object each (spec/log.md, "Operation").
+
+A bulk add is 100,000 operations that differ in nothing but their values.  A ``Run`` stands for them: the same bytes,
+the same leaves, the same meaning, at a fraction of the cost.  ``Operations`` is what a commit holds, runs and single
+operations in order; to a reader it is a sequence of operations and nothing else.
+
+It does not know whether an operation is legal in some state (that is ``state``), and names no damage: where a body is
+not what a writer writes, ``commands.decode`` says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import sha256
+from itertools import chain
+from struct import Struct
+from typing import NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detmem.machine import commands, contents, encoding
+from detmem.machine.commands import HEADER, PRESENT, Operation
+from detmem.machine.commitment import commit
+from detmem.machine.encoding import Metadata
+
+__all__ = ["SHORTEST", "Operations", "Run", "decode", "write"]
+
+SHORTEST = 16  # fewer operations are not worth their columns
+_REPORTED = 1000  # records between two reports of progress
+_FRONT = Struct("<BBHHHI")  # of a header: type, flags, sizes of names and request, size of the vector
+_SIZE = Struct("<I")
+_LINE = Struct("<4sHHII64s")  # a header as far as it differs within a run
+_BOTH = commands.HAS_VECTOR | commands.HAS_CONTENT
+_COMMIT_PREFIX, _LEAF_PREFIX = b"\x10", b"\x00"
+_NO_CONTENT = commit(contents.EMPTY)
+
+assert _FRONT.size + _SIZE.size + 64 == _LINE.size == HEADER.size
+
+Report = Callable[[int, int], object]
+
+
+class Run(NamedTuple):
+    """Adds or upserts, by column; all columns are of one length.
+
+    ``matrix`` int32 little-endian (n, dim); ``texts`` the ids in UTF-8; ``pairs`` the vector's and the content's
+    commitment, joined; ``headers`` with the state byte behind them; ``meanings`` metadata and documents, where somebody
+    has looked already.
+    """
+
+    type: int
+    collection: str
+    ids: list[str]
+    texts: list[bytes]
+    matrix: NDArray[np.int32]
+    contents: list[bytes]
+    pairs: list[bytes]
+    headers: list[bytes]
+    leaves: list[bytes]
+    meanings: tuple[list[Metadata], list[str | None]] | None = None
+
+    def operation(self, index: int) -> Operation:
+        """The operation at ``index``, as if it stood alone."""
+        pair = self.pairs[index]
+        return Operation(
+            self.type,
+            self.collection,
+            self.ids[index],
+            self.vector(index),
+            self.contents[index],
+            pair[:32],
+            pair[32:],
+            self.headers[index][:-1],
+            self.leaves[index],
+            None if self.meanings is None else (self.meanings[0][index], self.meanings[1][index]),
+        )
+
+    def understood(self) -> Run:
+        """The same with ``meanings``.  ``CorruptionError`` when a content is not canonical."""
+        if self.meanings is not None:
+            return self
+        pack = contents.packer()
+        metadatas, documents = zip(*[contents.decode(content, pack) for content in self.contents], strict=True)
+        return self._replace(meanings=(list(metadatas), list(documents)))
+
+    def vector(self, index: int) -> bytes:
+        """One row's bytes."""
+        return bytes(self.matrix[index].data)
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """The operations' bytes, in pieces."""
+        return chain.from_iterable(zip(self.headers, _row_bytes(self.matrix), self.contents, strict=True))
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of all pieces together."""
+        return sum(map(len, self.headers)) + self.matrix.nbytes + sum(map(len, self.contents))
+
+
+class Operations(Sequence[Operation]):
+    """What a commit holds, in order; ``parts`` are runs and single operations."""
+
+    __slots__ = ("_count", "parts")
+
+    def __init__(self, parts: list[Operation | Run]) -> None:
+        self.parts = parts
+        self._count = sum([len(part.ids) if type(part) is Run else 1 for part in parts])
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Operation]:
+        for part in self.parts:
+            if isinstance(part, Run):
+                yield from map(part.operation, range(len(part.ids)))
+            else:
+                yield part
+
+    @overload
+    def __getitem__(self, index: int) -> Operation: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Operation]: ...
+    def __getitem__(self, index: int | slice) -> Operation | Sequence[Operation]:
+        return list(self)[index]
+
+    @property
+    def leaves(self) -> list[bytes]:
+        """Leaf hashes in the log tree."""
+        leaves: list[bytes] = []
+        for part in self.parts:
+            if isinstance(part, Run):
+                leaves += part.leaves
+            else:
+                leaves.append(part.leaf)
+        return leaves
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the body."""
+        return sum([part.size_bytes if isinstance(part, Run) else sum(map(len, part.pieces())) for part in self.parts])
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """The body's bytes, in pieces."""
+        for part in self.parts:
+            yield from part.pieces()
+
+
+def write(
+    type: int,
+    collection: str,
+    ids: list[str],
+    matrix: NDArray[np.int32],
+    metadatas: Sequence[object],
+    documents: Sequence[object],
+    report: Report,
+) -> Run:
+    """A run of adds or upserts of what a caller handed in: checked ids, admitted vectors, and contents to be checked.
+
+    ``report`` is told (done, total) as it goes; what it raises ends the call.  ``UsageError`` as from
+    ``contents.encode``.
+    """
+    matrix = np.ascontiguousarray(matrix, dtype="<i4")
+    name, texts = collection.encode(), [id.encode() for id in ids]
+    fronts, sizes = _Fronts(type, len(name), 4 * matrix.shape[1]), _Sizes()
+    pack = contents.packer()
+    plain: list[Metadata] = []
+    words: list[str | None] = []
+    bodies: list[bytes] = []
+    pairs: list[bytes] = []
+    headers: list[bytes] = []
+    leaves: list[bytes] = []
+    for start in range(0, len(ids), _REPORTED):  # one step for all of a part: the loops stay short, the rows in cache
+        part = slice(start, start + _REPORTED)
+        given = zip(metadatas[part], documents[part], strict=True)
+        made = [contents.encode(*one, index, pack) for index, one in enumerate(given, start)]
+        some = [body for _, _, body in made]
+        of_vectors = _vector_commitments(_row_bytes(matrix[part]))
+        both = [of_vector + _content_commitment(body) for of_vector, body in zip(of_vectors, some, strict=True)]
+        heads = [
+            b"".join((fronts[len(text)], sizes[len(body)], pair, name, text, PRESENT))
+            for text, body, pair in zip(texts[part], some, both, strict=True)
+        ]
+        plain += [metadata for metadata, _, _ in made]
+        words += [document for _, document, _ in made]
+        bodies += some
+        pairs += both
+        headers += heads
+        leaves += [sha256(_LEAF_PREFIX + head[:-1]).digest() for head in heads]
+        report(len(leaves), len(ids))
+    return Run(type, collection, ids, texts, matrix, bodies, pairs, headers, leaves, (plain, words))
+
+
+def _vector_commitments(rows: Iterable[memoryview]) -> list[bytes]:
+    """``commit`` of each."""
+    new = sha256(_COMMIT_PREFIX).copy
+    commitments = []
+    for row in rows:
+        digest = new()
+        digest.update(row)
+        commitments.append(digest.digest())
+    return commitments
+
+
+def _content_commitment(content: bytes) -> bytes:
+    """``commit``, and at once for the content that many records share."""
+    return _NO_CONTENT if content is contents.EMPTY else sha256(_COMMIT_PREFIX + content).digest()
+
+
+def decode(body: memoryview) -> Operations:
+    """The operations of a frame's body, as ``commands.decode``, with what can be a run as one."""
+    parts: list[Operation | Run] = []
+    at = 0
+    while at < len(body):
+        run, end = _run_at(body, at)
+        if run is not None:
+            parts.append(run)
+            at = end
+            continue
+        operation, at = commands.decode_at(body, at)  # one at least; then those that were too few for a run
+        parts.append(operation)
+        while at < end:
+            operation, at = commands.decode_at(body, at)
+            parts.append(operation)
+    return Operations(parts)
+
+
+def _run_at(body: memoryview, at: int) -> tuple[Run | None, int]:
+    """The longest run at ``at``, and where it ends: before anything strange.  None for one that is too short."""
+    if len(body) - at < HEADER.size:
+        return None, at
+    type, flags, name_size, _, request_size, vector_size = _FRONT.unpack_from(body, at)
+    if (
+        type not in (commands.ADD, commands.UPSERT)
+        or flags != _BOTH
+        or request_size
+        or not 1 <= name_size <= encoding.MAX_COLLECTION_BYTES
+        or not 4 <= vector_size <= commands.MAX_VECTOR_BYTES
+        or vector_size % 4
+        or len(body) - at < SHORTEST * (HEADER.size + name_size + 1 + len(PRESENT) + vector_size + 1)
+    ):
+        return None, at
+    start, names = bytes(body[at : at + 4]), HEADER.size + name_size
+    name = bytes(body[at + HEADER.size : at + names])
+    new, end = sha256(_COMMIT_PREFIX).copy, len(body)
+    ids: list[str] = []
+    texts: list[bytes] = []
+    vectors: list[memoryview] = []
+    bodies: list[bytes] = []
+    pairs: list[bytes] = []
+    headers: list[bytes] = []
+    leaves: list[bytes] = []
+    while end - at >= HEADER.size:
+        begins, id_size, request_size, row_size, content_size, pair = _LINE.unpack_from(body, at)
+        vector_at = at + names + id_size + 1
+        content_at = vector_at + vector_size
+        if (
+            begins != start
+            or not 1 <= id_size <= encoding.MAX_ID_BYTES
+            or request_size
+            or row_size != vector_size
+            or not 1 <= content_size <= encoding.MAX_CONTENT_BYTES
+            or content_at + content_size > end
+        ):
+            break
+        header = bytes(body[at:vector_at])
+        if header[-1:] != PRESENT or header[HEADER.size : names] != name:
+            break
+        vector, content = body[vector_at:content_at], bytes(body[content_at : content_at + content_size])
+        hashed = new()
+        hashed.update(vector)
+        if hashed.digest() + sha256(_COMMIT_PREFIX + content).digest() != pair:
+            break
+        text = header[names:-1]
+        try:
+            ids.append(text.decode())
+        except UnicodeDecodeError:  # said by commands.decode_at, who comes next
+            break
+        at = content_at + content_size
+        texts.append(text)
+        vectors.append(vector)
+        bodies.append(content)
+        pairs.append(pair)
+        headers.append(header)
+        leaves.append(sha256(_LEAF_PREFIX + header[:-1]).digest())
+    if len(ids) < SHORTEST:
+        return None, at
+    try:
+        collection = name.decode()
+    except UnicodeDecodeError:  # likewise
+        return None, at
+    matrix = np.frombuffer(b"".join(vectors), dtype="<i4").reshape(len(ids), vector_size // 4)
+    return Run(type, collection, ids, texts, matrix, bodies, pairs, headers, leaves), at
+
+
+class _Fronts(dict[int, bytes]):
+    """The first 12 bytes of a run's headers, by the size of the id: everything else in them is the same."""
+
+    def __init__(self, type: int, name_size: int, vector_size: int) -> None:
+        self._fields = type, _BOTH, name_size
+        self._vector_size = vector_size
+
+    def __missing__(self, id_size: int) -> bytes:
+        front = self[id_size] = _FRONT.pack(*self._fields, id_size, 0, self._vector_size)
+        return front
+
+
+class _Sizes(dict[int, bytes]):
+    """Sizes in their four bytes."""
+
+    def __missing__(self, size: int) -> bytes:
+        data = self[size] = _SIZE.pack(size)
+        return data
+
+
+def _row_bytes(matrix: NDArray[np.int32]) -> Iterator[memoryview]:
+    """The bytes of each row, in place."""
+    size = 4 * matrix.shape[1]
+    data = matrix.data.cast("B")
+    return (data[at : at + size] for at in range(0, len(data), size))
