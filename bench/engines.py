@@ -42,6 +42,7 @@ __all__ = [
     "agreement",
     "arguments",
     "best_peer",
+    "faiss_module",
     "field_of",
     "importable",
     "opened",
@@ -185,8 +186,25 @@ def _with_threads(peer: str, data: Set, threads: int, stack: ExitStack) -> Engin
     return makers[peer](data, threads, stack)
 
 
+@functools.cache
+def faiss_module() -> ModuleType:
+    """FAISS with the better choice of its BLAS.
+
+    Its wheel brings an OpenBLAS of 2021, which takes a newer CPU for one of 2007 and leaves AVX2 unused; told "Zen" it
+    answers batches 15 % sooner (118k x 384, 256 queries), and NumPy's own, loaded before, does not hear it.
+    """
+    cpu = Path("/proc/cpuinfo")
+    if "OPENBLAS_CORETYPE" in os.environ or not (cpu.is_file() and " avx2 " in cpu.read_text(errors="replace")):
+        return importable("faiss")
+    os.environ["OPENBLAS_CORETYPE"] = "Zen"
+    try:
+        return importable("faiss")
+    finally:
+        del os.environ["OPENBLAS_CORETYPE"]
+
+
 def _faiss(data: Set, threads: int, stack: ExitStack, *, metric: str) -> Engine:
-    faiss = importable("faiss")
+    faiss = faiss_module()
     if data.metric == "l2" and metric == "ip":
         raise MissingError("the set is searched by distance, which inner products do not give")
     index = _kept(stack, f"faiss {metric}", lambda: _faiss_index(faiss, data, metric))
@@ -216,17 +234,27 @@ def _usearch(data: Set, threads: int, stack: ExitStack) -> Engine:
 
 
 def _blas(data: Set, threads: int, stack: ExitStack) -> Engine:
-    """One matrix product, argpartition, and a sort of the k: what brute force is without a library."""
+    """A matrix product for 32 queries at a time, argpartition, a sort of the k: brute force without a library."""
     importable("threadpoolctl")  # else its threads could not be chosen
     rows = data.peer_rows
-    norms = np.einsum("ij,ij->i", rows, rows) if data.metric == "l2" else None
+    halves = np.einsum("ij,ij->i", rows, rows) / 2 if data.metric == "l2" else None
+    scores = np.empty((32, len(rows)), dtype=np.float32)  # once: fresh pages cost more than the product
+
+    def some(queries: Floats, k: int) -> Ids:
+        place = scores[: len(queries)]
+        if len(queries) == 1:
+            np.dot(rows, queries[0], out=place[0])
+        else:
+            np.matmul(queries, rows.T, out=place)
+        if halves is not None:
+            place -= halves  # the largest x.q - ||x||^2 / 2 is the smallest distance
+        nearest = np.argpartition(place, len(rows) - k, axis=1)[:, -k:]
+        order = np.argsort(-np.take_along_axis(place, nearest, axis=1), axis=1)
+        return np.take_along_axis(nearest, order, axis=1)
 
     def ask(queries: Floats, k: int) -> Ids:
-        scores = np.atleast_2d(queries) @ rows.T
-        np.negative(scores, out=scores) if norms is None else np.subtract(norms, 2 * scores, out=scores)
-        nearest = np.argpartition(scores, k - 1, axis=1)[:, :k]
-        order = np.argsort(np.take_along_axis(scores, nearest, axis=1), axis=1)
-        return np.take_along_axis(nearest, order, axis=1)
+        wide = np.atleast_2d(queries)
+        return np.concatenate([some(wide[start : start + 32], k) for start in range(0, len(wide), 32)])
 
     return Engine("NumPy BLAS", threads, ask, lambda answer: answer)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from common import Paired, Side, contest, table
 from data import Floats, MissingError, Set, noise, real
-from engines import WARMING, arguments, importable, opened, report, store, use_threads
+from engines import WARMING, arguments, faiss_module, opened, report, store, use_threads
 
 COLUMNS = ("matching", "engine", "ms", "time / detmem's", "rounds")
 SHARES = (1, 10, 50)
@@ -81,7 +81,7 @@ def _numpy(data: Set, chosen: np.ndarray) -> Callable[[Floats], Any]:
 
 
 def _faiss(stack: ExitStack, data: Set, chosen: np.ndarray) -> Callable[[Floats], Any]:
-    faiss = importable("faiss")
+    faiss = faiss_module()
     made: dict[str, Any] = stack.__dict__.setdefault("made", {})
     if "faiss" not in made:
         made["faiss"] = faiss.IndexFlatIP(data.rows.shape[1])

@@ -1,7 +1,7 @@
 """How many bytes does a stored component take in memory, all planes included, and how many in FAISS?
 
 A fresh process opens the store (from its snapshot), answers 96 questions, and reads its resident size from the
-operating system; the same with 8 of the dimensions gives what the records themselves cost (ids, trees, tables), and
+operating system; the same with 16 dimensions gives what the records themselves cost (ids, trees, tables), and
 the difference is the vectors' share.  FAISS is filled from a mapped file in blocks, in a fresh process too.
 
 Usage: search_memory.py [--quick] [--count 100000].  Linux, where a process can read its resident size.
@@ -22,7 +22,7 @@ from engines import WARMING, arguments, report, store
 
 __all__ = ["bytes_per_component", "measure"]
 
-FEW = 8
+FEW = 16
 COLUMNS = (
     "engine",
     "bytes a component",
@@ -45,12 +45,15 @@ queries = np.random.default_rng(5).standard_normal((int(asked), np.load(rows, mm
 queries = queries.astype(np.float32)
 if sys.argv[4] == "detmem":
     import detmem
-    if len(sys.argv) > 5:
-        import numba  # in the floor: a compiler is not part of a vector
+    # In the floor: what is there before the first vector.  A compiler is, where the rows are enough to load one.
     with detmem.open(":memory:") as small:
-        warming = small.collection("w", dim=8)
-        warming.add(["a", "b"], np.eye(8)[:2])
-        warming.search(np.ones(8))
+        dim = 64
+        count = 20_000 if len(sys.argv) > 5 else 100
+        warming = small.collection("w", dim=dim)
+        warming.add([str(number) for number in range(count)], np.random.default_rng(6).standard_normal((count, dim)))
+        warming.search(np.ones(dim))
+    del small, warming
+    gc.collect()
     floor = resident("VmRSS")
     db = detmem.open(path, "r")
     collection = db["rows"]
@@ -61,11 +64,14 @@ else:
     source = np.load(rows, mmap_mode="r")
     floor = resident("VmRSS")
     index = faiss.IndexFlatIP(source.shape[1])
-    for start in range(0, len(source), 5000):
+    dim = source.shape[1]
+    step = 1_000_000 // dim
+    for start in range(0, len(source), step):
         # Read, not mapped: pages of the file would count as ours.
-        block = np.fromfile(rows, dtype=np.float32, count=source[start : start + 5000].size,
-                            offset=source.offset + 4 * start * source.shape[1])
-        index.add(block.reshape(-1, source.shape[1]))
+        block = np.fromfile(rows, dtype=np.float32, count=source[start : start + step].size,
+                            offset=source.offset + 4 * start * dim)
+        index.add(block.reshape(-1, dim))
+    del block
     for query in queries:
         index.search(query[None], 10)
 gc.collect()
@@ -81,7 +87,7 @@ def measure(data: Set, engine: str) -> tuple[int, int]:
             np.save(rows, data.rows)
             call = [sys.executable, "-c", _CHILD, str(path), str(rows), str(WARMING), engine]
             if data.rows.size > 1 << 20:
-                call.append("numba")
+                call.append("compiled")
             done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
         finally:
             rows.unlink(missing_ok=True)
