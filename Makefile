@@ -29,7 +29,7 @@ help:
 	@echo 'make lint     ruff and mypy alone'
 	@echo 'make format   let ruff rewrite the layout'
 	@echo 'make vectors  write spec/vectors/ anew from spec/reference.py'
-	@echo 'make bench    measure, against the peers that install here; results go to bench/results/   (make bench ARGS=--quick)'
+	@echo 'make bench    measure, against the peers that install here; results go to bench/results/   (make bench BENCHES=bench/ingest.py)'
 	@echo 'make faults   the long fault campaigns; bench/results/faults.md says what they saw   (make faults ARGS="--seconds 600")'
 	@echo 'make sample   draw detmem/data/wordnet-sample.npz anew   (make sample SOURCE=path/to/wordnet-minilm.npz)'
 	@echo 'make lock     resolve requirements.lock anew'
@@ -97,5 +97,5 @@ lock: $(STAMP)
 		--custom-compile-command 'make lock' --group dev pyproject.toml --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) .venv-embed dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find detmem spec tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,8 +27,6 @@ SCRIPTS = [
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_quick_run_writes_its_result(tmp_path, name):
-    if name == "search_bandwidth":
-        pytest.importorskip("numba")
     surroundings = {**os.environ, "PYTHONPATH": str(ROOT), "DETMEM_BENCH_DATA": str(tmp_path / "data")}
     surroundings.pop("DETMEM_KERNEL", None)
     call = [sys.executable, str(ROOT / "bench" / f"{name}.py"), "--quick", "--results", str(tmp_path)]
