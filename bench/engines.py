@@ -373,7 +373,7 @@ def agreement(field: Field, data: Set, k: int, count: int = 12) -> str:
     ids = ours[0].ids(answer)
     own = score(data, queries, ids)
     tolerance = 2e-4 if data.metric == "cosine" else 1e-4 * max(1.0, float(np.abs(own).max()))
-    same = []
+    same: dict[str, float] = {}
     for peer in field.engines:
         if peer.ours:
             continue
@@ -383,9 +383,10 @@ def agreement(field: Field, data: Set, k: int, count: int = 12) -> str:
         if peer.exact and peer.name != "valoricore":  # which rounds rows and queries by different rules
             theirs = score(data, queries, places)
             assert np.abs(np.sort(own) - np.sort(theirs)).max() <= tolerance, f"{peer.label} found other neighbours"
-        same.append(f"{peer.label} {100 * inside:.1f} %")
+        same[peer.name] = min(inside, same.get(peer.name, 1.0))
     text = f"Answers before times: {len(ours)} detmem handles agree bit for bit"
-    return text + ("; ids in common with " + ", ".join(same) if same else "") + "."
+    shares = [f"{name} {100 * share:.1f} %" for name, share in same.items()]
+    return text + ("; ids in common with " + ", ".join(shares) if shares else "") + "."
 
 
 def score(data: Set, queries: Floats, ids: Ids) -> NDArray[np.float64]:

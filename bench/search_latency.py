@@ -13,11 +13,11 @@ import gc
 import os
 from collections.abc import Callable, Sequence
 
-from common import Paired, Timing, picture
+from common import Paired, Timing, picture, table
 from data import MissingError, Set, clustered, noise, real
 from engines import Field, agreement, arguments, best_peer, field_of, importable, race, report, standing, warm
 
-__all__ = ["EXACT_PEERS", "measure", "per_turn", "ratio_to_best"]
+__all__ = ["EXACT_PEERS", "measure", "per_turn", "ratio_to_best", "summary"]
 
 EXACT_PEERS = ("FAISS Flat IP", "FAISS Flat L2", "usearch exact", "NumPy BLAS")
 KERNELS = ("", "native", "portable", "reference")
@@ -69,7 +69,7 @@ def main() -> None:
         if not options.huge:
             parts.append("1,000,000 rows: not run this time (`--huge`; it needs some 14 GB of free memory).")
     pictures = _pictures(bars, curves, "search_latency" if options.grid else "search_latency_part")
-    body = f"{_OPENING}\n\n{pictures}\n\n" + "\n\n".join(parts)
+    body = f"{_OPENING}\n\n{pictures}\n\n## In short: k = 10\n\n{summary(bars)}\n\n" + "\n\n".join(parts)
     report("search_latency", "One exact query", body)
 
 
@@ -82,6 +82,24 @@ def _add(parser: object) -> None:
     parser.add_argument("--sets", nargs="*", default=list(real()), choices=list(real()))
     parser.add_argument("--no-grid", dest="grid", action="store_false", help="only the real sets")
     parser.add_argument("--huge", action="store_true", help="1,000,000 x 384 as well")
+
+
+def summary(bars: Sequence[tuple[str, Field, dict[str, Timing]]]) -> str:
+    """One row an engine, one column a real set: the table that the front page shows."""
+    names = dict.fromkeys(engine.name for _, field, _ in bars for engine in field.engines)
+    rows = []
+    for name in names:
+        row = [name if name != "hnswlib" else "hnswlib (approximate)"]
+        for _, field, taken in bars:
+            cells = []
+            for engine in field.engines:
+                if engine.name == name:
+                    pair = Paired(taken[field.named("detmem", engine.threads).label], taken[engine.label])
+                    own = f"{pair.peer.median_seconds * 1e3:.2f} ms"
+                    cells.append(own if name == "detmem" else f"{pair.ratio:.2f}")
+            row.append(" / ".join(cells) or "**absent**")
+        rows.append(row)
+    return table(("one thread / two threads", *(name for name, _, _ in bars)), rows)
 
 
 def _point(kind: Callable[[int, int], Set], count: int, dim: int, rounds: int, curves: list) -> str:
