@@ -10,7 +10,12 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
-BENCHES = $(filter-out bench/common.py bench/make_sample.py,$(sort $(wildcard bench/*.py)))
+BENCH_VENV := .venv-bench
+BENCH_PY := $(BENCH_VENV)/bin/python
+BENCH_STAMP := $(BENCH_VENV)/.stamp
+# Bench scripts that answer no question of their own.
+BENCH_PARTS := common data embed_wordnet engines make_sample
+BENCHES = $(filter-out $(BENCH_PARTS:%=bench/%.py),$(sort $(wildcard bench/*.py)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -24,7 +29,7 @@ help:
 	@echo 'make lint     ruff and mypy alone'
 	@echo 'make format   let ruff rewrite the layout'
 	@echo 'make vectors  write spec/vectors/ anew from spec/reference.py'
-	@echo 'make bench    measure; results go to bench/results/'
+	@echo 'make bench    measure, against the peers that install here; results go to bench/results/   (make bench BENCHES=bench/ingest.py)'
 	@echo 'make faults   the long fault campaigns; bench/results/faults.md says what they saw   (make faults ARGS="--seconds 600")'
 	@echo 'make sample   draw detmem/data/wordnet-sample.npz anew   (make sample SOURCE=path/to/wordnet-minilm.npz)'
 	@echo 'make lock     resolve requirements.lock anew'
@@ -38,6 +43,17 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	@$(PY) -c 'import os, pathlib, sysconfig; site = sysconfig.get_path("purelib"); pathlib.Path(site, "detmem-checkout.pth").write_text(os.path.relpath(".", site) + "\n")'
 	@touch $(STAMP)
+
+# The peers stand in an environment of their own, so that nothing they bring can help or hurt a test.  One that does not
+# install here is passed over: the results say which were absent.
+$(BENCH_STAMP): pyproject.toml requirements.lock
+	@echo 'making the environment in $(BENCH_VENV)'
+	@"$(PYTHON)" -m venv --clear $(BENCH_VENV)
+	@$(BENCH_PY) -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(BENCH_PY) -c 'import os, pathlib, sysconfig; site = sysconfig.get_path("purelib"); pathlib.Path(site, "detmem-checkout.pth").write_text(os.path.relpath(".", site) + "\n")'
+	@set -e; for peer in $$($(BENCH_PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["bench"])'); do \
+		$(BENCH_PY) -m pip install --quiet --disable-pip-version-check "$$peer" || echo "PEER ABSENT: $$peer did not install"; done
+	@touch $(BENCH_STAMP)
 
 demo: $(STAMP)
 	@$(PY) -m detmem demo
@@ -64,8 +80,9 @@ format: $(STAMP)
 vectors: $(STAMP)
 	$(PY) spec/generate.py
 
-bench: $(STAMP)
-	@set -e; for script in $(BENCHES); do echo "== $$script"; $(PY) "$$script"; done
+# Without OPENBLAS_*: a machine that sets them for old builds of OpenBLAS would slow the peer that uses a current one.
+bench: $(BENCH_STAMP)
+	@set -e; for script in $(BENCHES); do echo "== $$script"; env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BENCH_PY) "$$script" $(ARGS); done
 
 faults: $(STAMP)
 	$(PY) tests/faults/campaign.py $(ARGS)
@@ -80,5 +97,5 @@ lock: $(STAMP)
 		--custom-compile-command 'make lock' --group dev pyproject.toml --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) .venv-embed dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find detmem spec tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

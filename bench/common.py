@@ -21,8 +21,25 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-__all__ = ["PAIRED_COLUMNS", "RESULTS", "Paired", "Timing", "header", "paired", "rate", "table", "timed", "write"]
+__all__ = [
+    "PAIRED_COLUMNS",
+    "RESULTS",
+    "Paired",
+    "Side",
+    "Timing",
+    "contest",
+    "header",
+    "paired",
+    "picture",
+    "rate",
+    "results_to",
+    "table",
+    "timed",
+    "version",
+    "write",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -108,6 +125,37 @@ def paired(
     return Paired(Timing("detmem", tuple(own_seconds)), Timing(peer_name, tuple(peer_seconds)))
 
 
+@dataclass(frozen=True)
+class Side:
+    """One of several in a ``contest``: ``work`` is told the round; ``ready`` is called before it, outside the clock."""
+
+    name: str
+    work: Callable[[int], object]
+    ready: Callable[[], object] = lambda: None
+
+
+def contest(
+    sides: Sequence[Side], *, rounds: int = 15, warmup: int = 2, clock: Callable[[], int] = time.perf_counter_ns
+) -> dict[str, Timing]:
+    """All sides in turns, ``rounds`` times each; ``Paired(a, b)`` of two of them has the ratios round by round.
+
+    The first place moves on by one with each round and the direction turns: nobody always follows the same neighbour.
+    """
+    _require_rounds(rounds)
+    seconds: dict[str, list[float]] = {side.name: [] for side in sides}
+    if len(seconds) < len(sides):
+        raise ValueError(f"expected sides of different names, found {[side.name for side in sides]}")
+    for index in range(-warmup, rounds):
+        first = index % max(1, len(sides))
+        turns = [*sides[first:], *sides[:first]]
+        for side in turns if index % 2 == 0 else reversed(turns):
+            side.ready()
+            taken = _once(lambda side=side, index=index: side.work(index), clock)  # type: ignore[misc]
+            if index >= 0:
+                seconds[side.name].append(taken)
+    return {name: Timing(name, tuple(each)) for name, each in seconds.items()}
+
+
 def _once(work: Callable[[], object], clock: Callable[[], int]) -> float:
     start = clock()
     work()
@@ -138,10 +186,25 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def header() -> str:
     """The line that makes a number worth keeping: machine, date, commit, versions."""
-    versions = [f"Python {platform.python_version()}"] + [f"{name} {_version(name)}" for name in PACKAGES]
+    versions = [f"Python {platform.python_version()}"] + [f"{name} {version(name)}" for name in PACKAGES]
     machine = f"{_processor()}, {os.cpu_count()} logical cores, {platform.system()} {platform.machine()}"
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     return f"{machine}; {today}; commit {_commit()}; {', '.join(versions)}"
+
+
+def results_to(folder: Path) -> None:
+    """Send what ``write`` and ``picture`` write elsewhere: a ``--quick`` run must not replace what was measured."""
+    global RESULTS
+    RESULTS = folder
+
+
+def picture(name: str, figure: Any) -> str:
+    """Write a matplotlib figure as ``<name>.svg`` and ``<name>.png``; returns the Markdown that shows it."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    # No date and fixed ids: the same numbers give the same file.
+    figure.savefig(RESULTS / f"{name}.svg", metadata={"Date": None})
+    figure.savefig(RESULTS / f"{name}.png", dpi=110)
+    return f"![{name}]({name}.svg)"
 
 
 def write(name: str, title: str, body: str) -> Path:
@@ -154,7 +217,8 @@ def write(name: str, title: str, body: str) -> Path:
     return path
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str:
+    """The installed version, or the word absent."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

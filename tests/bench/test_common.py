@@ -71,3 +71,31 @@ def test_header_names_date_commit_and_versions():
     assert "commit " in line
     assert "numpy " in line
     assert "Python " in line
+
+
+def test_first_place_of_a_contest_moves_on_and_the_direction_turns():
+    turns = []
+    sides = [common.Side(name, lambda index, name=name: turns.append(name)) for name in "abc"]
+    common.contest(sides, rounds=3, warmup=0, clock=Clock())
+    assert "".join(turns) == "abc" + "acb" + "cab"
+
+
+def test_a_side_is_made_ready_outside_the_clock_and_told_its_round():
+    clock, told = Clock(), []
+
+    def ready():
+        clock.now += 1_000
+
+    def work(index):
+        told.append(index)
+        clock.now += 100
+
+    taken = common.contest([common.Side("only", work, ready)], rounds=2, warmup=1, clock=clock)
+    assert taken["only"].seconds == pytest.approx((100e-9, 100e-9))
+    assert told == [-1, 0, 1]
+
+
+def test_two_sides_of_one_name_are_refused():
+    side = common.Side("twice", lambda index: None)
+    with pytest.raises(ValueError, match="different names"):
+        common.contest([side, side], rounds=1)
