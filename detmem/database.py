@@ -269,7 +269,7 @@ class Database:
         with self._moment:
             self._check_whole()
             checkpoint = Checkpoint.of(self._state.seq, self._state.log, self._state.root)
-        target.make_root()
+        target.make_root(new=True)
         backup(self._disk, target, self._opened.head.store_id, checkpoint.seq)
         return checkpoint
 
