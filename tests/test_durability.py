@@ -320,8 +320,8 @@ def test_a_reader_follows_a_live_writer_over_segments_and_snapshots(tmp_path: Pa
 
 
 def test_a_store_without_a_segment_has_an_empty_log(tmp_path: Path) -> None:
-    """A writer that is killed behind its HEAD and before its first segment leaves a store that a reader opens; asked for
-    its log, it raised a ``ValueError``, and so did salvage."""
+    """A writer that is killed behind its HEAD and before its first segment leaves a store that a reader opens.  Asked
+    for its log, it raised a ``ValueError``, and so did salvage."""
     detmem.open(tmp_path / "store").close()
     for segment in segments(tmp_path / "store"):
         segment.unlink()
