@@ -51,13 +51,14 @@ def backup(source: Disk, dest: Disk, store_id: bytes, seq: int) -> None:
     for folder in (LOG, SNAPSHOTS, QUARANTINE):
         dest.make_folder(folder)
     head = Head(store_id, clean=True)
+    snapshots = snapshot_seqs(source)  # before the segments: a live writer makes a segment first, then its snapshot
     firsts = [first for first in segment_seqs(source) if first <= seq + 1]
     for first in firsts:
         end, link = _end_of(source, first, seq) if first == firsts[-1] else (None, b"")
         _copy(source, dest, segment_name(first), end)
         if end is not None:
             head = replace(head, durable_seq=seq, segment=first, durable_offset=end, link=link)
-    for number in snapshot_seqs(source):
+    for number in snapshots:
         if number <= seq:
             name = snapshot_name(number)
             if not _copy(source, dest, name, None):  # the writer has newer ones, and let this one go
@@ -174,10 +175,11 @@ def _end_of(disk: Disk, first: int, seq: int) -> tuple[int, bytes]:
     try:
         header = read_header(disk, first)
         end, link = header.size_bytes, header.link
-        for frame in SegmentReader(file, header):
-            if frame.seq > seq:
-                break
-            end, link = frame.offset + frame.size, frame.link
+        if first <= seq:
+            for frame in SegmentReader(file, header):
+                end, link = frame.offset + frame.size, frame.link
+                if frame.seq == seq:  # before the next is looked at: it may be torn, or being written
+                    break
         return end, link
     finally:
         file.close()
