@@ -324,14 +324,19 @@ class Database:
         self._publish(change)
         return Commit(change.seq, change.state_root.hex(), durable)
 
-    def _apply(self, operations: list[Operation]) -> Change:
-        """Commit operations that were logged elsewhere."""
+    def _apply(self, operations: list[Operation], link: bytes, state_root: bytes, where: str) -> None:
+        """Commit operations that were logged elsewhere, with this link and root; ``Divergence`` before anything is
+        written."""
         with self._writing():
             assert self._journal is not None
             change = self._state.apply(operations)
+            if (change.link, change.state_root) != (link, state_root):
+                raise Divergence(
+                    f"{where}: the source says state root {state_root.hex()} and link {link.hex()}, "
+                    f"replaying gives {change.state_root.hex()} and {change.link.hex()}"
+                )
             self._journal.append(change)
             self._publish(change)
-            return change
 
     def _publish(self, change: Change) -> None:
         with self._moment:
