@@ -281,7 +281,7 @@ class Database:
         with self._moment:
             self._check_whole()
             checkpoint = Checkpoint.of(self._state.seq, self._state.log, self._state.root)
-        target.make_root()
+        target.make_root(new=True)
         backup(self._disk, target, self._opened.head.store_id, checkpoint.seq)
         return checkpoint
 
@@ -359,14 +359,19 @@ class Database:
         self._publish(change)
         return Commit(change.seq, change.state_root.hex(), durable)
 
-    def _apply(self, operations: Operations) -> Change:
-        """Commit operations that were logged elsewhere."""
+    def _apply(self, operations: Operations, link: bytes, state_root: bytes, where: str) -> None:
+        """Commit operations that were logged elsewhere, with this link and root; ``Divergence`` before anything is
+        written."""
         with self._writing():
             assert self._journal is not None
             change = self._state.apply(operations)
+            if (change.link, change.state_root) != (link, state_root):
+                raise Divergence(
+                    f"{where}: the source says state root {state_root.hex()} and link {link.hex()}, "
+                    f"replaying gives {change.state_root.hex()} and {change.link.hex()}"
+                )
             self._journal.append(change)
             self._publish(change)
-            return change
 
     def _publish(self, change: Change) -> None:
         with self._moment:

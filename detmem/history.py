@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from detmem.database import Database, verify_disk
-from detmem.errors import CorruptionError, Divergence, UsageError
+from detmem.errors import CorruptionError, UsageError
 from detmem.journal.copies import Repaired
 from detmem.journal.copies import repair as mend
 from detmem.journal.disk import AnyPath
-from detmem.journal.files import LOCK, frames
+from detmem.journal.files import LOCK, damaged, frames
 from detmem.journal.head import newest_head
 from detmem.machine import encoding
 from detmem.machine.records import Records
@@ -48,12 +48,7 @@ def replay(source: AnyPath | Database, dest: AnyPath, *, until: int | None = Non
             raise UsageError(f"until: expected at most {old.seq}, the last seq of the source, found {last}")
         new = stack.enter_context(open(dest, "x", durability="os"))
         for segment, frame in frames(old._disk, 1, last + 1):
-            found = new._apply(frame.operations)
-            if (found.link, found.state_root) != (frame.link, frame.state_root):
-                raise Divergence(
-                    f"{segment.name}, seq {frame.seq}: the source says state root {frame.state_root.hex()} and link "
-                    f"{frame.link.hex()}, replaying gives {found.state_root.hex()} and {found.link.hex()}"
-                )
+            new._apply(frame.operations, frame.link, frame.state_root, f"{segment.name}, seq {frame.seq}")
         return new.checkpoint()
 
 
@@ -78,9 +73,9 @@ def salvage(source: AnyPath, dest: AnyPath) -> Salvaged:
     with open(dest, "x", durability="os") as new:
         try:
             for segment, frame in frames(disk, 1, None):
-                found = new._apply(frame.operations)
-                if found.link != frame.link:
-                    raise Divergence(f"{segment.name}, seq {frame.seq}: another link than the commits before it give")
+                if frame.seq != new.seq + 1:
+                    raise damaged(segment.name, frame.offset, "a segment is missing before this", new.seq, frame.seq)
+                new._apply(frame.operations, frame.link, frame.state_root, f"{segment.name}, seq {frame.seq}")
         except CorruptionError as error:
             reason = str(error)
         checkpoint = new.checkpoint()

@@ -76,7 +76,7 @@ def _disk_at(path: object, mode: str) -> Disk:
     if not disk.exists():
         if mode in ("r", "r+"):
             raise StoreNotFoundError(f"no store at {text!r}, and mode {mode!r} does not create one")
-        disk.make_root()
+        disk.make_root(new=mode == "x")
         return disk
     if mode == "x":
         raise StoreExistsError(f"{text!r} exists already, and mode 'x' creates")

@@ -18,6 +18,7 @@ import detmem
 from detmem.database import Database
 from detmem.history import repair, salvage
 from detmem.journal.disk import MemoryDisk, OsDisk
+from detmem.journal.head import Head, HeadFile
 from detmem.opening import open_disk
 
 POLICIES = ["paranoid", "always", "group:1", "interval:5", "os"]
@@ -280,6 +281,24 @@ def test_a_child_that_outlives_its_parent_does_not_keep_the_lock(tmp_path: Path)
     os.waitpid(child, 0)
 
 
+def test_of_two_that_create_at_once_only_one_has_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both had looked and found nothing; then one made the store, wrote, and closed, and the other, in mode "x", opened
+    it as if it were its own."""
+    make_root = OsDisk.make_root
+
+    def after_the_other(disk: OsDisk, *, new: bool) -> None:
+        monkeypatch.undo()
+        with detmem.open(tmp_path / "store", "x") as other:
+            other.collection("theirs", dim=2)
+        make_root(disk, new=new)
+
+    monkeypatch.setattr(OsDisk, "make_root", after_the_other)
+    with pytest.raises(detmem.StoreExistsError, match="exists already"):
+        detmem.open(tmp_path / "store", "x")
+    with detmem.open(tmp_path / "store", "r") as db:
+        assert db.collections() == ["theirs"]
+
+
 # ------------------------------------------------------------------------------------------------------ readers, copies
 
 
@@ -298,6 +317,19 @@ def test_a_reader_follows_a_live_writer_over_segments_and_snapshots(tmp_path: Pa
             query = np.array([1.0, 2.0, 3.0])
             assert reader["notes"].search(query).ids == writer["notes"].search(query).ids
         assert reader.refresh() == writer.seq
+
+
+def test_a_store_without_a_segment_has_an_empty_log(tmp_path: Path) -> None:
+    """A writer that is killed behind its HEAD and before its first segment leaves a store that a reader opens.  Asked
+    for its log, it raised a ``ValueError``, and so did salvage."""
+    detmem.open(tmp_path / "store").close()
+    for segment in segments(tmp_path / "store"):
+        segment.unlink()
+    disk = OsDisk(str(tmp_path / "store"))
+    HeadFile.create(disk, Head(b"store of a test.")).close()
+    with detmem.open(tmp_path / "store", "r") as reader:
+        assert (reader.seq, list(reader.log())) == (0, [])
+    assert salvage(tmp_path / "store", tmp_path / "saved").checkpoint.seq == 0
 
 
 def test_a_reader_sees_only_what_is_durable(tmp_path: Path) -> None:

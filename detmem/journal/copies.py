@@ -16,17 +16,17 @@ from detmem.journal.files import (
     LOG,
     QUARANTINE,
     SNAPSHOTS,
+    copy_out,
     damaged,
     frames,
     open_if_there,
-    quarantine_name,
     read_header,
     segment_name,
     segment_seqs,
     snapshot_name,
     snapshot_seqs,
 )
-from detmem.journal.frame import Frame, Seal, SegmentHeader, SegmentReader, encode_commit, encode_seal
+from detmem.journal.frame import Frame, Seal, SegmentHeader, SegmentReader, encode_commit, encode_seal, last_durable
 from detmem.journal.head import Head, HeadFile, newest_head
 from detmem.machine.commitment import LINK_ZERO, LogTree
 
@@ -51,13 +51,14 @@ def backup(source: Disk, dest: Disk, store_id: bytes, seq: int) -> None:
     for folder in (LOG, SNAPSHOTS, QUARANTINE):
         dest.make_folder(folder)
     head = Head(store_id, clean=True)
+    snapshots = snapshot_seqs(source)  # before the segments: a live writer makes a segment first, then its snapshot
     firsts = [first for first in segment_seqs(source) if first <= seq + 1]
     for first in firsts:
         end, link = _end_of(source, first, seq) if first == firsts[-1] else (None, b"")
         _copy(source, dest, segment_name(first), end)
         if end is not None:
             head = replace(head, durable_seq=seq, segment=first, durable_offset=end, link=link)
-    for number in snapshot_seqs(source):
+    for number in snapshots:
         if number <= seq:
             name = snapshot_name(number)
             if not _copy(source, dest, name, None):  # the writer has newer ones, and let this one go
@@ -76,36 +77,49 @@ def backup(source: Disk, dest: Disk, store_id: bytes, seq: int) -> None:
 def repair(disk: Disk, copy: Disk) -> Repaired:
     """Write each damaged or missing segment anew, from the commits of ``copy``.
 
-    What the copy offers must continue the link before it and arrive at the link behind it, in the next segment's
-    header or in HEAD: then it is the same history, whatever store it lies in.  The damaged file goes to quarantine.
-    ``LogDamaged`` when the copy cannot help.
+    What the copy offers must continue the link before it, arrive at the link behind it where the next segment's header
+    is good, and pass through HEAD's link: then it is the same history, whatever store it lies in.  The damaged file
+    goes to quarantine.  A torn tail is no damage: that is for opening.  ``LogDamaged`` when the copy cannot help.
     """
     head = newest_head(disk)
     if head is None:
         raise LogDamaged("HEAD is unreadable: open with accept_missing_head=True first, or start from the copy")
+    disk.make_folder(LOG)
     mended: list[str] = []
     quarantined: list[str] = []
     border = SegmentHeader(head.store_id, 1, 0, LINK_ZERO, LogTree().root)
     log = LogTree()
-    while border.first_seq <= head.durable_seq:
+    while True:
         first = border.first_seq
         later = [other for other in segment_seqs(disk) if other > first]
-        following = _header_or_none(disk, later[0]) if later else None
-        last = head.durable_seq if following is None else following.first_seq - 1
-        wanted = head.link if following is None else following.link
+        last = later[0] - 1 if later else max(head.durable_seq, _acknowledged(disk, border))
+        named = first == head.segment and first not in segment_seqs(disk)  # by HEAD, with nothing acknowledged in it
+        if last < first and not named:
+            break
         try:
-            border, log = _walk(_good_frames(disk, border, sealed=following is not None), border, log)
+            border, log = _walk(_good_frames(disk, border, last, sealed=bool(later)), border, log)
         except CorruptionError as error:
             name = segment_name(first)
             temporary = f"{name}.tmp"
-            border, log = _rewrite(copy, disk, temporary, border, log, last, sealed=following is not None)
-            if (border.first_seq, border.link) != (last + 1, wanted):
+            following = _header_or_none(disk, later[0]) if later else None
+            try:
+                after, log = _rewrite(copy, disk, temporary, border, log, last, sealed=bool(later))
+                reaches = after.first_seq == last + 1
+                joins = following.link == after.link if following else not later or _passes(copy, head)
+                if not reaches or not joins or (first <= head.durable_seq <= last and not _passes(copy, head)):
+                    raise damaged(name, 0, f"{error}; the copy has another history", first - 1, last) from None
+            except CorruptionError:  # the copy's, or its being another's
                 disk.remove(temporary)
-                raise damaged(name, 0, f"{error}; the copy has another history", first - 1, last) from None
-            if first in segment_seqs(disk):
-                quarantined.append(_set_aside(disk, first))
+                raise
+            if first in segment_seqs(disk):  # a copy: at no moment is there no such segment
+                file = disk.open(name)
+                try:
+                    quarantined.append(copy_out(disk, file, first, 0))
+                finally:
+                    file.close()
             disk.rename(temporary, name)
             disk.sync_folder(LOG)
+            border = after
             mended.append(name)
     return Repaired(tuple(mended), tuple(quarantined))
 
@@ -118,8 +132,8 @@ def _walk(source: Iterator[Frame], border: SegmentHeader, log: LogTree) -> tuple
     return SegmentHeader(border.store_id, seq + 1, log.size, link, log.root), log
 
 
-def _good_frames(disk: Disk, expected: SegmentHeader, *, sealed: bool) -> Iterator[Frame]:
-    """A segment's frames; ``CorruptionError`` as soon as it is seen not to be what it should be."""
+def _good_frames(disk: Disk, expected: SegmentHeader, last: int, *, sealed: bool) -> Iterator[Frame]:
+    """A segment's frames up to seq ``last``; ``CorruptionError`` as soon as it is seen not to be what it should be."""
     if expected.first_seq not in segment_seqs(disk):
         raise CorruptionError("the segment is missing")
     if read_header(disk, expected.first_seq) != expected:
@@ -127,11 +141,35 @@ def _good_frames(disk: Disk, expected: SegmentHeader, *, sealed: bool) -> Iterat
     file = disk.open(segment_name(expected.first_seq))
     reader = SegmentReader(file, expected)
     try:
-        yield from reader
+        for frame in reader:
+            yield frame
+            if not sealed and frame.seq == last:  # what lies behind, torn or not, nobody has been promised
+                return
     finally:
         file.close()
     if sealed and reader.seal is None:
         raise CorruptionError("the seal is missing")
+    if reader.seal is not None and reader.seal.count == 0:
+        raise CorruptionError("a seal, and no commit before it")
+    if reader.seal is None and reader.seq != last:
+        raise CorruptionError(f"the segment ends at seq {reader.seq}, and {last} had been acknowledged")
+
+
+def _acknowledged(disk: Disk, border: SegmentHeader) -> int:
+    """The highest seq that a frame of the last segment, good or not, says had been acknowledged; 0 without one."""
+    file = open_if_there(disk, segment_name(border.first_seq))
+    if file is None:
+        return 0
+    try:
+        return last_durable(file, border.size_bytes, border.seed)
+    finally:
+        file.close()
+
+
+def _passes(copy: Disk, head: Head) -> bool:
+    """Whether the copy has been where HEAD was."""
+    found = [frame.link for _, frame in frames(copy, head.durable_seq, head.durable_seq + 1)]
+    return head.durable_seq == 0 or found == [head.link]
 
 
 def _rewrite(
@@ -174,10 +212,11 @@ def _end_of(disk: Disk, first: int, seq: int) -> tuple[int, bytes]:
     try:
         header = read_header(disk, first)
         end, link = header.size_bytes, header.link
-        for frame in SegmentReader(file, header):
-            if frame.seq > seq:
-                break
-            end, link = frame.offset + frame.size, frame.link
+        if first <= seq:
+            for frame in SegmentReader(file, header):
+                end, link = frame.offset + frame.size, frame.link
+                if frame.seq == seq:  # before the next is looked at: it may be torn, or being written
+                    break
         return end, link
     finally:
         file.close()
@@ -201,10 +240,3 @@ def _copy(source: Disk, dest: Disk, name: str, size: int | None) -> bool:
 def _copy_bytes(old: File, new: File, size: int) -> None:
     for start in range(0, size, _COPY_BYTES):
         new.pwrite(old.pread(min(_COPY_BYTES, size - start), start), start)
-
-
-def _set_aside(disk: Disk, first: int) -> str:
-    name = quarantine_name(disk, first, 0)
-    disk.rename(segment_name(first), name)
-    disk.sync_folder(QUARANTINE)
-    return name

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from detmem.errors import FormatError, LockedError, StorageError, UsageError
+from detmem.errors import FormatError, LockedError, StorageError, StoreExistsError, UsageError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -237,10 +237,15 @@ class OsDisk:
         """Whether the root is a folder."""
         return os.path.isdir(self._root)
 
-    def make_root(self) -> None:
-        """Make the root, and see that its entry lasts."""
-        with _storage("mkdir", self._root):
-            os.makedirs(self._root, exist_ok=True)
+    def make_root(self, *, new: bool = False) -> None:
+        """Make the root, and see that its entry lasts.  ``new``: ``StoreExistsError`` when anything stands there."""
+        try:
+            with _storage("mkdir", self._root):
+                os.makedirs(self._root, exist_ok=not new)
+        except StorageError as error:
+            if new and error.errno == errno.EEXIST:
+                raise StoreExistsError(f"{self._root!r} exists already, made by somebody else just now") from None
+            raise
         OsDisk(os.path.dirname(self._root)).sync_folder("")
 
     def open(self, name: str, *, write: bool = False, create: bool = False) -> _OsFile:

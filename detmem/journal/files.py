@@ -105,7 +105,7 @@ def frames(disk: Disk, start: int, stop: int | None) -> Iterator[tuple[Segment, 
     """Good frames with start <= seq < stop (None: to the end), read from disk.  ``LogDamaged`` at one that is not."""
     stop = _NO_END if stop is None else stop
     firsts = segment_seqs(disk)
-    for first, following in zip(firsts, [*firsts[1:], stop], strict=True):
+    for first, following in zip(firsts, [*firsts[1:], stop], strict=False):  # no segment: nothing, not even a stop
         if following <= start or first >= stop:
             continue
         file = disk.open(segment_name(first))

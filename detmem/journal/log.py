@@ -5,7 +5,8 @@ Rule 2  After a failed or interrupted write, sync or close this handle writes no
         retry: what the disk holds now is for recovery to decide, on reopening.
 Rule 3  Create is: ``.tmp``, sync, rename, sync of the folder.
 Rule 4  One thread at a time appends (the caller sees to it); syncing may happen beside it, in a waiting writer's thread
-        or in the background.  Whoever syncs or rotates holds ``_syncing``: HEAD and the file change under it.
+        or in the background.  Whoever syncs or rotates holds ``_syncing``: HEAD and the file change under it,
+        and a failure is known before it is let go.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class Journal:
         handle.
         """
         if self._written.offset >= self._segment_bytes and self._written.seq >= self._header.first_seq:
-            with self._guarded(), self._syncing:
+            with self._syncing, self._guarded():
                 self._rotate()
         # Too large raises here, with nothing written and nothing poisoned.
         blocks = commit_blocks(change, self._durable.seq, self._header.seed)
@@ -129,7 +130,7 @@ class Journal:
     def snapshot(self, state: State) -> str:
         """Write the snapshot of ``state``, which stands where the log ends; returns its name on the disk."""
         assert state.seq == self._written.seq
-        with self._guarded(), self._syncing:
+        with self._syncing, self._guarded():
             if state.seq >= self._header.first_seq:
                 self._rotate()
             name = snapshot_name(state.seq)
@@ -157,7 +158,7 @@ class Journal:
             self._background.join()
         try:
             if self._failure is None:
-                with self._guarded(), self._syncing:
+                with self._syncing, self._guarded():
                     self._sync()
                     for _ in range(2):  # both slots: if one goes bad, the other says as much
                         self._head.write(sync=True, clean=True, **self._durable_fields())
@@ -201,12 +202,14 @@ class Journal:
         try:
             yield
         except BaseException as error:  # an interrupt as well: nobody knows how far the write went
-            self._failure = error
+            if self._failure is None:
+                self._failure = error
             raise
 
     def _sync(self) -> None:
         """Everything written so far is durable, and HEAD says so (lazily, but for ``paranoid``)."""
-        with self._syncing:
+        # The guard stands inside: who waited here for one whose sync then failed must not sync again and be believed.
+        with self._syncing, self._guarded():
             place = self._written
             if place.seq == self._durable.seq:
                 return

@@ -1,30 +1,41 @@
-"""The long runs: ``python tests/faults/campaign.py [--states N] [--seconds S] [--seed X] [--workers W]``.
+"""The long runs: ``python tests/faults/campaign.py [--only 8,9] [--states N] [--seconds S] [--seed X] [--workers W]``.
 
-Campaign 1 until N states of crashes were examined (10^6), campaign 2 for N / 10 walks, campaigns 6 and 7 with every
-errno, campaign 12 whole.  Counts, seeds and failures go to bench/results/faults.md; each failure comes with the call
-that replays it.  ``--seconds`` ends campaigns 1 and 2 early; the report then says how far they came.
+Each campaign of ``CAMPAIGNS`` examines as much as ``SIZES`` says and gives an account of it; the accounts are kept in
+bench/results/faults.json, and bench/results/faults.md is written from them anew.  ``--only`` runs some, and leaves the
+others' accounts, with their own dates and commits, as they are.  Each failure comes with the call that replays it.
+
+``--states`` sets the size of campaign 1 and, a tenth of it, of campaign 2; ``--seconds`` ends these two, and 6 and 7,
+early: the account then says how far they came.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import random
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from bench import common
-from tests.faults import test_crash, test_errors, test_injected_bugs
+from tests.faults import contending, killing, test_crash, test_errors, test_injected_bugs
 from tests.faults.workloads import Broken, Examiner, Workload, workloads
 
 WAYS_PER_MOMENT = 48
 SHARES = {"1": 0.55, "2": 0.25, "6": 0.20}  # of --seconds
+KILLS = 10_000
+PAIRS = 2_000  # of openers
+CROWDS = 500
+ACCOUNTS = common.RESULTS / "faults.json"
 
 
 @dataclass
@@ -36,12 +47,27 @@ class Tally:
     opened: int = 0
     seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Tally) -> None:
         self.runs += other.runs
         self.states += other.states
         self.opened += other.opened
         self.failures += other.failures
+        self.counts += other.counts
+
+
+@dataclass
+class Options:
+    """How large, from which seed, and by how many."""
+
+    states: int
+    seconds: float
+    seed: int
+    workers: int
+
+
+# --------------------------------------------------------------------------------------------------- one task each
 
 
 _examiner = Examiner()  # of this worker
@@ -80,14 +106,64 @@ def bugs(number: int) -> tuple[str, str]:
     return bug.name, test_injected_bugs.caught(bug)
 
 
-def _gather(found: Iterable[Tally], until: Callable[[Tally], bool]) -> Tally:
+def kills(seed: int) -> Tally:
+    killing.warm()
+    with tempfile.TemporaryDirectory() as folder:
+        found = killing.run(killing.ROUNDS, seed, Path(folder))
+    return Tally(found.loops, found.acknowledged, found.lives, 0.0, found.failures, found.endings)
+
+
+def openings(task: tuple[int, bool]) -> Tally:
+    seed, two_processes = task
+    killing.warm()
+    with tempfile.TemporaryDirectory() as folder:
+        found = contending.run(contending.ROUNDS, seed, Path(folder), two_processes)
+    counts: Counter[str] = Counter()
+    for kind, count in found.kinds.items():
+        counts["two processes" if two_processes else kind.partition(", ")[0]] += count
+    return Tally(found.rounds, found.openings, found.readers, 0.0, found.failures, counts)
+
+
+# ------------------------------------------------------------------------------------------------------- campaigns
+
+
+def _gathered(
+    options: Options, work: Callable[[Any], Tally], tasks: Iterable[Any], until: Callable[[Tally], bool] | None = None
+) -> Tally:
+    """The sum over the tasks, by all workers; ends with the tasks, when ``until`` says so, or with ten failures."""
     total, start = Tally(), time.monotonic()
-    for tally in found:
-        total.add(tally)
-        total.seconds = time.monotonic() - start
-        if until(total):
-            break
+    with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
+        for tally in pool.imap_unordered(work, tasks):
+            total.add(tally)
+            total.seconds = time.monotonic() - start
+            if len(total.failures) >= 10 or (until is not None and until(total)):
+                break
+        pool.terminate()
     return total
+
+
+def campaign_1(options: Options) -> dict[str, Any]:
+    every = workloads()
+    random.Random(options.seed).shuffle(every)
+    most = options.seconds * SHARES["1"]
+    tasks = [(options.seed, workload) for workload in every]
+    tally = _gathered(options, crashes, tasks, lambda so_far: so_far.states >= options.states or so_far.seconds >= most)
+    how = f"{len(every)} workloads in all, {WAYS_PER_MOMENT} ways a moment at most"
+    return _account("power cut or death at every call", tally, how)
+
+
+def campaign_2(options: Options) -> dict[str, Any]:
+    first, most = options.seed * 10_000_000, options.seconds * SHARES["2"]
+    tasks = [(first + at, first + at + 20) for at in range(0, options.states // 10, 20)]
+    tally = _gathered(options, walks, tasks, lambda so_far: so_far.seconds >= most)
+    return _account("recovery crashes, three deep", tally, f"walk({first}) and following")
+
+
+def campaign_6(options: Options) -> dict[str, Any]:
+    most = options.seconds * SHARES["6"]
+    tally = _gathered(options, failures, _fault_tasks(options.seed), lambda so_far: so_far.seconds >= most)
+    how = "every call, every errno, short, lasting (a full disk); 6 ways a moment at most"
+    return _account("(and 7) a call fails, then a power cut", tally, how)
 
 
 def _fault_tasks(seed: int) -> Iterator[tuple[int, Workload, test_errors.Fault]]:
@@ -99,88 +175,126 @@ def _fault_tasks(seed: int) -> Iterator[tuple[int, Workload, test_errors.Fault]]
             yield seed, workload, fault
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="the long fault campaigns")
-    parser.add_argument("--states", type=int, default=1_000_000)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    options = parser.parse_args()
-    every = workloads()
-    random.Random(options.seed).shuffle(every)
+def campaign_8(options: Options) -> dict[str, Any]:
+    first = options.seed * 1_000_000
+    tally = _gathered(options, kills, range(first, first + KILLS // killing.ROUNDS))
+    how = f"kills; acknowledged commits; stores: killing.Life({first}) and following. {_list(tally.counts)}"
+    return _account("kill -9 of a real process", tally, how)
 
-    def limit(name: str, count: Callable[[Tally], int], most: int) -> Callable[[Tally], bool]:
-        seconds = options.seconds * SHARES[name]
-        return lambda tally: count(tally) >= most or tally.seconds >= seconds or len(tally.failures) >= 10
 
-    first = options.seed * 10_000_000
-    steps = [(first + at, first + at + 20) for at in range(0, options.states // 10, 20)]
-    rows, failed = [], []
-    plans = {
-        "1 power cut or death at every call": (
-            crashes,
-            [(options.seed, workload) for workload in every],
-            limit("1", lambda tally: tally.states, options.states),
-            f"{len(every)} workloads in all, {WAYS_PER_MOMENT} ways a moment at most",
-        ),
-        "2 recovery crashes, three deep": (
-            walks,
-            steps,
-            limit("2", lambda tally: tally.runs, options.states // 10),
-            f"walk({first}) and following",
-        ),
-        "6, 7 a call fails, then a power cut": (
-            failures,
-            list(_fault_tasks(options.seed)),
-            limit("6", lambda tally: tally.runs, sys.maxsize),
-            "every call, every errno, short, lasting; 6 ways a moment at most",
-        ),
-    }
-    for name, (work, tasks, until, what) in plans.items():
-        with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
-            tally = _gather(pool.imap_unordered(work, tasks), until)
-            pool.terminate()
-        failed += tally.failures
-        count = f"{tally.runs:,}"
-        rows.append(
-            [name, count, f"{tally.states:,}", f"{tally.opened:,}", f"{tally.seconds:.0f}", len(tally.failures), what]
-        )
-        print(rows[-1], flush=True)
+def campaign_9(options: Options) -> dict[str, Any]:
+    first = options.seed * 1_000_000
+    pairs = [(first + number, True) for number in range(PAIRS // contending.ROUNDS)]
+    crowds = [(first + 500_000 + number, False) for number in range(CROWDS // contending.ROUNDS + 1)]
+    tally = _gathered(options, openings, [*pairs, *crowds])
+    how = f"rounds; openers; readers among them: contending.Store({first}) and following. {_list(tally.counts)}"
+    return _account("many openers, the holder killed", tally, how)
+
+
+def campaign_12(options: Options) -> dict[str, Any]:
     start = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
         verdicts = pool.map(bugs, range(len(test_injected_bugs.BUGS)), chunksize=1)
     redundant = test_injected_bugs.REDUNDANT
     missed = [name for name, said in verdicts if not said and name not in redundant]
-    failed += [f"injected bug not caught: {name}" for name in missed]
-    total = len(verdicts) - len(redundant)
-    rows.append(["12 injected bugs", total, "", "", f"{time.monotonic() - start:.0f}", len(missed), "one line each"])
-    columns = ["campaign", "runs", "states", "different disks opened", "seconds", "failures", "how"]
-    hunts = sorted({said.partition(":")[0] for _, said in verdicts if said})
-    caught = [[hunt, sum(said.startswith(f"{hunt}:") for _, said in verdicts)] for hunt in hunts]
+    tally = Tally(len(verdicts) - len(redundant), seconds=time.monotonic() - start)
+    tally.failures = [f"injected bug not caught: {name}" for name in missed]
+    caught = Counter(said.partition(":")[0] for _, said in verdicts if said)
+    return {**_account("injected bugs", tally, "one line each"), "hunts": dict(sorted(caught.items()))}
+
+
+CAMPAIGNS: dict[str, Callable[[Options], dict[str, Any]]] = {
+    "1": campaign_1,
+    "2": campaign_2,
+    "6": campaign_6,
+    "8": campaign_8,
+    "9": campaign_9,
+    "12": campaign_12,
+}
+
+
+# --------------------------------------------------------------------------------------------------------- accounts
+
+
+def _account(name: str, tally: Tally, how: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "runs": tally.runs,
+        "states": tally.states,
+        "opened": tally.opened,
+        "seconds": round(tally.seconds),
+        "failures": tally.failures,
+        "how": how,
+    }
+
+
+def _list(counts: Counter[str]) -> str:
+    return "; ".join(f"{what}: {count:,}" for what, count in sorted(counts.items()))
+
+
+def _report(accounts: dict[str, dict[str, Any]]) -> None:
+    rows = []
+    failed = []
+    for number in sorted(accounts, key=int):
+        one = accounts[number]
+        counts = [f"{one[column]:,}" if one[column] else "" for column in ("runs", "states", "opened")]
+        place = f"{one['commit']}, {one['date']}, seed {one['seed']}, {one['workers']} workers"
+        rows.append([f"{number} {one['name']}", *counts, one["seconds"], len(one["failures"]), one["how"], place])
+        failed += [f"campaign {number}: {failure}" for failure in one["failures"]]
+    columns = ["campaign", "runs", "states", "opened", "seconds", "failures", "how", "where"]
+    hunts = accounts.get("12", {}).get("hunts", {})
     text = f"""\
-`python tests/faults/campaign.py --states {options.states} --seconds {options.seconds} --seed {options.seed}`,
-{options.workers} workers.  A *run* is a workload, a walk or a fault; a *state* is what one power cut (or the death
-of the process) at one moment leaves; equal bytes are opened once by each worker.  Each opened disk is read, recovered,
-verified at both levels, cut off from power again, and opened twice more.
+`python tests/faults/campaign.py`; `--only` renews single rows, so each says where it comes from (the line above is
+of the last one).
 
 {common.table(columns, rows)}
+
+1 to 7: a *run* is a workload, a walk or a fault; a *state* is what one power cut (or the death of the process) at one
+moment leaves; equal bytes are *opened* once by each worker.  Each opened disk is read, recovered, verified at both
+levels, cut off from power again, and opened twice more.  The others say in *how* what the three columns count.
 
 A failure is: refused though nothing was damaged, an acknowledged commit lost, other roots than the model's, a second
 opening that finds something to do, an error swallowed, a handle left open.
 
 ## Injected bugs: which hunt met them first
 
-{common.table(["hunt", "bugs"], caught)}
+{common.table(["hunt", "bugs"], [[hunt, count] for hunt, count in hunts.items()])}
 
 Lines that may be left out in this fault model, and why:
 
-{common.table(["line", "reason"], list(redundant.items()))}
+{common.table(["line", "reason"], list(test_injected_bugs.REDUNDANT.items()))}
 
 ## Failures
 
 {chr(10).join(f"- {one}" for one in failed) or "None."}
 """
     common.write("faults", "Faults", text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="the long fault campaigns")
+    parser.add_argument("--only", help="numbers of campaigns, with commas", default=",".join(CAMPAIGNS))
+    parser.add_argument("--states", type=int, default=1_000_000)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    options = Options(arguments.states, arguments.seconds, arguments.seed, arguments.workers)
+    wanted = arguments.only.split(",")
+    strangers = [number for number in wanted if number not in CAMPAIGNS]
+    if strangers:
+        parser.error(f"no campaign {', '.join(strangers)}: there are {', '.join(CAMPAIGNS)}")
+    accounts: dict[str, dict[str, Any]] = json.loads(ACCOUNTS.read_text("utf-8")) if ACCOUNTS.exists() else {}
+    _, date, commit, *_ = common.header().split("; ")
+    failed = False
+    for number in wanted:
+        account = CAMPAIGNS[number](options)
+        failed = failed or bool(account["failures"])
+        made = {"seed": options.seed, "workers": options.workers, "date": date, "commit": commit}
+        accounts[number] = {**account, **made}
+        print(f"campaign {number}: {accounts[number]}", flush=True)
+        ACCOUNTS.write_text(json.dumps(accounts, indent=1) + "\n", encoding="utf-8", newline="\n")
+    _report(accounts)
     return 1 if failed else 0
 
 

@@ -7,11 +7,11 @@ computed anew from its values.  The store is snapshotted and reopened in between
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
+import copy
+import random
 from typing import Any
 
+import hypothesis
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -28,20 +28,9 @@ import detmem
 from detmem.journal.disk import MemoryDisk
 from detmem.journal.log import SEGMENT_BYTES
 from detmem.opening import open_disk
+from tests.faults.simdisk import SimDisk, random_choice
+from tests.twin import TWIN, Call, perform, perform_batch
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def _twin() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("detmem_spec_reference_of_model", ROOT / "spec" / "reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-TWIN = _twin()
 NAMES = st.sampled_from(["c", "d", "é"])
 IDS = st.sampled_from(["a", "b", "ab", "Z", "é", "\uffff", "\U0001f600"])
 MANY_IDS = st.lists(IDS, min_size=1, max_size=4, unique=True)
@@ -66,8 +55,6 @@ WHERE = st.one_of(
     st.builds(lambda flag: {"s": {"$exists": flag}}, st.booleans()),
     st.builds(lambda flag: {"$or": [{"s": "x"}, {"$not": {"k": {"$exists": flag}}}]}, st.booleans()),
 )
-
-Call = tuple[Any, ...]  # a command, in the shapes of the twin
 
 CALLS: st.SearchStrategy[Call] = st.one_of(
     st.builds(lambda name, definition: ("create", name, *definition), NAMES, DEFINITIONS),
@@ -99,26 +86,6 @@ class InsideError(Exception):
     """Raised by a test inside a batch."""
 
 
-def perform(db: detmem.Database, call: Call) -> Any:
-    """One call of the twin's, through the public door."""
-    kind, name, *rest = call
-    if kind == "create":
-        if name in db.collections():
-            raise detmem.UsageError("the public door gets an existing collection; the twin refuses to make it")
-        dim, metric, number_format = rest
-        return db.collection(name, dim=dim, metric=metric, format=number_format)
-    if kind == "drop":
-        return db.drop(name)
-    c = db[name]
-    if kind == "delete":
-        return c.delete(rest[0])
-    if kind == "delete_where":
-        return c.delete(where=rest[0])
-    ids, raws, metadatas, documents = (list(part) for part in zip(*rest[0], strict=True))
-    more = {"raw": raws} if raws[0] is not None else {}
-    return getattr(c, kind)(ids, metadatas=metadatas, documents=documents, **more)
-
-
 class Model(RuleBasedStateMachine):
     """The store, and beside it the twin's memory and a list of what each seq did."""
 
@@ -126,11 +93,14 @@ class Model(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.disk = MemoryDisk()
+        self.disk: Any = self.new_disk()
         self.db = self.opened()
         self.model = TWIN.Memory()
         self.told: list[tuple[int, str, str, list[str]]] = []
         self.checkpoints = [self.db.checkpoint()]
+
+    def new_disk(self) -> Any:
+        return MemoryDisk()
 
     def opened(self, **more: Any) -> detmem.Database:
         return open_disk(self.disk, segment_bytes=self.segment_bytes, **more)
@@ -178,21 +148,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(calls=st.lists(CALLS, max_size=5))
     def batch(self, calls: list[Call]) -> None:
-        def ours() -> Any:
-            with self.db.batch() as batch:
-                for call in calls:
-                    if call[0] == "create":  # inside, only the batch knows whether it is pending
-                        try:
-                            self.db[call[1]]
-                        except detmem.NotFoundError:
-                            self.db.collection(call[1], dim=call[2], metric=call[3], format=call[4])
-                        else:
-                            raise detmem.UsageError("it is there")
-                    else:
-                        assert perform(self.db, call) is None
-            return batch.commit
-
-        self.both(("batch", calls), ours)
+        self.both(("batch", calls), lambda: perform_batch(self.db, calls))
 
     @rule(calls=st.lists(CALLS, max_size=3))
     def broken_batch(self, calls: list[Call]) -> None:
@@ -282,6 +238,132 @@ class Paranoid(Rotating):
         self.reopen()
         self.contents_are_the_models()
         self.roots_and_the_log_are_the_models()
+
+
+class Crashing(Rotating):
+    """On the disk that forgets: between steps, in the middle of one, and in the middle of the recovery, the power fails
+    or the process dies.  What is there afterwards is a beginning of what was written, with all that was acknowledged;
+    the model goes back to it, and both go on."""
+
+    steps = 0  # of all machines together
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.remember()  # the empty store
+
+    def new_disk(self) -> Any:
+        self.policy = "always"
+        self.floor = 0  # seqs up to here have been acknowledged as durable
+        self.past: list[tuple[Any, list[Any], list[Any]]] = []  # by seq: the model, what log() tells, checkpoints
+        return SimDisk()
+
+    def opened(self, **more: Any) -> detmem.Database:
+        return super().opened(**{"durability": self.policy, **more})
+
+    @invariant()
+    def the_past_is_remembered(self) -> None:
+        type(self).steps += 1
+        self.remember()
+        if self.policy in ("always", "paranoid"):
+            self.floor = self.model.seq
+
+    def remember(self) -> None:
+        if self.model.seq == len(self.past):
+            self.past.append((copy.deepcopy(self.model), list(self.told), list(self.checkpoints)))
+        assert len(self.past) == self.model.seq + 1
+
+    @rule()
+    def snapshot(self) -> None:
+        super().snapshot()
+        self.floor = self.model.seq
+
+    @rule()
+    def reopen(self) -> None:
+        super().reopen()
+        self.floor = self.model.seq
+
+    @rule(
+        policy=st.sampled_from(["always", "paranoid", "os", "interval:99999"]),
+        seed=st.integers(0, 2**32 - 1),
+        again=st.none() | st.integers(0, 60),
+    )
+    def crash(self, policy: str, seed: int, again: int | None) -> None:
+        """``again``: and once more, in the middle of the recovery, at that call."""
+        rng = random.Random(seed)
+        self.go_on_from(*self.left_of(self.disk, rng, self.model.seq), policy)
+        if again is not None:
+            self.abandon()
+            self.disk = self.disk.kill()
+            left = self.watched(again, lambda: setattr(self, "db", self.opened()))
+            if left is not None:
+                self.go_on_from(*self.left_of(left, rng, self.model.seq), policy)
+
+    @rule(call=CALLS, at=st.integers(0, 25), seed=st.integers(0, 2**32 - 1))
+    def crash_in_the_middle(self, call: Call, at: int, seed: int) -> None:
+        returned = self.model.seq
+        left = self.watched(at, lambda: self.call(call))
+        self.remember()
+        if left is not None:  # else it was over before
+            self.go_on_from(*self.left_of(left, random.Random(seed), returned), self.policy)
+
+    def watched(self, at: int, work: Any) -> SimDisk | None:
+        """The disk as it is when ``work`` makes its call number ``at``."""
+        left: list[SimDisk] = []
+        first = self.disk.calls
+
+        def look(disk: SimDisk, call: str) -> None:
+            if disk.calls - first == at:
+                left.append(disk.kill())
+
+        self.disk.watch = look
+        work()
+        self.disk.watch = None
+        return left[0] if left else None
+
+    def left_of(self, disk: SimDisk, rng: random.Random, returned: int) -> tuple[SimDisk, int]:
+        """What a crash leaves, and up to which seq it must be there; calls have returned up to ``returned``."""
+        if rng.random() < 0.3:
+            return disk.kill(), returned
+        return disk.crash(random_choice(disk, rng)), self.floor
+
+    def go_on_from(self, disk: SimDisk, floor: int, policy: str) -> None:
+        self.abandon()
+        self.disk, self.policy = disk, policy
+        self.db = self.opened()
+        assert floor <= self.db.seq <= self.model.seq
+        model, told, checkpoints = self.past[self.db.seq]
+        del self.past[self.db.seq + 1 :]
+        self.model, self.told, self.checkpoints = copy.deepcopy(model), list(told), list(checkpoints)
+        self.floor = self.db.seq  # an opened store has synced what it shows
+        self.contents_are_the_models()
+        self.roots_and_the_log_are_the_models()
+
+    def abandon(self) -> None:
+        """What a dead process leaves in this one is a thread that waits."""
+        journal = self.db._journal
+        assert journal is not None
+        journal._stopping.set()
+        if journal._background is not None:
+            journal._background.join()
+
+    def teardown(self) -> None:
+        self.db.close()
+        self.db = self.opened(expect=self.checkpoints[-1])
+        super().teardown()
+
+
+def run_crashing(seed: int, examples: int, steps: int) -> int:
+    """So many machines of at most so many steps each; returns how many steps that were."""
+    machine = type("Crashing", (Crashing,), {"steps": 0})
+    hypothesis.seed(seed)(machine)
+    chosen = settings(max_examples=examples, stateful_step_count=steps, derandomize=False, database=None)
+    run_state_machine_as_test(machine, settings=chosen)  # type: ignore[no-untyped-call]
+    return int(machine.steps)
+
+
+def test_five_hundred_steps_with_crashes_between_and_inside_them() -> None:
+    """``make faults`` takes 50,000."""
+    assert run_crashing(20_260_601, 30, 25) >= 500
 
 
 @pytest.mark.parametrize("machine", [Model, Rotating, Paranoid])

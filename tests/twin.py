@@ -1,0 +1,68 @@
+"""The naive twin (spec/reference.py) as a model: the same calls for it and for a database.
+
+A *call* is a command in the shapes of the twin: ("create", name, dim, metric, format), ("drop", name),
+("add" | "upsert" | "update", name, [(id, raw vector or None, metadata, document)]), ("delete", name, ids),
+("delete_where", name, where), ("batch", [calls]).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import detmem
+
+__all__ = ["TWIN", "Call", "perform", "perform_batch"]
+
+Call = tuple[Any, ...]
+
+
+def _twin() -> ModuleType:
+    place = Path(__file__).resolve().parents[1] / "spec" / "reference.py"
+    spec = importlib.util.spec_from_file_location("detmem_spec_reference_of_model", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TWIN = _twin()
+
+
+def perform(db: detmem.Database, call: Call) -> Any:
+    """One call of the twin's, not a batch, through the public door."""
+    kind, name, *rest = call
+    if kind == "create":
+        if name in db.collections():
+            raise detmem.UsageError("the public door gets an existing collection; the twin refuses to make it")
+        dim, metric, number_format = rest
+        return db.collection(name, dim=dim, metric=metric, format=number_format)
+    if kind == "drop":
+        return db.drop(name)
+    c = db[name]
+    if kind == "delete":
+        return c.delete(rest[0])
+    if kind == "delete_where":
+        return c.delete(where=rest[0])
+    ids, raws, metadatas, documents = (list(part) for part in zip(*rest[0], strict=True))
+    more = {"raw": raws} if raws[0] is not None else {}
+    return getattr(c, kind)(ids, metadatas=metadatas, documents=documents, **more)
+
+
+def perform_batch(db: detmem.Database, calls: list[Call]) -> Any:
+    """All calls as one commit, or none."""
+    with db.batch() as batch:
+        for call in calls:
+            if call[0] == "create":  # inside, only the batch knows whether it is pending
+                try:
+                    db[call[1]]
+                except detmem.NotFoundError:
+                    db.collection(call[1], dim=call[2], metric=call[3], format=call[4])
+                else:
+                    raise detmem.UsageError("it is there")
+            else:
+                assert perform(db, call) is None
+    return batch.commit
