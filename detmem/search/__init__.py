@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from detmem.errors import UsageError
 from detmem.machine.vectors import Rows
 from detmem.search import reference
-from detmem.search.answer import Live, Run, answer
+from detmem.search.answers import Live, Run, answer
 from detmem.search.planes import Moment, Plain, Planes
 
 __all__ = ["KERNELS", "Follower", "Live", "Run", "available_kernels", "chosen_kernel", "nearest", "one_by_one"]

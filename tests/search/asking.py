@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from detmem import search
 from detmem.machine.vectors import Vectors
-from detmem.search.answer import Run
+from detmem.search.answers import Run
 from detmem.search.front import Front
 
 Answers = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
