@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -39,7 +39,7 @@ from detmem.machine.records import Records, View
 from detmem.machine.runs import Operations, Run
 from detmem.machine.state import Change, Stage
 from detmem.machine.vectors import Vectors
-from detmem.parallel import Workers
+from detmem.parallel import Workers, said_if_long
 from detmem.proof.checkpoint import Checkpoint
 from detmem.results import Commit, Entry, Report, SnapshotInfo
 
@@ -50,6 +50,8 @@ __all__ = ["MEMORY", "Batch", "Database", "verify_disk"]
 
 MEMORY = ":memory:"
 _LEVELS = ("chain", "replay")
+_PATIENCE_SECONDS = 1.0
+_COMPILING = "detmem: compiling the search kernels for this CPU; this happens once, later processes load them"
 
 
 class Batch:
@@ -81,6 +83,7 @@ class Database:
         self._lock = lock
         self._kernel = kernel
         self._workers = workers
+        self._compiled = {"reference"}
         self._followers: WeakKeyDictionary[Vectors, tuple[search.Follower, threading.Lock]] = WeakKeyDictionary()
         self._writer = threading.RLock()
         self._moment = threading.Lock()
@@ -342,13 +345,16 @@ class Database:
             follower, following = self._followers.setdefault(
                 rows.owner, (search.Follower(definition.metric), threading.Lock())
             )
-        with following:
-            followed = follower.follow(rows, kernel, len(queries))
         live = search.Live(view.died, view.seq, mask)
         workers = self._workers
-        return search.nearest(
-            followed, live, view.ids, queries, k, definition.metric, kernel, workers.threads, workers.run
-        )
+        with nullcontext() if kernel in self._compiled else said_if_long(_COMPILING, _PATIENCE_SECONDS):
+            with following:
+                followed = follower.follow(rows, kernel, len(queries))
+            answers = search.nearest(
+                followed, live, view.ids, queries, k, definition.metric, kernel, workers.threads, workers.run
+            )
+        self._compiled.add(kernel)
+        return answers
 
     # -- inside
 

@@ -1,4 +1,5 @@
-"""Threads for searches: tasks in, nothing out.  Which thread runs a task cannot show in an answer.
+"""Threads for searches: tasks in, nothing out.  Which thread runs a task cannot show in an answer.  And a word to who
+waits.
 
 The kernels let go of the interpreter's lock, so tasks run side by side; the caller's thread works as well.
 """
@@ -6,13 +7,16 @@ The kernels let go of the interpreter's lock, so tasks run side by side; the cal
 from __future__ import annotations
 
 import re
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from detmem.errors import UsageError
 from detmem.journal.disk import cpu_count, environment
 
-__all__ = ["Workers", "thread_count"]
+__all__ = ["Workers", "said_if_long", "thread_count"]
 
 Task = Callable[[], None]
 
@@ -58,6 +62,18 @@ def thread_count() -> int:
     if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) == 0:
         raise UsageError(f"NUMBA_NUM_THREADS: expected a number of threads, found {text!r}")
     return int(text)
+
+
+@contextmanager
+def said_if_long(message: str, seconds: float) -> Iterator[None]:
+    """Write a line to stderr if the block is still running after so many seconds."""
+    timer = threading.Timer(seconds, sys.stderr.write, [message + "\n"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _drain(tasks: Iterator[Task]) -> None:

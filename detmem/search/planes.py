@@ -22,7 +22,7 @@ __all__ = ["Moment", "Plain", "Planes", "Segment"]
 _LINE = 64
 _PART = 1 << 17  # components joined at once
 _FRONT_ROWS = 1 << 12  # fewer are read as quickly without one
-_ASKED_BEFORE = 16  # queries that a collection has answered before a front is worth learning
+_WORK_BEFORE = 1 << 22  # rows times queries that have been asked for before learning is worth its time
 _RELEARNED = 8  # times as many rows as were learned from: the data may be others by now
 _SAMPLE_ROWS = 1 << 13
 _BUILT_PER_QUERY = 1 << 13  # rows that enter the front for each query: some 30 ms once, then nothing
@@ -159,8 +159,8 @@ class Planes:
         """The planes of ``rows``, brought up to date; ``queries`` are about to be answered from them."""
         while len(self._measured) < len(rows.pieces):
             self._measured.append(_Measured())
-        self._asked += queries
-        if self._asked >= _ASKED_BEFORE and rows.count >= max(_FRONT_ROWS, _RELEARNED * self._learned_rows):
+        self._asked += queries * rows.count
+        if self._asked >= _WORK_BEFORE and rows.count >= max(_FRONT_ROWS, _RELEARNED * self._learned_rows):
             self._learn(rows)
         budget = _BUILT_PER_QUERY * queries
         segments: list[Segment] = []

@@ -192,6 +192,7 @@ def test_rows_without_directions_are_no_fault(sample):
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_answers_stay_the_same_while_a_front_is_learned_and_built_behind_new_rows(kernel, metric, monkeypatch):
     monkeypatch.setattr(planes, "_FRONT_ROWS", 512)
+    monkeypatch.setattr(planes, "_WORK_BEFORE", 1 << 14)
     monkeypatch.setattr(planes, "_BUILT_PER_QUERY", 128)
     random = np.random.default_rng(SEED)
     rows = clustered(random, 3000, 96)
