@@ -1,8 +1,8 @@
 """Answers from planes: scan bounds, open the blocks that may hold an answer, decide by exact values.
 
-For each segment of rows: ``scan`` leaves the least lower bound of every block; ``collect`` seeds a threshold with
-upper bounds of the most promising rows, opens the blocks that are not above it, and keeps the exact values that are
-not.  Ties at the last place are all kept, and decided by id at the end (spec/search.md).
+``scan`` leaves the least lower bound of every block; ``seed`` makes a threshold of upper bounds of the most promising
+rows; ``collect`` opens the blocks that are not above it, and keeps the exact values that are not.  Ties at the last
+place are all kept, and decided by id at the end (spec/search.md).
 
 Work is handed out as tasks; ``run`` may run them side by side.  Which task does what is fixed, and cannot show.
 """
@@ -26,9 +26,9 @@ T = TypeVar("T")
 Answer = tuple[NDArray[np.int64], NDArray[np.int64]]
 Run = Callable[[Sequence[Callable[[], None]]], None]
 
-_NONE = (1 << 63) - 1
 _FEW = 4  # queries that are scanned one by one; a tile is not worth filling for so few
-_GROUP = 64  # queries whose bounds are held at once
+_GROUP = 64  # queries that share what they read ...
+_BOUNDS = 1 << 22  # ... unless their bounds, one a block each, would take more than 32 MiB
 _CACHED = 1 << 19  # bytes of a plane that a group reads while they are in the cache
 _TASK_BYTES = 1 << 22  # of a plane: less is scanned before another thread has woken up
 
@@ -67,8 +67,7 @@ class _Found:
 
     def __init__(self, count: int, k: int) -> None:
         self.heaps = np.empty((count, k), dtype=np.int64)
-        self.states = np.zeros((count, 2), dtype=np.int64)
-        self.states[:, 1] = _NONE
+        self.states = np.empty((count, 2), dtype=np.int64)
         self._parts: list[NDArray[np.int64]] = []
 
     def add(self, part: NDArray[np.int64], first: int) -> None:
@@ -115,7 +114,9 @@ def answer(
     else:
         tile = kernels.TILE
         asked = scan.view(queries, native, tile)
-        size = min(_GROUP, -(-len(queries) // (threads * tile)) * tile)
+        blocks = sum(segment.stop for segment in moment.segments)
+        most = max(1, min(_GROUP, _BOUNDS // blocks) // tile) * tile
+        size = min(most, -(-len(queries) // (threads * tile)) * tile)
         starts = range(0, len(queries), size)
         found = [_Found(min(size, len(queries) - start), k) for start in starts]
         run([_bound(scan.group, asked, start, some) for start, some in zip(starts, found, strict=True)])
@@ -147,54 +148,53 @@ class _Scan:
 
     def one(self, asked: _Asked, number: int, found: _Found, threads: int, run: Run) -> None:
         """Answer one query; its scan may be shared."""
+        lowest = []
         for segment, live in zip(self._segments, self._live, strict=True):
             views = asked.front if segment.two_planes else asked.coarse
-            lowest = np.empty((1, segment.stop), dtype=np.int64)
+            lowest.append(np.empty((1, segment.stop), dtype=np.int64))
             fixed = (segment.plane, views.data[number], views.constants[number], live[2], live[3])
             tasks = max(1, min(threads, (segment.stop - segment.start) * segment.block_bytes // _TASK_BYTES))
             bounds = [segment.start + (segment.stop - segment.start) * part // tasks for part in range(tasks + 1)]
-            run([_bound(self._kernels.scan, *fixed, start, stop, lowest[0]) for start, stop in pairwise(bounds)])
-            self._collect(segment, live, asked, slice(number, number + 1), lowest, found)
+            run([_bound(self._kernels.scan, *fixed, start, stop, lowest[-1][0]) for start, stop in pairwise(bounds)])
+        self._decide(asked, slice(number, number + 1), lowest, found)
 
     def group(self, asked: _Asked, first: int, found: _Found) -> None:
         """Answer the queries from ``first`` on, tile by tile."""
         tile, count = self._kernels.TILE, len(found.heaps)
         members = slice(first, first + -(-count // tile) * tile)
+        lowest = []
         for segment, live in zip(self._segments, self._live, strict=True):
             views = asked.front if segment.two_planes else asked.coarse
             some = _Views(views.data[members], views.constants[members])
             tiles = some.tiles(tile)
-            lowest = np.empty((len(some.data), segment.stop), dtype=np.int64)
+            lowest.append(np.empty((len(some.data), segment.stop), dtype=np.int64))
             step = max(1, _CACHED // segment.block_bytes)
             for start in range(segment.start, segment.stop, step):
                 stop = min(start + step, segment.stop)
-                self._kernels.scan_tiles(segment.plane, tiles, some.constants, live[2], live[3], start, stop, lowest)
-            self._collect(segment, live, asked, slice(first, first + count), lowest, found)
+                self._kernels.scan_tiles(
+                    segment.plane, tiles, some.constants, live[2], live[3], start, stop, lowest[-1]
+                )
+        self._decide(asked, slice(first, first + count), lowest, found)
 
-    def _collect(
-        self, segment: Segment, live: Any, asked: _Asked, members: slice, lowest: NDArray[np.int64], found: _Found
-    ) -> None:
-        views = asked.front if segment.two_planes else asked.coarse
-        part = self._kernels.collect(
-            segment.plane,
-            views.data[members],
-            views.constants[members],
-            segment.coarse,
-            asked.coarse.data[members],
-            asked.coarse.constants[members],
-            segment.two_planes,
-            segment.exact,
-            asked.exact[members],
-            asked.squares[members],
-            self._metric_is_ip,
-            live,
-            segment.start,
-            segment.stop,
-            lowest,
-            found.heaps,
-            found.states,
-        )
-        found.add(part, segment.first)
+    def _decide(self, asked: _Asked, members: slice, lowest: list[NDArray[np.int64]], found: _Found) -> None:
+        """From lower bounds of blocks to the rows that may answer."""
+        squares, coarse = asked.squares[members], asked.coarse
+        sizes = np.zeros(len(found.heaps), dtype=np.int64)
+        for segment, live, least in zip(self._segments, self._live, lowest, strict=True):
+            self._kernels.seed(
+                segment.coarse, coarse.data[members], coarse.constants[members], squares, self._metric_is_ip,
+                live, segment.start, segment.stop, least, found.heaps, sizes,
+            )  # fmt: skip
+        self._kernels.thresholds(found.heaps, sizes, squares, self._metric_is_ip, found.states)
+        for segment, live, least in zip(self._segments, self._live, lowest, strict=True):
+            views = asked.front if segment.two_planes else coarse
+            part = self._kernels.collect(
+                segment.plane, views.data[members], views.constants[members],
+                segment.coarse, coarse.data[members], coarse.constants[members], segment.two_planes,
+                segment.exact, asked.exact[members], squares, self._metric_is_ip,
+                live, segment.start, segment.stop, least, found.heaps, found.states,
+            )  # fmt: skip
+            found.add(part, segment.first)
 
 
 _NO_MASK = np.zeros(0, dtype=np.bool_)

@@ -25,7 +25,18 @@ from numba import njit
 
 from detmem.search.lanes import TILE, UNSIGNED, byte_dot_product, dots, dots_of_tile, fetch, least, least_shown, lower
 
-__all__ = ["TILE", "byte_dot_product", "coarse_queries", "collect", "front_queries", "measure", "scan", "scan_tiles"]
+__all__ = [
+    "TILE",
+    "byte_dot_product",
+    "coarse_queries",
+    "collect",
+    "front_queries",
+    "measure",
+    "scan",
+    "scan_tiles",
+    "seed",
+    "thresholds",
+]
 
 _NONE = np.int64((1 << 63) - 1)  # no distance, no bound: above any true one
 _MAX_QUERY = np.int64(127 * 128 + 63)  # what two int8 limbs hold
@@ -350,40 +361,53 @@ def _within(start, stop, lowest, limit, blocks):
 
 
 @_jit
-def _seed(coarse, query, constants, square, metric_is_ip, live, start, stop, lowest, k, blocks):
-    """An upper bound of the k-th best raw distance, from the rows of the k most promising blocks.
+def seed(coarse, queries, constants, squares, metric_is_ip, live, start, stop, lowest, uppers, sizes):
+    """Keep in the heaps ``uppers`` (q, k) the least upper bounds of rows in the k most promising blocks of start..stop.
 
-    Each row has an upper bound as it has a lower one, and with the coarse plane they lie close.
+    Each row has an upper bound as it has a lower one, and with the coarse plane they lie close.  Once a heap is full,
+    its top is above k rows, so no row above it is in the answer: a threshold, and a good one.
     """
     data, _, rho, one, two, _ = coarse
     died, seq, mask, masked, used = live
+    count, k = uppers.shape
     best = np.empty(k, dtype=np.int64)
-    size = 0
-    for block in range(start, stop):
-        if size < k or lowest[block] < best[0]:
-            size = _push(best, size, lowest[block])
-    opened = _within(start, stop, lowest, min(best[0], _NONE - 1) if size == k else _NONE - 1, blocks)
-    opened = min(opened, 2 * k)  # more only if many blocks are equally good
+    blocks = np.empty(max(stop - start, 1), dtype=np.int64)
     products = np.empty((1, BLOCK), dtype=np.int64)
     bounds = np.empty(BLOCK, dtype=np.int64)
-    size = 0
-    for number in range(opened):
-        block = blocks[number]
-        if number + _AHEAD < opened:
-            fetch(data, blocks[number + _AHEAD])
-        _bound(block, coarse, query, constants, products, bounds)
-        shared = one[block] * constants[3] + two[block] * constants[4]
-        for lane in range(BLOCK):
-            i = block * BLOCK + lane
-            if i < used and died[i] > seq and (not masked or mask[i]):
-                upper = bounds[lane] + 2 * (np.int64(rho[i]) * constants[2] + shared)
-                if size < k or upper < best[0]:
-                    size = _push(best, size, upper)
-    if size < k:
-        return _NONE
-    if metric_is_ip:
-        return min(best[0], _FARTHEST)
-    return min(2 * min(best[0], _FARTHEST >> 1) + 1 + square, _FARTHEST)
+    for number in range(count):
+        of_query, size, filled = lowest[number], sizes[number], 0
+        for block in range(start, stop):
+            if filled < k or of_query[block] < best[0]:
+                filled = _push(best, filled, of_query[block])
+        limit = min(best[0], _NONE - 1) if filled == k else _NONE - 1
+        if size == k:
+            limit = min(limit, uppers[number, 0])
+        opened = min(_within(start, stop, of_query, limit, blocks), 2 * k)  # more only if many are equally good
+        for at in range(opened):
+            block = blocks[at]
+            if at + _AHEAD < opened:
+                fetch(data, blocks[at + _AHEAD])
+            _bound(block, coarse, queries[number], constants[number], products, bounds)
+            shared = one[block] * constants[number, 3] + two[block] * constants[number, 4]
+            for lane in range(BLOCK):
+                i = block * BLOCK + lane
+                if i < used and died[i] > seq and (not masked or mask[i]):
+                    upper = bounds[lane] + 2 * (np.int64(rho[i]) * constants[number, 2] + shared)
+                    if size < k or upper < uppers[number, 0]:
+                        size = _push(uppers[number], size, upper)
+        sizes[number] = size
+
+
+@_jit
+def thresholds(uppers, sizes, squares, metric_is_ip, states):
+    """states[q] = [0, the raw distance that the k-th best does not exceed], from full heaps of ``seed``."""
+    k = uppers.shape[1]
+    for number in range(uppers.shape[0]):
+        states[number, 0] = 0
+        states[number, 1] = _NONE
+        if sizes[number] == k:
+            upper = min(uppers[number, 0], _FARTHEST >> 1)
+            states[number, 1] = min(upper if metric_is_ip else 2 * upper + 1 + squares[number], _FARTHEST)
 
 
 @_jit
@@ -403,12 +427,6 @@ def collect(
     died, seq, mask, masked, used = live
     count, k = heaps.shape
     blocks = np.empty(max(stop - start, 1), dtype=np.int64)
-    for number in range(count):
-        if states[number, 1] == _NONE:
-            states[number, 1] = _seed(
-                coarse, coarse_queries[number], coarse_constants[number], squares[number], metric_is_ip,
-                live, start, stop, lowest[number], k, blocks,
-            )  # fmt: skip
     products = np.empty((1, BLOCK), dtype=np.int64)
     bounds = np.empty(BLOCK, dtype=np.int64)
     finest = np.empty(BLOCK, dtype=np.int64)
