@@ -56,6 +56,8 @@ _FRACTION_FIELD = {2: 10, 4: 23, 8: 52}  # IEEE 754: explicit fraction bits, by 
 assert MAX_SQUARED_NORM == 1 << (2 * _NORM_BITS)
 assert _BLOCK >= MAX_DIMENSION  # a block holds at least one row
 
+_NATIVE = frozenset(np.dtype(kind) for kind in (np.float16, np.float32, np.float64, np.int32, np.int64))
+
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
@@ -177,6 +179,8 @@ def check_admitted(matrix: Int32) -> None:
 
 def _numeric(x: ArrayLike, what: str, dimension: int | None = None, collection: str | None = None) -> NDArray[Any]:
     """An ndarray of float16/32/64 or integers, of any shape."""
+    if type(x) is np.ndarray and x.dtype in _NATIVE:  # the common case; the second look at an array, too
+        return x
     if isinstance(x, np.ma.MaskedArray):
         raise UsageError(f"{what}: expected plain numbers, found a masked array, whose mask would be lost")
     try:
@@ -376,6 +380,8 @@ def _normalised(array: NDArray[Any], bits: int, what: str) -> Int32:
     """
     matrix = array if array.ndim == 2 else array[None, :]
     result = np.empty(matrix.shape, dtype=np.int32)
+    if len(matrix) == 1 and matrix.dtype.kind == "f" and units.propose_one(matrix[0], bits, result[0]):
+        return result
     for start, rows in _row_blocks(matrix):
         if rows.dtype.kind in "iu":
             rows = _as_float64(rows, array, start * matrix.shape[1], what)

@@ -194,8 +194,9 @@ class State:
 
 def _store(records: Records, pending: _Pending, seq: int) -> None:
     """Let go of what a change replaces or deletes, and append what it brings."""
-    if not records.slots.keys().isdisjoint(pending.changed):
-        records.bury([id for id in pending.changed if id in records.slots], seq)
+    replaced = [id for id in pending.changed if id in records.slots]
+    if replaced:
+        records.bury(replaced, seq)
     if pending.only_runs:
         for run in pending.runs:
             assert run.meanings is not None
@@ -216,6 +217,7 @@ class Stage:
     def __init__(self, state: State) -> None:
         self._state = state
         self._pending: dict[str, _Pending | None] = {}
+        self._seen: dict[str, _Pending] = {}  # asked for and not yet touched
         self.operations: list[Operation | Run] = []
 
     def definition(self, collection: str) -> Definition | None:
@@ -354,8 +356,13 @@ class Stage:
     def _collection(self, name: str) -> _Pending | None:
         if name in self._pending:
             return self._pending[name]
+        if name in self._seen:
+            return self._seen[name]
         records = self._state.collections.get(name)
-        return None if records is None else _Pending(records.definition, records)
+        if records is None:
+            return None
+        pending = self._seen[name] = _Pending(records.definition, records)
+        return pending
 
     def _existing(self, name: str) -> _Pending:
         pending = self._collection(name)

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["propose", "round_half_even"]
+__all__ = ["propose", "propose_one", "round_half_even"]
 
 _CHUNK = 1 << 15  # components worked on at once: three buffers of 256 KiB stay in the cache of one core
 _SMALLEST, _LARGEST = 2.0**-64, 2.0**64  # of a row's greatest component: no product below leaves the normal range
 _DOUBT = 2.0**-20  # greater than the error of a component: see ``_propose``
+_WORTH = 0.125  # expected doubts in a row from which ``propose_one`` is not tried
+_FEW_BITS = 16
 _MOST_BITS = 28  # the largest format
 _LIMB = 16
 
@@ -33,8 +35,6 @@ Float64 = NDArray[np.float64]
 def propose(rows: NDArray[Any], bits: int, out: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Write the unit vectors of float rows (n, d) to ``out``, in units of 2^-bits; return which rows are settled."""
     assert bits <= _MOST_BITS
-    if len(rows) == 1:
-        return np.array([_propose_one(rows[0], bits, out[0])])
     settled = np.empty(len(rows), dtype=np.bool_)
     step = max(1, _CHUNK // rows.shape[1])
     room = np.empty((3, min(step, len(rows)), rows.shape[1]))
@@ -68,25 +68,33 @@ def _propose(
     return usable
 
 
-def _propose_one(row: NDArray[Any], bits: int, out: NDArray[np.int32]) -> bool:
-    """As ``_propose``, for one row in as few calls as will do: this is most of what a single commit computes."""
+def propose_one(row: NDArray[Any], bits: int, out: NDArray[np.int32]) -> bool:
+    """As ``propose`` for a single float row, in a third of its calls; False where it would take more of them.
+
+    The rounding to 2^-31 is left out.  With a the scaled row, r its rounding and A = |a| >= 2^30, no component moves by
+    more than 1/2 and the length by no more than sqrt(d)/2; n/8, for n the root, is within 1/8 of |r|.  So the quotient
+    r_j/(n/8) is within (1/2 + (sqrt(d)/2 + 1/8) |a_j|/A) / (n/8) of a_j/A: little enough for Q16.16, and only there.
+    """
+    if bits > _FEW_BITS:
+        return False
     values = row.astype(np.float64)
-    largest = float(np.abs(values).max())
+    whole = np.abs(values)
+    largest = float(np.maximum.reduce(whole))
     if not _SMALLEST <= largest < _LARGEST:
         return False
-    values *= math.ldexp(1.0, 31 - math.frexp(largest)[1])
-    whole, spare = np.empty((2, len(row)))
-    round_half_even(values, whole, spare)
-    guess = 8 * math.sqrt(np.dot(whole, whole))  # as in ``_roots``: a float sum, in whatever order
-    root = math.floor(guess)
-    doubt = guess * ((len(row) + 4) * 2.0**-52)
-    if not doubt <= guess - root <= 1 - doubt:
-        root = math.isqrt(_squared_norm(whole) << 6)
-    np.multiply(whole, 2.0 ** (bits + 3) / root, out=values)
-    values += 0.5
+    size = len(row)
+    norm = math.sqrt(values.dot(values))
+    factor = 2.0**bits / norm
+    most = largest * factor
+    doubt = (2.0 ** (bits - 1) + (math.sqrt(size) / 2 + 1) * most) / math.ldexp(norm, 31 - math.frexp(largest)[1])
+    doubt += most * (size + 8) * 2.0**-52 + 2.0**-35  # and what the floats of the lines below are off by
+    if doubt * size > _WORTH:
+        return False
+    np.multiply(values, factor, out=values)
+    np.add(values, 0.5, out=values)
     np.floor(values, out=whole)
-    values -= whole
-    if values.min() < _DOUBT or values.max() > 1 - _DOUBT:
+    np.subtract(values, whole, out=values)
+    if not (np.minimum.reduce(values) > doubt and np.maximum.reduce(values) < 1 - doubt):
         return False
     np.copyto(out, whole, casting="unsafe")
     return True
