@@ -289,10 +289,10 @@ class Collection:
         if len(names) >= runs.SHORTEST:
             written = [runs.write(type, self._name, names, matrix, maps, texts, report)]
         else:
-            written = []
+            written, data, size = [], matrix.astype("<i4", copy=False).tobytes(), 4 * self.dim
             for index, id in enumerate(names):
                 metadata, document, encoded = contents.encode(maps[index], texts[index], index)
-                vector, content = matrix[index].astype("<i4", copy=False).tobytes(), (metadata, document)
+                vector, content = data[index * size : (index + 1) * size], (metadata, document)
                 written.append(commands.write_encoded(type, self._name, id, vector, content, encoded))
             report(len(names), len(names))
         with self._database._writing() as stage:

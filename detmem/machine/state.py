@@ -44,6 +44,7 @@ COMMIT_KIND = 1
 VERSION = 1
 
 _NO_ID = prefixed(b"")
+_RAW = np.dtype("<i4")
 
 
 Changed: TypeAlias = Record | int | None
@@ -202,12 +203,12 @@ def _store(records: Records, pending: _Pending, seq: int) -> None:
             assert run.meanings is not None
             records.extend(run.ids, run.matrix, *run.meanings, seq)
     else:
-        fresh = {id: pending.record(changed) for id, changed in pending.changed.items() if changed is not None}
-        if fresh:
-            parts = fresh.values()
-            vectors = np.frombuffer(b"".join([part.vector for part in parts]), dtype="<i4").reshape(len(fresh), -1)
+        ids = [id for id, changed in pending.changed.items() if changed is not None]
+        parts = [pending.record(changed) for changed in pending.changed.values() if changed is not None]
+        if ids:
+            vectors = np.frombuffer(b"".join([part.vector for part in parts]), dtype=_RAW).reshape(len(ids), -1)
             metadatas = [part.metadata for part in parts]
-            records.extend(list(fresh), vectors, metadatas, [part.document for part in parts], seq)
+            records.extend(ids, vectors, metadatas, [part.document for part in parts], seq)
     records.compact()
 
 
