@@ -82,7 +82,7 @@ def test_kernels_whose_cache_folder_cannot_be_made_compile_without_one(tmp_path)
     archive = tmp_path / "house.zip"
     with zipfile.ZipFile(archive, "w") as house:
         house.writestr("detmem/__init__.py", "")
-        for part in ("errors.py", "machine/__init__.py", "machine/fixed.py"):
+        for part in ("errors.py", "machine/__init__.py", "machine/fixed.py", "machine/units.py"):
             house.write(package / part, f"detmem/{part}")
         for part in ("__init__.py", "reference.py", "kernels.py"):
             house.write(package / "search" / part, f"detmem/search/{part}")
