@@ -149,13 +149,13 @@ class _OsFile:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def pwrite(self, data: bytes | memoryview, offset: int) -> None:
-        rest = memoryview(data)
         with _storage("write", self._path):
+            rest = data
             while rest:
-                written = _pwrite(self._fd, rest[:_MAX_WRITE_BYTES], offset)
+                written = _pwrite(self._fd, rest[:_MAX_WRITE_BYTES], offset)  # of bytes, a slice of all is no copy
                 if not written:
                     raise OSError(errno.EIO, "nothing was written")
-                rest, offset = rest[written:], offset + written
+                rest, offset = memoryview(rest)[written:], offset + written
 
     def size(self) -> int:
         with _storage("stat", self._path):

@@ -212,9 +212,10 @@ class StateTree:
         buckets, path, nodes = {number: bucket}, [node], self._nodes
         at = (_BUCKETS + number) * _HASH_BYTES
         while at > _HASH_BYTES:
-            beside = at ^ _HASH_BYTES
-            pair = (nodes[beside:at], node) if beside < at else (node, nodes[beside : beside + _HASH_BYTES])
-            both = b"".join((b"\x15", *pair))
+            if at & _HASH_BYTES:  # a right child
+                both = b"\x15" + nodes[at - _HASH_BYTES : at] + node
+            else:
+                both = b"\x15" + node + nodes[at + _HASH_BYTES : at + 2 * _HASH_BYTES]
             node = sha256(both).digest() if both != _EMPTY_NODE else ZERO
             path.append(node)
             at = at >> 1 & -_HASH_BYTES

@@ -378,18 +378,18 @@ def _normalised(array: NDArray[Any], bits: int, what: str) -> Int32:
 
     ``units`` settles nearly every row in float64, with proof; the others, and every refusal, are decided in integers.
     """
-    matrix = array if array.ndim == 2 else array[None, :]
-    result = np.empty(matrix.shape, dtype=np.int32)
-    if len(matrix) == 1 and matrix.dtype.kind == "f" and units.propose_one(matrix[0], bits, result[0]):
+    result = np.empty(array.shape, dtype=np.int32)
+    if array.ndim == 1 and array.dtype.kind == "f" and units.propose_one(array, bits, result):
         return result
+    matrix, raw = (array, result) if array.ndim == 2 else (array[None, :], result[None, :])
     for start, rows in _row_blocks(matrix):
         if rows.dtype.kind in "iu":
             rows = _as_float64(rows, array, start * matrix.shape[1], what)
-        settled = units.propose(rows, bits, result[start : start + len(rows)])
+        settled = units.propose(rows, bits, raw[start : start + len(rows)])
         if not settled.all():
             open = np.flatnonzero(~settled)
             names = [what if array.ndim == 1 else f"{what} {row}" for row in (start + open).tolist()]
-            result[start + open] = _normalised_exactly(rows[open], bits, names)
+            raw[start + open] = _normalised_exactly(rows[open], bits, names)
     return result
 
 
