@@ -382,10 +382,11 @@ def _normalised(array: NDArray[Any], bits: int, what: str) -> Int32:
     if array.ndim == 1 and array.dtype.kind == "f" and units.propose_one(array, bits, result):
         return result
     matrix, raw = (array, result) if array.ndim == 2 else (array[None, :], result[None, :])
+    room = units.room_for(*matrix.shape)
     for start, rows in _row_blocks(matrix):
         if rows.dtype.kind in "iu":
             rows = _as_float64(rows, array, start * matrix.shape[1], what)
-        settled = units.propose(rows, bits, raw[start : start + len(rows)])
+        settled = units.propose(rows, bits, raw[start : start + len(rows)], room)
         if not settled.all():
             open = np.flatnonzero(~settled)
             names = [what if array.ndim == 1 else f"{what} {row}" for row in (start + open).tolist()]

@@ -42,10 +42,11 @@ def test_a_settled_row_is_the_row_of_the_twin(twin: ModuleType, row: list[float]
     if not any(row):
         return
     expected = twin.normalise(row, FORMATS[bits])
-    for propose in (units.propose, lambda rows, bits, out: np.array([units.propose_one(rows[0], bits, out[0])])):
-        out = np.full((1, len(row)), 77, dtype=np.int32)
-        if propose(np.array([row]), bits, out).all():
-            assert out[0].tolist() == expected
+    out = np.full((2, len(row)), 77, dtype=np.int32)
+    if units.propose(np.array([row]), bits, out[:1], units.room_for(1, len(row))).all():
+        assert out[0].tolist() == expected
+    if units.propose_one(np.array(row), bits, out[1]):
+        assert out[1].tolist() == expected
     door = {"dimension": len(row), "metric": "cosine", "format": FORMATS[bits], "collection": "c"}
     assert fixed.admit_vectors(row, **door).tolist() == [expected]
     assert fixed.admit_vectors([row, row], **door).tolist() == [expected, expected]
@@ -60,7 +61,7 @@ def test_many_rows_are_settled_and_settled_rows_are_exact(bits: int, dtype: type
     rows[::3] = np.round(rows[::3] * 16) / 16  # many ties
     rows[rows.any(axis=1) == 0] = 1
     out = np.empty(rows.shape, dtype=np.int32)
-    settled = units.propose(rows, bits, out)
+    settled = units.propose(rows, bits, out, units.room_for(7, dimension))
     exact = fixed._normalised_exactly(rows, bits, ["row"] * len(rows))
     assert (out[settled] == exact[settled]).all()
     assert settled.sum() >= 50, "the fast path is taken by ordinary rows"
@@ -72,7 +73,8 @@ def test_many_rows_are_settled_and_settled_rows_are_exact(bits: int, dtype: type
 @pytest.mark.parametrize("bad", [[0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0], [1e-200, 0.0], [1e200, 1e200]])
 def test_what_floats_cannot_judge_is_left_open(bad: list[float]) -> None:
     out = np.empty((3, 2), dtype=np.int32)
-    assert units.propose(np.array([[3.0, 4.0], bad, [1.0, 1.0]]), 16, out).tolist() == [True, False, True]
+    rows = np.array([[3.0, 4.0], bad, [1.0, 1.0]])
+    assert units.propose(rows, 16, out, units.room_for(3, 2)).tolist() == [True, False, True]
     assert not units.propose_one(np.array(bad), 16, out[0])
 
 
