@@ -59,6 +59,16 @@ def test_encoding_is_the_same_either_way(metadata: object, document: object, ind
     )
 
 
+@given(st.lists(st.tuples(metadatas, documents), min_size=1, max_size=4), st.integers(0, 9))
+@example([({"a": 1}, "x"), (None, None), ({"b": 1, "a": [1]}, None)], 5)
+@example([({"a": 1}, "x"), ({"a": "\ud800"}, None)], 5)
+@example([({"a": 1}, "x"), ({"a": 1}, "x" * 70_000)], 5)
+def test_encoding_by_column_is_the_same(records: list[tuple[object, object]], start: int) -> None:
+    columns = [list(column) for column in zip(*records, strict=True)]
+    singly = told(lambda: [slowly(*one, index) for index, one in enumerate(records, start)])
+    assert told(lambda: list(zip(*contents.encode_all(*columns, start, contents.packer()), strict=True))) == singly
+
+
 def test_the_callers_map_is_never_the_stored_one() -> None:
     given_map: dict[str, Any] = {"a": [1, 2], "b": 1}
     stored, _, _ = contents.encode(given_map, None, 0)
