@@ -62,7 +62,7 @@ def test_many_rows_are_settled_and_settled_rows_are_exact(bits: int, dtype: type
     rows[rows.any(axis=1) == 0] = 1
     out = np.empty(rows.shape, dtype=np.int32)
     settled = units.propose(rows, bits, out, units.room_for(7, dimension))
-    exact = fixed._normalised_exactly(rows, bits, ["row"] * len(rows))
+    exact = units.exactly(rows, bits, ["row"] * len(rows))
     assert (out[settled] == exact[settled]).all()
     assert settled.sum() >= 50, "the fast path is taken by ordinary rows"
     for row, expected in zip(rows, exact, strict=True):
