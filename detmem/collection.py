@@ -289,7 +289,7 @@ class Collection:
         if len(names) >= runs.SHORTEST:
             written = [runs.write(type, self._name, names, matrix, maps, texts, report)]
         else:
-            written, data, size = [], matrix.astype("<i4", copy=False).tobytes(), 4 * self.dim
+            written, data, size = [], matrix.astype(fixed.RAW, copy=False).tobytes(), 4 * self.dim
             for index, id in enumerate(names):
                 metadata, document, encoded = contents.encode(maps[index], texts[index], index)
                 vector, content = data[index * size : (index + 1) * size], (metadata, document)

@@ -30,6 +30,7 @@ __all__ = [
     "MAX_DIMENSION",
     "MAX_SQUARED_NORM",
     "METRICS",
+    "RAW",
     "admit_raw",
     "admit_vectors",
     "as_array",
@@ -56,6 +57,9 @@ assert MAX_SQUARED_NORM == 1 << (2 * _NORM_BITS)
 assert _BLOCK >= MAX_DIMENSION  # a block holds at least one row
 
 _NATIVE = frozenset(np.dtype(kind) for kind in (np.float16, np.float32, np.float64, np.int32, np.int64))
+
+RAW = np.dtype("<i4")
+"""A raw component as it is committed to and stored."""
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]

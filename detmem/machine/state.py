@@ -44,7 +44,6 @@ COMMIT_KIND = 1
 VERSION = 1
 
 _NO_ID = prefixed(b"")
-_RAW = np.dtype("<i4")
 
 
 Changed: TypeAlias = Record | int | None
@@ -206,7 +205,7 @@ def _store(records: Records, pending: _Pending, seq: int) -> None:
         ids = [id for id, changed in pending.changed.items() if changed is not None]
         parts = [pending.record(changed) for changed in pending.changed.values() if changed is not None]
         if ids:
-            vectors = np.frombuffer(b"".join([part.vector for part in parts]), dtype=_RAW).reshape(len(ids), -1)
+            vectors = np.frombuffer(b"".join([part.vector for part in parts]), dtype=fixed.RAW).reshape(len(ids), -1)
             metadatas = [part.metadata for part in parts]
             records.extend(ids, vectors, metadatas, [part.document for part in parts], seq)
     records.compact()
@@ -330,7 +329,7 @@ class Stage:
                 leaves.update((standing.key(id), None) for id in standing.slots)
             if pending is None:
                 continue
-            prefix = prefixed(name.encode())
+            prefix = prefixed(name.encode()) if pending.base is None else pending.base.prefix
             if pending.base is None:
                 leaves[state_key(prefix, _NO_ID)] = _definition_leaf(prefix, pending.definition)
             if pending.only_runs:
