@@ -382,9 +382,9 @@ def _normalised(array: NDArray[Any], bits: int, what: str) -> Int32:
     ``units`` settles nearly every row in float64, with proof; the others, and every refusal, are decided in integers.
     """
     result = np.empty(array.shape, dtype=np.int32)
-    if array.ndim == 1 and array.dtype.kind == "f" and units.propose_one(array, bits, result):
-        return result
     matrix, raw = (array, result) if array.ndim == 2 else (array[None, :], result[None, :])
+    if len(matrix) == 1 and array.dtype.kind == "f" and units.propose_one(matrix[0], bits, raw[0]):
+        return result
     room = units.room_for(*matrix.shape)
     for start, rows in _row_blocks(matrix):
         if rows.dtype.kind in "iu":
