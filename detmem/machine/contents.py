@@ -66,6 +66,8 @@ def encode_all(
     metadatas: Sequence[object], documents: Sequence[object], start: int, pack: Pack
 ) -> tuple[list[Metadata], list[str | None], list[bytes]]:
     """``encode`` of each, by column; the first is record ``start``.  Ordinary records are seen in a few passes."""
+    if {*map(type, metadatas), *map(type, documents)} == {type(None)}:
+        return [{} for _ in metadatas], [None] * len(documents), [EMPTY] * len(documents)
     plain = [_plain(metadata) for metadata in metadatas]
     if None not in plain and _WORDS.issuperset(map(type, documents)):
         words = cast("list[str | None]", list(documents))

@@ -202,12 +202,15 @@ def _store(records: Records, pending: _Pending, seq: int) -> None:
             assert run.meanings is not None
             records.extend(run.ids, run.matrix, *run.meanings, seq)
     else:
-        ids = [id for id, changed in pending.changed.items() if changed is not None]
-        parts = [pending.record(changed) for changed in pending.changed.values() if changed is not None]
-        if ids:
+        fresh = [(id, pending.record(changed)) for id, changed in pending.changed.items() if changed is not None]
+        if len(fresh) == 1:  # what most commits are
+            ((id, record),) = fresh
+            vectors = np.frombuffer(record.vector, dtype=fixed.RAW)[None]
+            records.extend((id,), vectors, (record.metadata,), (record.document,), seq)
+        elif fresh:
+            ids, parts = zip(*fresh, strict=True)
             vectors = np.frombuffer(b"".join([part.vector for part in parts]), dtype=fixed.RAW).reshape(len(ids), -1)
-            metadatas = [part.metadata for part in parts]
-            records.extend(ids, vectors, metadatas, [part.document for part in parts], seq)
+            records.extend(ids, vectors, [part.metadata for part in parts], [part.document for part in parts], seq)
     records.compact()
 
 
