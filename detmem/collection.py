@@ -361,7 +361,8 @@ class Collection:
             return records.view(seq), [records.slots.get(id) for id in ids]
 
     def _check_standing(self, stage: Stage) -> None:
-        if stage.definition(self._name) != self._definition:
+        found = stage.definition(self._name)
+        if found is not self._definition and found != self._definition:  # the same object, nearly always
             raise NotFoundError(f"no collection {self._name!r} as this handle knew it")
 
     def _result(
