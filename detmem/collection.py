@@ -286,10 +286,10 @@ class Collection:
         if len(names) >= runs.SHORTEST:
             written = [runs.write(type, self._name, names, matrix, maps, texts, report)]
         else:
-            written = []
+            written, data, size = [], matrix.astype(fixed.RAW, copy=False).tobytes(), 4 * self.dim
             for index, id in enumerate(names):
                 metadata, document, encoded = contents.encode(maps[index], texts[index], index)
-                vector, content = matrix[index].astype("<i4", copy=False).tobytes(), (metadata, document)
+                vector, content = data[index * size : (index + 1) * size], (metadata, document)
                 written.append(commands.write_encoded(type, self._name, id, vector, content, encoded))
             report(len(names), len(names))
         with self._database._writing() as stage:
@@ -358,7 +358,8 @@ class Collection:
             return records.view(seq), [records.slots.get(id) for id in ids]
 
     def _check_standing(self, stage: Stage) -> None:
-        if stage.definition(self._name) != self._definition:
+        found = stage.definition(self._name)
+        if found is not self._definition and found != self._definition:  # the same object, nearly always
             raise NotFoundError(f"no collection {self._name!r} as this handle knew it")
 
     def _result(

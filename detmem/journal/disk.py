@@ -150,13 +150,13 @@ class _OsFile:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def pwrite(self, data: bytes | memoryview, offset: int) -> None:
-        rest = memoryview(data)
         with _storage("write", self._path):
+            rest = data
             while rest:
-                written = _pwrite(self._fd, rest[:_MAX_WRITE_BYTES], offset)
+                written = _pwrite(self._fd, rest[:_MAX_WRITE_BYTES], offset)  # of bytes, a slice of all is no copy
                 if not written:
                     raise OSError(errno.EIO, "nothing was written")
-                rest, offset = rest[written:], offset + written
+                rest, offset = memoryview(rest)[written:], offset + written
 
     def size(self) -> int:
         with _storage("stat", self._path):
@@ -168,12 +168,7 @@ class _OsFile:
 
     def sync(self) -> None:
         with _storage("sync", self._path):
-            if fcntl is not None and hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone stops at the drive's cache
-                fcntl.fcntl(self._fd, fcntl.F_FULLFSYNC)
-            elif hasattr(os, "fdatasync"):
-                os.fdatasync(self._fd)
-            else:
-                os.fsync(self._fd)
+            _sync(self._fd)
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
@@ -219,6 +214,19 @@ else:  # Windows
     def _pwrite(fd: int, data: Buffer, offset: int, /) -> int:
         os.lseek(fd, offset, os.SEEK_SET)
         return os.write(fd, data)
+
+
+_FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)  # macOS: fsync alone stops at the drive's cache
+if _FULL_SYNC is not None:
+
+    def _sync(fd: int, /) -> None:
+        assert _FULL_SYNC is not None
+        fcntl.fcntl(fd, _FULL_SYNC)
+
+elif hasattr(os, "fdatasync"):
+    _sync = os.fdatasync
+else:
+    _sync = os.fsync
 
 
 class OsDisk:

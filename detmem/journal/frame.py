@@ -142,9 +142,9 @@ def commit_blocks(change: Change | Frame, durable_seq: int, seed: int) -> Iterat
     size = change.operations.size_bytes
     commands.check_size(size, MAX_FRAME_BYTES)
     header = _encode_header(COMMIT_KIND, size, change.seq, durable_seq, seed)
-    pieces = chain((header,), change.operations.pieces(), (change.state_root, change.link))
     if size <= _BLOCK_BYTES:
-        return iter((b"".join(pieces),))
+        return iter((b"".join((header, *change.operations.pieces(), change.state_root, change.link)),))
+    pieces = chain((header,), change.operations.pieces(), (change.state_root, change.link))
     # An operation has about three pieces; how many make a block on the average is all that matters.
     return _blocks(pieces, max(1, _BLOCK_BYTES * 3 * len(change.operations) // size))
 

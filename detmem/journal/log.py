@@ -12,8 +12,7 @@ Rule 4  One thread at a time appends (the caller sees to it); syncing may happen
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 from typing import NamedTuple
 
 from detmem.errors import Divergence, StorageError, StorePoisoned
@@ -195,16 +194,8 @@ class Journal:
         reason = repr(self._failure) if self._failure is not None else "it was interrupted"
         return StorePoisoned(f"an earlier write failed ({reason}); reopen the store to recover")
 
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        if self._failure is not None:
-            raise self._poisoned()
-        try:
-            yield
-        except BaseException as error:  # an interrupt as well: nobody knows how far the write went
-            if self._failure is None:
-                self._failure = error
-            raise
+    def _guarded(self) -> _Guard:
+        return _Guard(self)
 
     def _sync(self) -> None:
         """Everything written so far is durable, and HEAD says so (lazily, but for ``paranoid``)."""
@@ -269,3 +260,23 @@ class Journal:
             "segment": place.segment,
             "durable_offset": place.offset,
         }
+
+
+class _Guard:
+    """A context whose failure poisons the journal.  A class, for it stands on the way of every commit."""
+
+    __slots__ = ("_journal",)
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def __enter__(self) -> None:
+        if self._journal._failure is not None:
+            raise self._journal._poisoned()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # an interrupt as well: nobody knows how far the write went; the first failure is the one that tells
+        if error is not None and self._journal._failure is None:
+            self._journal._failure = error

@@ -44,6 +44,7 @@ _DEPTH = 16
 _BUCKETS = 1 << _DEPTH
 _HASH_BYTES = 32
 _ENTRY_BYTES = 2 * _HASH_BYTES
+_FEW_LEAVES = 4  # one operation makes two
 _MANY = 64  # changes from which columns are cheaper than one key after the other
 
 
@@ -127,10 +128,19 @@ class LogTree:
         assert len(self.frontier) == size.bit_count()
 
     def extended(self, leaves: Iterable[bytes]) -> LogTree:
-        """A new tree with ``leaves`` (leaf hashes) behind this one's."""
+        """A new tree with ``leaves`` (leaf hashes) behind this one's; a few go one by one, many level by level."""
         frontier, complete = list(self.frontier), []
         nodes, before = list(leaves), self.size  # of one level: the new ones, and how many stand before them
         size = before + len(nodes)
+        if len(nodes) <= _FEW_LEAVES:
+            for node in nodes:
+                rest = before
+                while rest & 1:  # as many merges as there are trailing ones
+                    node = sha256(b"\x01" + frontier.pop() + node).digest()
+                    rest >>= 1
+                frontier.append(node)
+                before += 1
+            return LogTree(size, frontier)
         while nodes:
             if before & 1:
                 nodes.insert(0, frontier.pop())
@@ -212,9 +222,10 @@ class StateTree:
         buckets, path, nodes = {number: bucket}, [node], self._nodes
         at = (_BUCKETS + number) * _HASH_BYTES
         while at > _HASH_BYTES:
-            beside = at ^ _HASH_BYTES
-            pair = (nodes[beside:at], node) if beside < at else (node, nodes[beside : beside + _HASH_BYTES])
-            both = b"".join((b"\x15", *pair))
+            if at & _HASH_BYTES:  # a right child
+                both = b"\x15" + nodes[at - _HASH_BYTES : at] + node
+            else:
+                both = b"\x15" + node + nodes[at + _HASH_BYTES : at + 2 * _HASH_BYTES]
             node = sha256(both).digest() if both != _EMPTY_NODE else ZERO
             path.append(node)
             at = at >> 1 & -_HASH_BYTES

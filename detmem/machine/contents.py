@@ -8,7 +8,7 @@ path ends in the bytes that ``encoding`` would have written, and never in an err
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 import msgpack
@@ -16,12 +16,13 @@ import msgpack
 from detmem.machine import encoding
 from detmem.machine.encoding import Metadata
 
-__all__ = ["EMPTY", "decode", "encode", "packer"]
+__all__ = ["EMPTY", "decode", "encode", "encode_all", "packer"]
 
 EMPTY: Final = b"\x92\x80\xc0"
 """The content of a record with neither metadata nor document."""
 
 _MIN_INT, _MAX_INT = -(2**63), 2**63 - 1
+_WORDS = frozenset((str, type(None)))
 _PLAIN = frozenset((str, bool, type(None)))  # types whose every value is legal, but for lone surrogates: see ``encode``
 _QUICK_BYTES = 4096  # at 230 bytes of memory for a byte of data (see encoding.MAX_ITEMS), this needs no scan
 
@@ -59,6 +60,26 @@ def encode(
     plain = encoding.normalise_metadata(metadata, f"metadatas[{index}]")
     text = encoding.check_document(document, f"documents[{index}]")
     return plain, text, encoding.encode_content(plain, text)
+
+
+def encode_all(
+    metadatas: Sequence[object], documents: Sequence[object], start: int, pack: Pack
+) -> tuple[list[Metadata], list[str | None], list[bytes]]:
+    """``encode`` of each, by column; the first is record ``start``.  Ordinary records are seen in a few passes."""
+    if {*map(type, metadatas), *map(type, documents)} == {type(None)}:
+        return [{} for _ in metadatas], [None] * len(documents), [EMPTY] * len(documents)
+    plain = [_plain(metadata) for metadata in metadatas]
+    if None not in plain and _WORDS.issuperset(map(type, documents)):
+        words = cast("list[str | None]", list(documents))
+        try:
+            bodies = [pack([one, word]) for one, word in zip(plain, words, strict=True)]
+        except ValueError:  # as above
+            bodies = []
+        if bodies and max(map(len, bodies)) <= encoding.MAX_METADATA_BYTES:
+            return cast("list[Metadata]", plain), words, bodies
+    given = enumerate(zip(metadatas, documents, strict=True), start)
+    made = [encode(metadata, document, index, pack) for index, (metadata, document) in given]
+    return [one[0] for one in made], [one[1] for one in made], [one[2] for one in made]
 
 
 def decode(data: bytes | memoryview, pack: Pack | None = None) -> tuple[Metadata, str | None]:

@@ -30,6 +30,7 @@ __all__ = [
     "MAX_DIMENSION",
     "MAX_SQUARED_NORM",
     "METRICS",
+    "RAW",
     "admit_raw",
     "admit_vectors",
     "as_array",
@@ -51,10 +52,14 @@ _INT32_MIN, _INT32_MAX = -(1 << 31), (1 << 31) - 1
 _NORM_BITS = 30  # an admitted component is at most 2^30 in magnitude: its square alone is 2^60
 _BLOCK = 1 << 16  # components worked on at once: 512 KiB for each int64 temporary
 _CHUNK = 1 << 15  # components worked on at once where one buffer is used again and again
-_FRACTION_FIELD = {2: 10, 4: 23, 8: 52}  # IEEE 754: explicit fraction bits, by size in bytes
 
 assert MAX_SQUARED_NORM == 1 << (2 * _NORM_BITS)
 assert _BLOCK >= MAX_DIMENSION  # a block holds at least one row
+
+_NATIVE = frozenset(np.dtype(kind) for kind in (np.float16, np.float32, np.float64, np.int32, np.int64))
+
+RAW = np.dtype("<i4")
+"""A raw component as it is committed to and stored."""
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
@@ -177,6 +182,8 @@ def check_admitted(matrix: Int32) -> None:
 
 def _numeric(x: ArrayLike, what: str, dimension: int | None = None, collection: str | None = None) -> NDArray[Any]:
     """An ndarray of float16/32/64 or integers, of any shape."""
+    if type(x) is np.ndarray and x.dtype in _NATIVE:  # the common case; the second look at an array, too
+        return x
     if isinstance(x, np.ma.MaskedArray):
         raise UsageError(f"{what}: expected plain numbers, found a masked array, whose mask would be lost")
     try:
@@ -374,101 +381,23 @@ def _normalised(array: NDArray[Any], bits: int, what: str) -> Int32:
 
     ``units`` settles nearly every row in float64, with proof; the others, and every refusal, are decided in integers.
     """
-    matrix = array if array.ndim == 2 else array[None, :]
-    result = np.empty(matrix.shape, dtype=np.int32)
+    result = np.empty(array.shape, dtype=np.int32)
+    matrix, raw = (array, result) if array.ndim == 2 else (array[None, :], result[None, :])
+    if len(matrix) == 1 and array.dtype.kind == "f" and units.propose_one(matrix[0], bits, raw[0]):
+        return result
+    room = units.room_for(*matrix.shape)
     for start, rows in _row_blocks(matrix):
         if rows.dtype.kind in "iu":
             rows = _as_float64(rows, array, start * matrix.shape[1], what)
-        settled = units.propose(rows, bits, result[start : start + len(rows)])
+        settled = units.propose(rows, bits, raw[start : start + len(rows)], room)
         if not settled.all():
             open = np.flatnonzero(~settled)
             names = [what if array.ndim == 1 else f"{what} {row}" for row in (start + open).tolist()]
-            result[start + open] = _normalised_exactly(rows[open], bits, names)
+            raw[start + open] = units.exactly(rows[open], bits, names)
     return result
 
 
-def _normalised_exactly(rows: NDArray[Any], bits: int, names: list[str]) -> Int64:
-    """The same in integers only; ``names`` are the rows' in messages."""
-    magnitude, negative = _patterns(rows)
-    mantissa, exponent, finite = _decoded(magnitude, rows.dtype.itemsize)
-    if not finite.all():
-        row, column = divmod(int(np.argmin(finite)), rows.shape[1])
-        found = float(rows[row, column])
-        raise RangeError(f"{names[row]}, column {column}: expected a finite number, found {found!r}")
-    scale = np.empty((len(rows), 1), dtype=np.int64)
-    for row, column in enumerate(np.argmax(magnitude, axis=1)):  # patterns are ordered as the numbers are
-        top = int(mantissa[row, column])
-        if top == 0:
-            raise RangeError(f"{names[row]} is zero: the metric 'cosine' expects a direction, and zero has none")
-        scale[row, 0] = int(exponent[row, column]) + top.bit_length()  # the frexp exponent of max |x|
-    scaled = _shifted(mantissa, exponent + np.int64(31) - scale)
-    roots = np.array([[math.isqrt(total << 6)] for total in _squared_norms(scaled)], dtype=np.int64)
-    # scaled <= 2^31 and bits <= 28: the dividend is at most 2^62; roots >= 2^33, since some scaled >= 2^30
-    dividend = scaled << np.int64(bits + 3)
-    unit = dividend // roots
-    dividend -= unit * roots  # the remainder, in [0, root)
-    dividend *= 2
-    unit += (dividend > roots) | ((dividend == roots) & ((unit & 1) == 1))
-    np.negative(unit, out=unit, where=negative)
-    return unit
-
-
-def _patterns(rows: NDArray[Any]) -> tuple[Int64, NDArray[np.bool_]]:
-    """The bits of floats without their sign, as integers, and the signs.
-
-    No float is computed with: a process that flushes subnormals to zero still normalises the smallest vectors.
-    """
-    size = rows.dtype.itemsize
-    native = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("="))
-    pattern = native.view(f"i{size}").astype(np.int64)  # sign-extended
-    return pattern & ((1 << (8 * size - 1)) - 1), pattern < 0
-
-
-def _decoded(magnitude: Int64, size: int) -> tuple[Int64, Int64, NDArray[np.bool_]]:
-    """(mantissa, exponent, is finite) with |x| = mantissa * 2^exponent, of floats of ``size`` bytes."""
-    fraction = _FRACTION_FIELD[size]
-    ones = (1 << (8 * size - 1 - fraction)) - 1  # the exponent field of infinities and NaN; ones // 2 is the bias
-    field = magnitude >> fraction
-    mantissa = (magnitude & ((1 << fraction) - 1)) + ((field > 0).astype(np.int64) << fraction)
-    exponent = np.maximum(field, 1) - np.int64(ones // 2 + fraction)
-    return mantissa, exponent, field < ones
-
-
-def _shifted(mantissa: Int64, exponent: Int64) -> Int64:
-    """round_half_even(mantissa * 2^exponent), for 0 <= mantissa < 2^53 and a result of at most 2^31.
-
-    To the right by r + 1 after one place to the left, so that "half" exists for r = 0 as well.  Beyond r = 60 the
-    result is 0, as it is at 60.  2^54 + 2^60 < 2^63: nothing overflows.
-    """
-    left = np.clip(exponent, 0, 31)
-    right = np.clip(-exponent, 0, 60)
-    doubled = mantissa << (left + 1)
-    odd = (doubled >> (right + 1)) & 1
-    doubled += (np.int64(1) << right) - 1 + odd
-    return np.asarray(doubled >> (right + 1), dtype=np.int64)
-
-
 # ------------------------------------------------------------------------------------------------------------ admission
-
-
-def _squared_norms(rows: Int64) -> list[int]:
-    """The exact sum of squares of each row, as Python ints; |component| <= 2^31.
-
-    Limbs of 16 bits: high < 2^16 and low < 2^16, so 2^16 products sum to less than 2^48.
-    """
-    high_high, high_low, low_low = _limb_sums(rows)
-    return [(int(a) << 32) + (int(b) << 17) + int(c) for a, b, c in zip(high_high, high_low, low_low, strict=True)]
-
-
-def _limb_sums(rows: Int64) -> tuple[Int64, Int64, Int64]:
-    """(sum high^2, sum high * low, sum low^2) of each row, where |component| = high * 2^16 + low."""
-    magnitude = np.abs(rows)
-    high, low = magnitude >> 16, magnitude & 0xFFFF
-    return (
-        np.einsum("ij,ij->i", high, high),
-        np.einsum("ij,ij->i", high, low),
-        np.einsum("ij,ij->i", low, low),
-    )
 
 
 def _check_norms(matrix: Int32, what: str, format: str | None) -> None:
@@ -483,12 +412,12 @@ def _check_norms(matrix: Int32, what: str, format: str | None) -> None:
         if int(rows.max()) <= harmless and int(rows.min()) >= -harmless:
             continue
         wide = rows.astype(np.int64)
-        high_high, high_low, low_low = _limb_sums(wide)
+        high_high, high_low, low_low = units.limb_sums(wide)
         top = (high_high << 16) + (high_low << 1) + (low_low >> 16)
         too_long = (top > 1 << 44) | ((top == 1 << 44) & ((low_low & 0xFFFF) > 0))
         if too_long.any():
             row = int(np.argmax(too_long))
-            squared = _squared_norms(wide[row : row + 1])[0]
+            squared = units.squared_norms(wide[row : row + 1])[0]
             limit, unit = _NORM_BITS, "raw units"
             if format is not None:
                 limit, unit = _NORM_BITS - FORMATS[format], format

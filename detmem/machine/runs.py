@@ -171,17 +171,15 @@ def write(
     leaves: list[bytes] = []
     for start in range(0, len(ids), _REPORTED):  # one step for all of a part: the loops stay short, the rows in cache
         part = slice(start, start + _REPORTED)
-        given = zip(metadatas[part], documents[part], strict=True)
-        made = [contents.encode(*one, index, pack) for index, one in enumerate(given, start)]
-        some = [body for _, _, body in made]
+        understood, said, some = contents.encode_all(metadatas[part], documents[part], start, pack)
         of_vectors = _vector_commitments(_row_bytes(matrix[part]))
         both = [of_vector + _content_commitment(body) for of_vector, body in zip(of_vectors, some, strict=True)]
         heads = [
             b"".join((fronts[len(text)], sizes[len(body)], pair, name, text, PRESENT))
             for text, body, pair in zip(texts[part], some, both, strict=True)
         ]
-        plain += [metadata for metadata, _, _ in made]
-        words += [document for _, document, _ in made]
+        plain += understood
+        words += said
         bodies += some
         pairs += both
         headers += heads
@@ -203,7 +201,7 @@ def _vector_commitments(rows: Iterable[memoryview]) -> list[bytes]:
 
 def _content_commitment(content: bytes) -> bytes:
     """``commit``, and at once for the content that many records share."""
-    return _NO_CONTENT if content is contents.EMPTY else sha256(_COMMIT_PREFIX + content).digest()
+    return _NO_CONTENT if content == contents.EMPTY else sha256(_COMMIT_PREFIX + content).digest()
 
 
 def decode(body: memoryview) -> Operations:

@@ -194,19 +194,23 @@ class State:
 
 def _store(records: Records, pending: _Pending, seq: int) -> None:
     """Let go of what a change replaces or deletes, and append what it brings."""
-    if not records.slots.keys().isdisjoint(pending.changed):
-        records.bury([id for id in pending.changed if id in records.slots], seq)
+    replaced = [id for id in pending.changed if id in records.slots]
+    if replaced:
+        records.bury(replaced, seq)
     if pending.only_runs:
         for run in pending.runs:
             assert run.meanings is not None
             records.extend(run.ids, run.matrix, *run.meanings, seq)
     else:
-        fresh = {id: pending.record(changed) for id, changed in pending.changed.items() if changed is not None}
-        if fresh:
-            parts = fresh.values()
-            vectors = np.frombuffer(b"".join([part.vector for part in parts]), dtype="<i4").reshape(len(fresh), -1)
-            metadatas = [part.metadata for part in parts]
-            records.extend(list(fresh), vectors, metadatas, [part.document for part in parts], seq)
+        fresh = [(id, pending.record(changed)) for id, changed in pending.changed.items() if changed is not None]
+        if len(fresh) == 1:  # what most commits are
+            ((id, record),) = fresh
+            vectors = np.frombuffer(record.vector, dtype=fixed.RAW)[None]
+            records.extend((id,), vectors, (record.metadata,), (record.document,), seq)
+        elif fresh:
+            ids, parts = zip(*fresh, strict=True)
+            vectors = np.frombuffer(b"".join([part.vector for part in parts]), dtype=fixed.RAW).reshape(len(ids), -1)
+            records.extend(ids, vectors, [part.metadata for part in parts], [part.document for part in parts], seq)
     records.compact()
 
 
@@ -216,6 +220,7 @@ class Stage:
     def __init__(self, state: State) -> None:
         self._state = state
         self._pending: dict[str, _Pending | None] = {}
+        self._seen: dict[str, _Pending] = {}  # asked for and not yet touched
         self.operations: list[Operation | Run] = []
 
     def definition(self, collection: str) -> Definition | None:
@@ -327,7 +332,7 @@ class Stage:
                 leaves.update((standing.key(id), None) for id in standing.slots)
             if pending is None:
                 continue
-            prefix = prefixed(name.encode())
+            prefix = prefixed(name.encode()) if pending.base is None else pending.base.prefix
             if pending.base is None:
                 leaves[state_key(prefix, _NO_ID)] = _definition_leaf(prefix, pending.definition)
             if pending.only_runs:
@@ -354,8 +359,13 @@ class Stage:
     def _collection(self, name: str) -> _Pending | None:
         if name in self._pending:
             return self._pending[name]
+        if name in self._seen:
+            return self._seen[name]
         records = self._state.collections.get(name)
-        return None if records is None else _Pending(records.definition, records)
+        if records is None:
+            return None
+        pending = self._seen[name] = _Pending(records.definition, records)
+        return pending
 
     def _existing(self, name: str) -> _Pending:
         pending = self._collection(name)

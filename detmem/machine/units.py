@@ -1,12 +1,12 @@
-"""Unit vectors proposed in float64, and which of them are beyond doubt (spec/numbers.md, 'Unit vectors').
+"""Unit vectors: proposed in float64, and decided in integers (spec/numbers.md, 'Unit vectors').
 
 The rule is one of integers, and dividing integers is slow.  A float quotient is fast, and nearly always says enough:
 rounding to an integer asks only on which side of a half a number lies, and the quotient is off by far less than its
-distance to the next half.  So every value here carries a bound of its error that holds in every rounding mode, and a
-row is *settled* when each of its components is further than that from the border.  The others, one row in thousands,
-are for the caller's integers.
+distance to the next half.  So every value in ``propose`` carries a bound of its error that holds in every rounding
+mode, and a row is *settled* when each of its components is further than that from the border.  The others, one row in
+hundreds, are for ``exactly``, which is the rule as it is written.
 
-It refuses to decide a doubt, to name an error, and to round by the processor's mode.
+It refuses to guess at a doubt, and to round by the processor's mode.
 """
 
 from __future__ import annotations
@@ -17,27 +17,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["propose", "round_half_even"]
+from detmem.errors import RangeError
 
-_CHUNK = 1 << 15  # components worked on at once: three buffers of 256 KiB stay in the cache of one core
+__all__ = ["exactly", "limb_sums", "propose", "propose_one", "room_for", "round_half_even", "squared_norms"]
+
+_CHUNK = 1 << 16  # components worked on at once: three buffers of 512 KiB stay in a cache
 _SMALLEST, _LARGEST = 2.0**-64, 2.0**64  # of a row's greatest component: no product below leaves the normal range
 _DOUBT = 2.0**-20  # greater than the error of a component: see ``_propose``
+_WORTH = 0.125  # expected doubts in a row from which ``propose_one`` is not tried
+_FEW_BITS = 16
+_FRACTION_FIELD = {2: 10, 4: 23, 8: 52}  # IEEE 754: explicit fraction bits, by size in bytes
 _MOST_BITS = 28  # the largest format
-_LIMB = 16
 
 assert _DOUBT > 2 * 2.0 ** (_MOST_BITS - 50)
 
+Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
 
 
-def propose(rows: NDArray[Any], bits: int, out: NDArray[np.int32]) -> NDArray[np.bool_]:
+def room_for(count: int, dimension: int) -> Float64:
+    """What ``propose`` works in, for up to ``count`` rows: made once and used for all of them."""
+    return np.empty((3, min(max(1, _CHUNK // dimension), count), dimension))
+
+
+def propose(rows: NDArray[Any], bits: int, out: NDArray[np.int32], room: Float64) -> NDArray[np.bool_]:
     """Write the unit vectors of float rows (n, d) to ``out``, in units of 2^-bits; return which rows are settled."""
     assert bits <= _MOST_BITS
-    if len(rows) == 1:
-        return np.array([_propose_one(rows[0], bits, out[0])])
     settled = np.empty(len(rows), dtype=np.bool_)
-    step = max(1, _CHUNK // rows.shape[1])
-    room = np.empty((3, min(step, len(rows)), rows.shape[1]))
+    step = room.shape[1]
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
         count = len(settled[part])
@@ -68,27 +75,35 @@ def _propose(
     return usable
 
 
-def _propose_one(row: NDArray[Any], bits: int, out: NDArray[np.int32]) -> bool:
-    """As ``_propose``, for one row in as few calls as will do: this is most of what a single commit computes."""
+def propose_one(row: NDArray[Any], bits: int, out: NDArray[np.int32]) -> bool:
+    """As ``propose`` for a single float row, in a third of its calls; False where it would take more of them.
+
+    The rounding to 2^-31 is left out.  With a the scaled row, r its rounding and A = |a| >= 2^30, no component moves by
+    more than 1/2 and the length by no more than sqrt(d)/2; n/8, for n the root, is within 1/8 of |r|.  So the quotient
+    r_j/(n/8) is within (1/2 + (sqrt(d)/2 + 1/8) |a_j|/A) / (n/8) of a_j/A: little enough for Q16.16, and only there.
+    """
+    if bits > _FEW_BITS:
+        return False
     values = row.astype(np.float64)
-    largest = float(np.abs(values).max())
+    whole = np.abs(values)
+    largest = whole.item(whole.argmax())  # of a NaN, if there is one; and a fifth of what max() costs
     if not _SMALLEST <= largest < _LARGEST:
         return False
-    values *= math.ldexp(1.0, 31 - math.frexp(largest)[1])
-    whole, spare = np.empty((2, len(row)))
-    round_half_even(values, whole, spare)
-    guess = 8 * math.sqrt(np.dot(whole, whole))  # as in ``_roots``: a float sum, in whatever order
-    root = math.floor(guess)
-    doubt = guess * ((len(row) + 4) * 2.0**-52)
-    if not doubt <= guess - root <= 1 - doubt:
-        root = math.isqrt(_squared_norm(whole) << 6)
-    np.multiply(whole, 2.0 ** (bits + 3) / root, out=values)
-    values += 0.5
-    np.floor(values, out=whole)
-    values -= whole
-    if values.min() < _DOUBT or values.max() > 1 - _DOUBT:
+    size = len(row)
+    norm = math.sqrt(values.dot(values))
+    factor = 2.0**bits / norm
+    most = largest * factor
+    doubt = (2.0 ** (bits - 1) + (math.sqrt(size) / 2 + 1) * most) / math.ldexp(norm, 31 - math.frexp(largest)[1])
+    doubt += most * (size + 8) * 2.0**-52 + 2.0**-35  # and what the floats of the lines below are off by
+    if doubt * size > _WORTH:
         return False
-    np.copyto(out, whole, casting="unsafe")
+    np.multiply(values, factor, values)
+    np.add(values, 0.5, values)
+    np.floor(values, whole)
+    np.subtract(values, whole, values)
+    if not (values.item(values.argmin()) > doubt and values.item(values.argmax()) < 1 - doubt):
+        return False
+    out[:] = whole
     return True
 
 
@@ -137,13 +152,92 @@ def _roots(whole: Float64) -> Float64:
     left = guess - roots
     doubt = guess * ((whole.shape[1] + 4) * 2.0**-52)
     for row in np.flatnonzero((left < doubt) | (left > 1 - doubt)).tolist():
-        roots[row] = math.isqrt(_squared_norm(whole[row]) << 6)
+        roots[row] = math.isqrt(squared_norms(whole[row : row + 1].astype(np.int64))[0] << 6)
     return roots
 
 
-def _squared_norm(row: Float64) -> int:
-    """The exact sum of squares: limbs of 16 bits, whose products sum to less than 2^53 in 2^16 dimensions."""
-    magnitude = np.abs(row)
-    high = np.floor(magnitude * 2.0**-_LIMB)
-    low = magnitude - high * 2.0**_LIMB
-    return (int(high @ high) << (2 * _LIMB)) + (int(high @ low) << (_LIMB + 1)) + int(low @ low)
+# ------------------------------------------------------------------------------------------------------------- exactly
+
+
+def exactly(rows: NDArray[Any], bits: int, names: list[str]) -> Int64:
+    """The unit vectors of float rows by the rule itself, in integers only; ``names`` are the rows' in messages.
+
+    ``RangeError``: a row that is not finite, or zero.
+    """
+    magnitude, negative = _patterns(rows)
+    mantissa, exponent, finite = _decoded(magnitude, rows.dtype.itemsize)
+    if not finite.all():
+        row, column = divmod(int(np.argmin(finite)), rows.shape[1])
+        found = float(rows[row, column])
+        raise RangeError(f"{names[row]}, column {column}: expected a finite number, found {found!r}")
+    scale = np.empty((len(rows), 1), dtype=np.int64)
+    for row, column in enumerate(np.argmax(magnitude, axis=1)):  # patterns are ordered as the numbers are
+        top = int(mantissa[row, column])
+        if top == 0:
+            raise RangeError(f"{names[row]} is zero: the metric 'cosine' expects a direction, and zero has none")
+        scale[row, 0] = int(exponent[row, column]) + top.bit_length()  # the frexp exponent of max |x|
+    scaled = _shifted(mantissa, exponent + np.int64(31) - scale)
+    roots = np.array([[math.isqrt(total << 6)] for total in squared_norms(scaled)], dtype=np.int64)
+    # scaled <= 2^31 and bits <= 28: the dividend is at most 2^62; roots >= 2^33, since some scaled >= 2^30
+    dividend = scaled << np.int64(bits + 3)
+    unit = dividend // roots
+    dividend -= unit * roots  # the remainder, in [0, root)
+    dividend *= 2
+    unit += (dividend > roots) | ((dividend == roots) & ((unit & 1) == 1))
+    np.negative(unit, out=unit, where=negative)
+    return unit
+
+
+def _patterns(rows: NDArray[Any]) -> tuple[Int64, NDArray[np.bool_]]:
+    """The bits of floats without their sign, as integers, and the signs.
+
+    No float is computed with: a process that flushes subnormals to zero still normalises the smallest vectors.
+    """
+    size = rows.dtype.itemsize
+    native = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("="))
+    pattern = native.view(f"i{size}").astype(np.int64)  # sign-extended
+    return pattern & ((1 << (8 * size - 1)) - 1), pattern < 0
+
+
+def _decoded(magnitude: Int64, size: int) -> tuple[Int64, Int64, NDArray[np.bool_]]:
+    """(mantissa, exponent, is finite) with |x| = mantissa * 2^exponent, of floats of ``size`` bytes."""
+    fraction = _FRACTION_FIELD[size]
+    ones = (1 << (8 * size - 1 - fraction)) - 1  # the exponent field of infinities and NaN; ones // 2 is the bias
+    field = magnitude >> fraction
+    mantissa = (magnitude & ((1 << fraction) - 1)) + ((field > 0).astype(np.int64) << fraction)
+    exponent = np.maximum(field, 1) - np.int64(ones // 2 + fraction)
+    return mantissa, exponent, field < ones
+
+
+def _shifted(mantissa: Int64, exponent: Int64) -> Int64:
+    """round_half_even(mantissa * 2^exponent), for 0 <= mantissa < 2^53 and a result of at most 2^31.
+
+    To the right by r + 1 after one place to the left, so that "half" exists for r = 0 as well.  Beyond r = 60 the
+    result is 0, as it is at 60.  2^54 + 2^60 < 2^63: nothing overflows.
+    """
+    left = np.clip(exponent, 0, 31)
+    right = np.clip(-exponent, 0, 60)
+    doubled = mantissa << (left + 1)
+    odd = (doubled >> (right + 1)) & 1
+    doubled += (np.int64(1) << right) - 1 + odd
+    return np.asarray(doubled >> (right + 1), dtype=np.int64)
+
+
+def squared_norms(rows: Int64) -> list[int]:
+    """The exact sum of squares of each row, as Python ints; |component| <= 2^31.
+
+    Limbs of 16 bits: high < 2^16 and low < 2^16, so 2^16 products sum to less than 2^48.
+    """
+    high_high, high_low, low_low = limb_sums(rows)
+    return [(int(a) << 32) + (int(b) << 17) + int(c) for a, b, c in zip(high_high, high_low, low_low, strict=True)]
+
+
+def limb_sums(rows: Int64) -> tuple[Int64, Int64, Int64]:
+    """(sum high^2, sum high * low, sum low^2) of each row, where |component| = high * 2^16 + low."""
+    magnitude = np.abs(rows)
+    high, low = magnitude >> 16, magnitude & 0xFFFF
+    return (
+        np.einsum("ij,ij->i", high, high),
+        np.einsum("ij,ij->i", high, low),
+        np.einsum("ij,ij->i", low, low),
+    )

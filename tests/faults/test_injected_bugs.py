@@ -119,7 +119,7 @@ CHECKS = [
     _bug("acknowledge before the sync", log.Journal.append, "if self._policy.before_publishing", "if False"),
     _bug("HEAD before the log's sync", log.Journal._sync, "self._open_file().sync()", "self._head.write(sync=True, durable_seq=place.seq, link=place.link, segment=place.segment, durable_offset=place.offset); self._open_file().sync()"),
     _bug("a group acknowledges without waiting", log.Journal.wait, 'if self._policy.kind != "group"', "if True"),
-    _bug("go on after a failure", log.Journal._guarded, "self._failure = error", "pass"),
+    _bug("go on after a failure", log._Guard.__exit__, "self._journal._failure = error", "pass"),
     _bug("HEAD stays clean while writing", log.Journal.__init__, "clean=False", "clean=True"),
     _bug("HEAD's slots are not alternated", head.HeadFile.write, "self._slot = 1 - self._slot", "pass"),
     _bug("the other slot before the first is synced", head.HeadFile.write, "if self._synced", "if True"),

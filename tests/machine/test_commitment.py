@@ -226,3 +226,42 @@ def test_the_cost_of_a_commit_does_not_grow_with_the_memory(meter: Meter, kind: 
     # On paper, for one add: leaves, key, link and at most 17 nodes of the state tree; log nodes amortise to one a leaf.
     assert late[0] < 2 * 30
     assert late[2] < 1_000
+
+
+def _crowded() -> st.SearchStrategy[bytes]:
+    """Keys that share a bucket, or even their first eight bytes, which is what columns are sorted by."""
+    heads = st.sampled_from([bytes(8), b"\0\0" + b"\1" * 6, b"\xff" * 8, b"\x80\0" + bytes(6)])
+    return st.builds(lambda head, tail: head + sha256(bytes([tail])).digest()[:24], heads, st.integers(0, 3))
+
+
+@given(
+    st.lists(st.dictionaries(_keys() | _crowded(), st.none() | st.integers(0, 3), min_size=1, max_size=9), max_size=8)
+)
+def test_one_key_few_and_many_are_staged_to_the_same_tree(
+    twin: ModuleType, steps: list[dict[bytes, int | None]]
+) -> None:
+    """The three ways differ in cost alone; here each takes every change."""
+    one, few, many, model = StateTree(), StateTree(), StateTree(), dict[bytes, bytes]()
+    for step in steps:
+        changes = {key: None if value is None else sha256(bytes([value])).digest() for key, value in step.items()}
+        for item in changes.items():
+            one.publish(one._stage_one(*item))
+        few.publish(few._stage_few(changes))
+        many.publish(many._stage_many(changes))
+        model |= {key: leaf for key, leaf in changes.items() if leaf is not None}
+        for key in [key for key, leaf in changes.items() if leaf is None]:
+            model.pop(key, None)
+        assert one.root == few.root == many.root == twin.state_root(model)
+        assert one._buckets == few._buckets == many._buckets
+        assert bytes(one._nodes) == bytes(few._nodes) == bytes(many._nodes)
+
+
+@given(st.lists(st.integers(0, 70), max_size=8))
+def test_a_log_tree_extended_by_many_is_the_one_extended_by_one(counts: list[int]) -> None:
+    tree = alone = LogTree()
+    for step, count in enumerate(counts):
+        added = [sha256(bytes([step, number])).digest() for number in range(count)]
+        tree = tree.extended(added)
+        for leaf in added:
+            alone = alone.extended([leaf])
+        assert (tree.size, tree.frontier, tree.root) == (alone.size, alone.frontier, alone.root)
