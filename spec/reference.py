@@ -987,6 +987,8 @@ def read_head_slot(data: bytes) -> Head:
         raise Refused("flags", f"{flags}")
     if zero != 0:
         raise Refused("zeros", f"{zero}")
+    if fields[0] >= 1 << 63:
+        raise Refused("generation", f"{fields[0]}")
     return Head(flags == 1, *fields)
 
 

@@ -16,7 +16,7 @@ from detmem.errors import CorruptionError, FormatError
 from detmem.journal.disk import File
 from detmem.machine import commands
 from detmem.machine.commands import Operation
-from detmem.machine.commitment import commit_leaf, link
+from detmem.machine.commitment import commit_leaf, link_of
 from detmem.machine.state import COMMIT_KIND, VERSION, Change
 
 __all__ = [
@@ -44,6 +44,10 @@ _SEAL_BYTES = _HEADER.size + _SEAL_BODY.size + 32
 _SEGMENT_MAGIC = b"DETMEMSG"
 _SEGMENT = Struct("<8sHHI16sQQ32s32s12xI")
 _WINDOW_BYTES = 1 << 20  # read at once while scanning
+# So many operations of less than so many bytes each take several times the file's bytes as objects: no more of them are
+# kept before the link has been found right.
+_MANY_OPERATIONS = 1 << 10
+_SMALL_OPERATION_BYTES = 1 << 10
 
 assert _HEADER.size == 32
 assert _SEGMENT.size == 128
@@ -206,16 +210,26 @@ class SegmentReader:
             return None
         if seq != self.seq + 1 or durable_seq >= seq:
             raise BadFrame(offset, f"expected seq {self.seq + 1}, found {seq} with durable seq {durable_seq}")
+        body = data[:length]
+        operations: list[Operation] = []
+        packed = bytearray()  # the leaves, at a third of what a list of them takes
+        crowded = False
         try:
-            operations = list(commands.decode(data[:length]))
+            for operation in commands.decode(body):
+                packed += operation.leaf
+                if not crowded:
+                    operations.append(operation)
+                    crowded = len(operations) % _MANY_OPERATIONS == 0 and _are_small(operations[-_MANY_OPERATIONS:])
         except CorruptionError as error:
             raise BadFrame(offset, str(error)) from None
         state_root, stored = bytes(data[length : length + 32]), bytes(data[length + 32 :])
-        leaves = [operation.leaf for operation in operations]
-        closing = commit_leaf(seq, len(leaves), state_root)
-        computed = link(self.link, COMMIT_KIND, 0, VERSION, seq, leaves, closing)
+        closing = commit_leaf(seq, len(packed) // 32, state_root)
+        computed = link_of(self.link, COMMIT_KIND, 0, VERSION, seq, packed, closing)
         if not operations or computed != stored:
             raise BadFrame(offset, f"expected link {computed.hex()}, found {stored.hex()}")
+        if crowded:
+            operations = list(commands.decode(body))
+        leaves = [bytes(packed[at : at + 32]) for at in range(0, len(packed), 32)]
         self.offset, self.seq, self.link = offset + size, seq, stored
         return Frame(seq, durable_seq, operations, state_root, stored, [*leaves, closing], offset, size)
 
@@ -234,6 +248,11 @@ class SegmentReader:
             self._window = memoryview(self._file.pread(max(size, _WINDOW_BYTES), offset))
             self._window_offset, start = offset, 0
         return self._window[start : start + size]
+
+
+def _are_small(operations: list[Operation]) -> bool:
+    sizes = (len(one.header) + len(one.vector or b"") + len(one.content or b"") for one in operations)
+    return sum(sizes) < _SMALL_OPERATION_BYTES * len(operations)
 
 
 def _encode_header(kind: int, length: int, seq: int, durable_seq: int, seed: int) -> bytes:
