@@ -12,10 +12,12 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.stamp
 BENCHES = $(filter-out bench/common.py bench/make_sample.py,$(sort $(wildcard bench/*.py)))
 
+FUZZED := encoding operations frame snapshot head
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test unit lint format vectors bench faults sample lock clean
+.PHONY: help demo test unit lint format vectors bench faults fuzz sample lock clean
 
 help:
 	@echo 'make demo     the main job on real sentence vectors: ingest, search, crash, recover, replay, compare roots'
@@ -26,6 +28,7 @@ help:
 	@echo 'make vectors  write spec/vectors/ anew from spec/reference.py'
 	@echo 'make bench    measure; results go to bench/results/'
 	@echo 'make faults   the long fault campaigns; bench/results/faults.md says what they saw   (make faults ARGS="--seconds 600")'
+	@echo 'make fuzz     atheris on every decoder of stored bytes, a minute each   (make fuzz ARGS="--seconds 600")'
 	@echo 'make sample   draw detmem/data/wordnet-sample.npz anew   (make sample SOURCE=path/to/wordnet-minilm.npz)'
 	@echo 'make lock     resolve requirements.lock anew'
 	@echo 'make clean    remove everything that the lines above can make again'
@@ -69,6 +72,12 @@ bench: $(STAMP)
 
 faults: $(STAMP)
 	$(PY) tests/faults/campaign.py $(ARGS)
+
+# atheris stands beside the environment, which stays what requirements.lock says.
+fuzz: $(STAMP)
+	@test -d build/fuzz || $(PY) -m pip install --quiet --disable-pip-version-check --target build/fuzz \
+		$$($(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["fuzz"])')
+	@set -e; for target in $(FUZZED); do PYTHONPATH=build/fuzz $(PY) -m tests.fuzz.fuzz $$target $(ARGS); done
 
 sample: $(STAMP)
 	$(PY) bench/make_sample.py "$(SOURCE)"
