@@ -27,7 +27,7 @@ help:
 	@echo 'make format   let ruff rewrite the layout'
 	@echo 'make vectors  write spec/vectors/ anew from spec/reference.py'
 	@echo 'make bench    measure; results go to bench/results/'
-	@echo 'make faults   the long fault campaigns; bench/results/faults.md says what they saw   (make faults ARGS="--seconds 600")'
+	@echo 'make faults   the long fault campaigns; bench/results/faults.md says what they saw   (make faults ARGS="--only 8,9")'
 	@echo 'make fuzz     atheris on every decoder of stored bytes, a minute each   (make fuzz ARGS="--seconds 600")'
 	@echo 'make sample   draw detmem/data/wordnet-sample.npz anew   (make sample SOURCE=path/to/wordnet-minilm.npz)'
 	@echo 'make lock     resolve requirements.lock anew'
