@@ -1286,6 +1286,8 @@ def read_snapshot(data: bytes) -> Memory:
         raise Refused("flags", f"{flags}")
     if chunk_size != CHUNK:
         raise Refused("chunk_size", f"{chunk_size}")
+    if seq >= 2**63 - 1:
+        raise Refused("seq", f"{seq}")
     if frontier_count != log_size.bit_count():
         raise Refused("frontier", f"{frontier_count} roots for {log_size} leaves")
     header = fixed + take(32 * frontier_count)
