@@ -987,6 +987,8 @@ def read_head_slot(data: bytes) -> Head:
         raise Refused("flags", f"{flags}")
     if zero != 0:
         raise Refused("zeros", f"{zero}")
+    if fields[0] >= 1 << 63:
+        raise Refused("generation", f"{fields[0]}")
     return Head(flags == 1, *fields)
 
 
@@ -1284,6 +1286,8 @@ def read_snapshot(data: bytes) -> Memory:
         raise Refused("flags", f"{flags}")
     if chunk_size != CHUNK:
         raise Refused("chunk_size", f"{chunk_size}")
+    if seq >= 2**63 - 1:
+        raise Refused("seq", f"{seq}")
     if frontier_count != log_size.bit_count():
         raise Refused("frontier", f"{frontier_count} roots for {log_size} leaves")
     header = fixed + take(32 * frontier_count)

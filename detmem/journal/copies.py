@@ -84,7 +84,8 @@ def repair(disk: Disk, copy: Disk) -> Repaired:
     head = newest_head(disk)
     if head is None:
         raise LogDamaged("HEAD is unreadable: open with accept_missing_head=True first, or start from the copy")
-    disk.make_folder(LOG)
+    disk.make_folder(LOG)  # it may be gone with all that was in it
+    disk.sync_folder("")
     mended: list[str] = []
     quarantined: list[str] = []
     border = SegmentHeader(head.store_id, 1, 0, LINK_ZERO, LogTree().root)

@@ -16,7 +16,7 @@ from zlib import crc32
 from detmem.errors import CorruptionError, FormatError
 from detmem.journal.disk import File
 from detmem.machine import commands, runs
-from detmem.machine.commitment import commit_leaf, link
+from detmem.machine.commitment import commit_leaf, link_of
 from detmem.machine.runs import Operations
 from detmem.machine.state import COMMIT_KIND, VERSION, Change
 
@@ -47,6 +47,11 @@ _SEGMENT_MAGIC = b"DETMEMSG"
 _SEGMENT = Struct("<8sHHI16sQQ32s32s12xI")
 _WINDOW_BYTES = 1 << 20  # read at once while scanning
 _BLOCK_BYTES = 1 << 20  # written at once, about: it stays in the cache between joining and writing
+# So many operations of less than so many bytes each take several times the file's bytes as objects: of a body larger
+# than this they are kept only once the link has been found right.
+_LARGE_BODY_BYTES = 8 << 20
+_MANY_OPERATIONS = 1 << 10
+_SMALL_OPERATION_BYTES = 1 << 10
 
 assert _HEADER.size == 32
 assert _SEGMENT.size == 128
@@ -227,18 +232,28 @@ class SegmentReader:
             return None
         if seq != self.seq + 1 or durable_seq >= seq:
             raise BadFrame(offset, f"expected seq {self.seq + 1}, found {seq} with durable seq {durable_seq}")
+        body = data[:length]
+        state_root, stored = bytes(data[length : length + 32]), bytes(data[length + 32 :])
         try:
-            operations = runs.decode(data[:length])
+            if _is_crowded(body):
+                self._check_link(offset, seq, b"".join(one.leaf for one in commands.decode(body)), state_root, stored)
+            operations = runs.decode(body)
+        except BadFrame:
+            raise
         except CorruptionError as error:
             raise BadFrame(offset, str(error)) from None
-        state_root, stored = bytes(data[length : length + 32]), bytes(data[length + 32 :])
         leaves = operations.leaves
-        closing = commit_leaf(seq, len(leaves), state_root)
-        computed = link(self.link, COMMIT_KIND, 0, VERSION, seq, leaves, closing)
-        if not operations or computed != stored:
-            raise BadFrame(offset, f"expected link {computed.hex()}, found {stored.hex()}")
+        closing = self._check_link(offset, seq, b"".join(leaves), state_root, stored)
         self.offset, self.seq, self.link = offset + size, seq, stored
         return Frame(seq, durable_seq, operations, state_root, stored, [*leaves, closing], offset, size)
+
+    def _check_link(self, offset: int, seq: int, leaves: bytes, state_root: bytes, stored: bytes) -> bytes:
+        """The commit leaf of a frame with these leaves, whose link is the stored one."""
+        closing = commit_leaf(seq, len(leaves) // 32, state_root)
+        computed = link_of(self.link, COMMIT_KIND, 0, VERSION, seq, leaves, closing)
+        if not leaves or computed != stored:
+            raise BadFrame(offset, f"expected link {computed.hex()}, found {stored.hex()}")
+        return closing
 
     def _end(self, data: memoryview, offset: int, seq: int, durable_seq: int, size: int) -> None:
         seal = _read_seal(data, offset, self._header.first_seq)
@@ -255,6 +270,15 @@ class SegmentReader:
             self._window = memoryview(self._file.pread(max(size, _WINDOW_BYTES), offset))
             self._window_offset, start = offset, 0
         return self._window[start : start + size]
+
+
+def _is_crowded(body: memoryview) -> bool:
+    """Whether a large body begins with many small operations.  ``CorruptionError`` as in ``decode``."""
+    if len(body) <= _LARGE_BODY_BYTES:
+        return False
+    first = list(islice(commands.decode(body), _MANY_OPERATIONS))
+    sizes = (len(one.header) + len(one.vector or b"") + len(one.content or b"") for one in first)
+    return sum(sizes) < _SMALL_OPERATION_BYTES * len(first)
 
 
 def _encode_header(kind: int, length: int, seq: int, durable_seq: int, seed: int) -> bytes:

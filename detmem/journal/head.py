@@ -23,6 +23,7 @@ _MAGIC = b"DETMEMHD"
 _CLEAN = 1
 _PAGE_BYTES = 4096
 _SLOTS = 2
+_MAX_GENERATION = 2**63 - 1
 
 assert _SLOT.size == 140
 
@@ -55,6 +56,8 @@ class Head:
             return None
         if version > VERSION:
             raise FormatError(f"HEAD has format {version}, this version of detmem reads up to {VERSION}")
+        if generation > _MAX_GENERATION:  # no life is long enough to have written it, and the next could not be
+            return None
         head = cls(store_id, generation, bool(flags & _CLEAN), *rest)
         return head if head.encode() == data[: _SLOT.size] else None
 

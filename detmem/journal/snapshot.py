@@ -29,6 +29,7 @@ _FOOTER = Struct("<IQQ32s")
 _CHUNK_BYTES = 1 << 20
 _CHUNK_HEAD_BYTES = 4 + 32
 _ROWS_AT_ONCE_BYTES = 1 << 20
+_MAX_SEQ = 2**63 - 1
 
 
 @dataclass(slots=True)
@@ -208,6 +209,8 @@ class _Reader:
             raise FormatError(f"snapshot {self._name} has format {version}, expected at most {VERSION}")
         if version != VERSION or flags or chunk_size != _CHUNK_BYTES:
             raise self.damaged(f"unknown version {version}, flags {flags} or chunk size {chunk_size}")
+        if seq >= _MAX_SEQ:  # records count their lives in int64
+            raise self.damaged(f"seq {seq}, expected below 2^63 - 1")
         frontier = [whole[at : at + 32] for at in range(_HEADER.size, len(whole) - 32, 32)]
         log = LogTree(log_size, frontier)
         link, state_root, log_root = roots

@@ -89,10 +89,12 @@ class Definition:
         dim, metric, number_format = value["dim"], value["metric"], value["format"]
         if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= fixed.MAX_DIMENSION:
             raise CorruptionError(f"definition: dim must be 1..{fixed.MAX_DIMENSION}, found {dim!r}")
+        if not isinstance(metric, str) or not isinstance(
+            number_format, str
+        ):  # before they are looked up: a map cannot be
+            raise CorruptionError(f"definition: expected texts for metric and format, found {value!r}")
         if metric not in fixed.METRICS or number_format not in fixed.FORMATS or value["erasable"] is not False:
             raise CorruptionError(f"definition: unknown metric, format or kind in {value!r}")
-        assert isinstance(metric, str)
-        assert isinstance(number_format, str)
         return cls(dim, metric, number_format)
 
 

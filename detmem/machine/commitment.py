@@ -28,6 +28,7 @@ __all__ = [
     "commit",
     "commit_leaf",
     "link",
+    "link_of",
     "operation_leaf",
     "prefixed",
     "prefixed_all",
@@ -113,8 +114,17 @@ def commit_leaf(seq: int, operation_count: int, state_root: bytes) -> bytes:
 
 def link(before: bytes, kind: int, flags: int, version: int, seq: int, leaves: list[bytes], closing: bytes) -> bytes:
     """Link of a commit frame: over the link before, the frame's meaning, and its leaves."""
-    head = b"\x11" + before + pack("<BBHQI", kind, flags, version, seq, len(leaves))
-    return sha256(head + b"".join(leaves) + closing).digest()
+    return link_of(before, kind, flags, version, seq, b"".join(leaves), closing)
+
+
+def link_of(
+    before: bytes, kind: int, flags: int, version: int, seq: int, leaves: bytes | bytearray, closing: bytes
+) -> bytes:
+    """``link`` where the leaves stand one behind the other."""
+    digest = sha256(b"\x11" + before + pack("<BBHQI", kind, flags, version, seq, len(leaves) // _HASH_BYTES))
+    digest.update(leaves)
+    digest.update(closing)
+    return digest.digest()
 
 
 class LogTree:

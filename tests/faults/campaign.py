@@ -27,14 +27,32 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from bench import common
-from tests.faults import contending, killing, test_crash, test_errors, test_injected_bugs
+from tests.faults import (
+    contending,
+    copies,
+    hostile,
+    killing,
+    test_copies,
+    test_crash,
+    test_damage,
+    test_errors,
+    test_injected_bugs,
+    test_threads_on_simdisk,
+)
+from tests.faults.simdisk import Fault
 from tests.faults.workloads import Broken, Examiner, Workload, workloads
+from tests.stateful.test_model import run_crashing
 
 WAYS_PER_MOMENT = 48
 SHARES = {"1": 0.55, "2": 0.25, "6": 0.20}  # of --seconds
 KILLS = 10_000
 PAIRS = 2_000  # of openers
 CROWDS = 500
+STEPS = 50_000
+STORIES = 1_000
+HOSTILE_PARTS = 16
+COPY_WAYS = 24
+BITS_AT_ONCE = 4_096
 ACCOUNTS = common.RESULTS / "faults.json"
 
 
@@ -48,6 +66,8 @@ class Tally:
     seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    dearest: int = 0
+    slowest: float = 0.0
 
     def add(self, other: Tally) -> None:
         self.runs += other.runs
@@ -55,6 +75,8 @@ class Tally:
         self.opened += other.opened
         self.failures += other.failures
         self.counts += other.counts
+        self.dearest = max(self.dearest, other.dearest)
+        self.slowest = max(self.slowest, other.slowest)
 
 
 @dataclass
@@ -124,6 +146,83 @@ def openings(task: tuple[int, bool]) -> Tally:
     return Tally(found.rounds, found.openings, found.readers, 0.0, found.failures, counts)
 
 
+def damages(task: tuple[str, str, int]) -> Tally:
+    """A file with every bit of a stretch flipped, cut at every byte of one, or its sectors moved about."""
+    name, kind, start = task
+    data = bytes(test_damage.store().files[name])
+    if kind == "flips":
+        changed: Iterable[bytes | bytearray] = test_damage.flips(
+            data, range(start, min(8 * len(data), start + BITS_AT_ONCE))
+        )
+    elif kind == "cuts":
+        changed = (data[:size] for size in range(start, min(len(data), start + BITS_AT_ONCE)))
+    else:
+        changed = test_damage.sector_cases(data)
+    tally = Tally()
+    for number, one in enumerate(changed):
+        for write in (True, False):
+            found = test_damage.verdict(name, one, write=write)
+            tally.runs += 1
+            tally.counts[f"{kind} {found}"] += 1
+            if found == "changed":
+                tally.failures.append(
+                    f"{name}, {kind} from {start}, number {number}, write={write}: silently different"
+                )
+    return tally
+
+
+def machines(seed: int) -> Tally:
+    try:
+        return Tally(1, run_crashing(seed, 20, 50))
+    except Exception as error:  # noqa: BLE001 - whatever a step met is a finding
+        return Tally(1, failures=[f"tests.stateful.test_model.run_crashing({seed}, 20, 50): {error!r}"])
+
+
+def hostiles(part: int) -> Tally:
+    cases = hostile.admitted()[part::HOSTILE_PARTS]
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        found = hostile.run(cases, Path(folder))
+    tally = Tally(found.runs, found.cases, 0, 0.0, found.failures, found.endings)
+    tally.dearest, tally.slowest = found.most_beyond, found.most_seconds
+    return tally
+
+
+def stories(seed: int) -> Tally:
+    return _counted(lambda examiner: test_threads_on_simdisk.tell(seed, examiner))
+
+
+def copyings(task: tuple[int, str, str]) -> Tally:
+    """A backup of one source, or a repair or a salvage of one victim: cut off everywhere, then each call failing."""
+    seed, name, how = task
+    copying = copies.Copying(copies.source(name), f"{seed} {name} {how}", COPY_WAYS)
+    tally = Tally(1)
+    try:
+        if how == "backup":
+            copying.backup()
+        else:
+            victim = copies.damaged(copying.original, how)
+            copying.repair(victim, promised=test_copies.promised(how))
+        copying.most = 4
+        for at in range(-40, 80):
+            fault = Fault(at, test_errors.ERRNOS[at % 4], short=at % 3 == 0, lasting=at % 5 == 0)
+            tally.runs += 1
+            if how == "backup":
+                copying.backup(fault)
+            else:
+                copying.repair(victim, fault, test_copies.promised(how))
+        if how != "backup":
+            salvaging = copies.Copying(copies.source(name), f"{seed} {name} {how} salvage", COPY_WAYS)
+            salvaging.salvage(victim)
+            copying.states += salvaging.states
+            tally.runs += 1
+    except (Broken, AssertionError) as error:
+        tally.failures.append(f"copyings({task!r}): {error}")
+    tally.states = copying.states
+    tally.opened = len(copying._seen)
+    return tally
+
+
 # ------------------------------------------------------------------------------------------------------- campaigns
 
 
@@ -159,6 +258,22 @@ def campaign_2(options: Options) -> dict[str, Any]:
     return _account("recovery crashes, three deep", tally, f"walk({first}) and following")
 
 
+def campaign_3(options: Options) -> dict[str, Any]:
+    sizes = {name: len(test_damage.store().files[name]) for name in test_damage.FILES}
+    tasks = [(name, "flips", at) for name, size in sizes.items() for at in range(0, 8 * size, BITS_AT_ONCE)]
+    tally = _gathered(options, damages, tasks)
+    how = f"every bit of {len(sizes)} files, {sum(sizes.values()):,} bytes, opened to write and to read"
+    return _account("flipped bits", tally, f"{how}. {_list(tally.counts)}")
+
+
+def campaign_4(options: Options) -> dict[str, Any]:
+    sizes = {name: len(test_damage.store().files[name]) for name in test_damage.FILES}
+    tasks = [(name, "cuts", at) for name, size in sizes.items() for at in range(0, size, BITS_AT_ONCE)]
+    tally = _gathered(options, damages, [*tasks, *((name, "sectors", 0) for name in sizes)])
+    how = "cut at every byte; every 512 bytes zeroed, duplicated, exchanged; opened to write and to read"
+    return _account("cuts and sectors", tally, f"{how}. {_list(tally.counts)}")
+
+
 def campaign_6(options: Options) -> dict[str, Any]:
     most = options.seconds * SHARES["6"]
     tally = _gathered(options, failures, _fault_tasks(options.seed), lambda so_far: so_far.seconds >= most)
@@ -191,6 +306,32 @@ def campaign_9(options: Options) -> dict[str, Any]:
     return _account("many openers, the holder killed", tally, how)
 
 
+def campaign_10(options: Options) -> dict[str, Any]:
+    first = options.seed * 1_000_000
+    tally = _gathered(options, machines, range(first, first + STEPS), lambda so_far: so_far.states >= STEPS)
+    return _account("state machine with crashes", tally, f"runs; steps: run_crashing({first}, 20, 50) and following")
+
+
+def campaign_11(options: Options) -> dict[str, Any]:
+    tally = _gathered(options, hostiles, range(HOSTILE_PARTS))
+    beyond = f"at most {tally.dearest / 2**20:.1f} MiB beyond twice the largest file, {tally.slowest:.1f} s of CPU"
+    return _account("hostile files", tally, f"operations; stores: {beyond}. {_list(tally.counts)}")
+
+
+def campaign_13(options: Options) -> dict[str, Any]:
+    first = options.seed * 1_000_000
+    tally = _gathered(options, stories, range(first, first + STORIES))
+    how = f"threads whose order a seed draws, power cuts and failing calls among them: tell({first}) and following"
+    return _account("threads on the simulated disk", tally, how)
+
+
+def campaign_14(options: Options) -> dict[str, Any]:
+    tasks = [(options.seed, name, "backup") for name in copies.SOURCES]
+    tally = _gathered(options, copyings, [*tasks, *((options.seed, *victim) for victim in test_copies.VICTIMS)])
+    how = "cut off at every call, then every call failing; sources, victims and ways: tests/faults/copies.py"
+    return _account("backup, repair, salvage", tally, how)
+
+
 def campaign_12(options: Options) -> dict[str, Any]:
     start = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
@@ -206,10 +347,16 @@ def campaign_12(options: Options) -> dict[str, Any]:
 CAMPAIGNS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "1": campaign_1,
     "2": campaign_2,
+    "3": campaign_3,
+    "4": campaign_4,
     "6": campaign_6,
     "8": campaign_8,
     "9": campaign_9,
+    "10": campaign_10,
+    "11": campaign_11,
     "12": campaign_12,
+    "13": campaign_13,
+    "14": campaign_14,
 }
 
 
@@ -249,9 +396,10 @@ of the last one).
 
 {common.table(columns, rows)}
 
-1 to 7: a *run* is a workload, a walk or a fault; a *state* is what one power cut (or the death of the process) at one
-moment leaves; equal bytes are *opened* once by each worker.  Each opened disk is read, recovered, verified at both
-levels, cut off from power again, and opened twice more.  The others say in *how* what the three columns count.
+1, 2, 6, 7, 13, 14: a *run* is a workload, a walk, a fault or a story; a *state* is what one power cut (or the death of
+the process) at one moment leaves; equal bytes are *opened* once by each worker.  Each opened disk is read, recovered,
+verified at both levels, cut off from power again, and opened twice more.  3 and 4: a *run* is one changed file, opened.
+The others say in *how* what the three columns count.
 
 A failure is: refused though nothing was damaged, an acknowledged commit lost, other roots than the model's, a second
 opening that finds something to do, an error swallowed, a handle left open.

@@ -23,7 +23,7 @@ from detmem.opening import open_disk
 from tests.faults.simdisk import Fault, SimDisk, choices
 from tests.faults.workloads import Broken, Runner, fixed_identity, model
 
-__all__ = ["DAMAGES", "SOURCES", "Copying", "damaged", "expected", "source", "whole"]
+__all__ = ["COMMITS", "DAMAGES", "SOURCES", "Copying", "damaged", "expected", "source", "whole"]
 
 COMMITS = ("create", "add", "batch", "add", "delete", "add")
 SOURCES = {  # name: (segment_bytes, a snapshot behind these commits, closed)
@@ -239,6 +239,12 @@ class Copying:
             side.fault = None
         new.watch = None
         look(new, "the end")
+        if fault is None:  # it has returned: that lasts, whatever happens now
+            last = self._judge(new.files, judge, "returned")
+            for choice in choices(new, self.most, self.rng):
+                ending = self._judge(new.survivors(choice), judge, f"power cut {choice} behind its return")
+                if ending != last or ending in ("absent", "refused"):
+                    raise Broken(f"it had returned, and a power cut {choice} left it {ending}")
         gc.collect()  # what only a dead frame holds is closed with it, as a real file is
         if old.open_handles or new.open_handles:
             raise Broken(f"left open: {old.open_handles}, {new.open_handles}")
@@ -246,7 +252,7 @@ class Copying:
         if old.units or left != {name: data for name, data in before.items() if name != LOCK}:
             raise Broken("the source was changed")
 
-    def _judge(self, files: Files, judge: Callable[[Files], str], where: str) -> None:
+    def _judge(self, files: Files, judge: Callable[[Files], str], where: str) -> str:
         self.states += 1
         key = tuple(sorted(files.items()))
         if key not in self._seen:
@@ -255,3 +261,4 @@ class Copying:
             except (Broken, DetmemError) as broken:
                 raise Broken(f"{where}: {type(broken).__name__}: {broken}") from broken
         self.endings[self._seen[key]] += 1
+        return self._seen[key]

@@ -57,6 +57,26 @@ def flips(data: bytes, positions: Iterator[int] | range) -> Iterator[bytearray]:
         yield changed
 
 
+def sector_cases(data: bytes) -> list[bytes]:
+    """Each sector of 512 bytes zeroed, inserted again, written in the place of each other, and exchanged with it."""
+    starts = range(0, len(data), SECTOR)
+    cases: list[bytes] = []
+    for start in starts:
+        sector = data[start : start + SECTOR]
+        cases.append(data[:start] + bytes(len(sector)) + data[start + SECTOR :])
+        cases.append(data[: start + SECTOR] + sector + data[start + SECTOR :])  # inserted again
+        for other in starts:
+            if other != start:  # written in the wrong place as well, and the two exchanged
+                there = data[other : other + SECTOR]
+                written = bytearray(data)
+                written[other : other + len(sector)] = sector
+                cases.append(bytes(written))
+                if other > start and len(there) == len(sector):
+                    written[start : start + SECTOR] = there
+                    cases.append(bytes(written))
+    return [case for case in cases if case != data]
+
+
 def slot_bits() -> list[int]:
     """Every bit of both slots, and one of each sixteenth byte of the padding, which nobody reads."""
     slots = [range(8 * page, 8 * (page + SLOT_BYTES)) for page in (0, HEAD_PAGE)]
@@ -120,22 +140,7 @@ def test_a_file_cut_at_any_byte_is_refused_or_harmless(name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_zeroed_duplicated_and_swapped_sectors_are_refused_or_harmless(name: str) -> None:
     data = bytes(store().files[name])
-    starts = range(0, len(data), SECTOR)
-    cases: list[bytes] = []
-    for start in starts:
-        sector = data[start : start + SECTOR]
-        cases.append(data[:start] + bytes(len(sector)) + data[start + SECTOR :])
-        cases.append(data[: start + SECTOR] + sector + data[start + SECTOR :])  # inserted again
-        for other in starts:
-            if other != start:  # written in the wrong place as well, and the two exchanged
-                there = data[other : other + SECTOR]
-                written = bytearray(data)
-                written[other : other + len(sector)] = sector
-                cases.append(bytes(written))
-                if other > start and len(there) == len(sector):
-                    written[start : start + SECTOR] = there
-                    cases.append(bytes(written))
-    cases = [case for case in cases if case != data]
+    cases = sector_cases(data)
     seen = Counter(verdict(name, case) for case in cases)
     assert seen["changed"] == 0
     assert sum(seen.values()) == len(cases) >= 2

@@ -21,13 +21,14 @@ from types import FunctionType, ModuleType
 
 import pytest
 
-from detmem.errors import CorruptionError, DetmemError
-from detmem.journal import files, frame, head, log, recovery
+from detmem.errors import CorruptionError, DetmemError, StorageError, StorePoisoned
+from detmem.journal import copies, files, frame, head, log, recovery
 from detmem.machine import commands
 from detmem.machine.commands import Definition
 from detmem.machine.commitment import LINK_ZERO, commit_leaf, link
 from detmem.machine.state import COMMIT_KIND, VERSION, State
 from detmem.opening import open_disk
+from tests.faults import copies as faulty
 from tests.faults.simdisk import Fault, SimDisk
 from tests.faults.test_crash import crash_everywhere, walk
 from tests.faults.test_errors import fail_once
@@ -94,7 +95,7 @@ def _written_in(function: FunctionType, module: ModuleType) -> bool:
 def _left_out() -> Iterator[Bug]:
     """Every sync left out, one at a time."""
     wholes = (r"[\w.()]*\.sync\(\)", r"[\w.()]*sync_folder\([\w\"]*\)")
-    for module in (log, head, recovery, files):
+    for module in (log, head, recovery, files, copies):
         for name, function in _functions(module):
             source = inspect.getsource(inspect.unwrap(function))
             counts: dict[str, int] = {}
@@ -119,6 +120,11 @@ CHECKS = [
     _bug("acknowledge before the sync", log.Journal.append, "if self._policy.before_publishing", "if False"),
     _bug("HEAD before the log's sync", log.Journal._sync, "self._open_file().sync()", "self._head.write(sync=True, durable_seq=place.seq, link=place.link, segment=place.segment, durable_offset=place.offset); self._open_file().sync()"),
     _bug("a group acknowledges without waiting", log.Journal.wait, 'if self._policy.kind != "group"', "if True"),
+    _bug("a sync behind one that failed is believed", log.Journal._sync, "with self._syncing, self._guarded()", "with self._syncing"),
+    _bug("a repair that is not HEAD's history", copies._passes, "found == [head.link]", "True"),
+    _bug("a backup's HEAD comes first", copies.backup, "for folder in (LOG, SNAPSHOTS, QUARANTINE)", "HeadFile.create(dest, Head(store_id, clean=True)).close()\n    for folder in (LOG, SNAPSHOTS, QUARANTINE)"),
+    _bug("what repair replaces is not kept", copies.repair, "if first in segment_seqs(disk):  # a copy", "if False:  # a copy"),
+    _bug("repair stops where HEAD does", copies.repair, "max(head.durable_seq, _acknowledged(disk, border))", "head.durable_seq"),
     _bug("go on after a failure", log._Guard.__exit__, "self._journal._failure = error", "pass"),
     _bug("HEAD stays clean while writing", log.Journal.__init__, "clean=False", "clean=True"),
     _bug("HEAD's slots are not alternated", head.HeadFile.write, "self._slot = 1 - self._slot", "pass"),
@@ -138,7 +144,7 @@ CHECKS = [
     _bug("no CRC of a frame's header", frame._read_header, "or crc != crc32(data[: _HEADER.size - _CRC_BYTES], seed)", ""),
     _bug("no CRC of a later header", frame.last_durable, "if crc == crc32(header[:-_CRC_BYTES], seed)", "if True"),
     _bug("the CRC is not seeded", frame.SegmentHeader.seed.fget, "crc32(self.store_id + self.first_seq.to_bytes(8, \"little\"))", "0"),
-    _bug("no link check", frame.SegmentReader._next, "or computed != stored", ""),
+    _bug("no link check", frame.SegmentReader._check_link, "or computed != stored", ""),
     _bug("no seq check", frame.SegmentReader._next, "if seq != self.seq + 1 or durable_seq >= seq", "if False"),
     _bug("no digest of a seal", frame._read_seal, "if bytes(data[_SEAL_BODY.size :]) != _seal_digest(first_seq, body)", "if False"),
     _bug("bytes behind a seal are ignored", frame.SegmentReader._end, "if offset + size != self._size", "if False"),
@@ -203,7 +209,14 @@ def hunt_errors() -> None:
 
 def hunt_stories() -> None:
     """Small stories of damage; ``test_damage.py`` has the large ones."""
-    for story in (_unsynced_head, _foreign_bytes, _mixed_histories, _behind_a_seal, _forged_root):
+    for story in (
+        _behind_a_failed_sync,
+        _unsynced_head,
+        _foreign_bytes,
+        _mixed_histories,
+        _behind_a_seal,
+        _forged_root,
+    ):
         story()
 
 
@@ -252,6 +265,30 @@ def hunt_flips() -> None:
                 raise Broken(f"{name}, byte {at}: not reported")
             if name != "HEAD" and db.verify("chain").ok:
                 raise Broken(f"{name}, byte {at}: verify saw nothing")
+
+
+def _behind_a_failed_sync() -> None:
+    """Who waited for another's sync, which failed, does not sync again."""
+    disk = SimDisk()
+    db = open_disk(disk, durability="group:1")
+    journal = db._journal
+    assert journal is not None
+    syncing = journal._syncing
+
+    class Contended:
+        def __enter__(self) -> None:
+            syncing.acquire()
+            journal._failure = StorageError(5, "sync failed in another thread", "log")
+
+        def __exit__(self, *_: object) -> None:
+            syncing.release()
+
+    journal._syncing = Contended()  # type: ignore[assignment]
+    try:
+        db.collection("notes", dim=2)
+    except StorePoisoned:
+        return
+    raise Broken("a group was acknowledged behind a sync that had failed")
 
 
 def _unsynced_head() -> None:
@@ -359,7 +396,27 @@ def _forged_root() -> None:
         raise Broken(f"a forged seq: opened at {db.seq}")
 
 
-HUNTS = (hunt_stories, hunt_flips, hunt_crashes, hunt_errors, hunt_walks)  # the quick ones first
+def hunt_copies() -> None:
+    """A backup and repairs, cut off at every call; a copy of another history."""
+    for name, how in (("closed", ""), ("closed", "flip"), ("closed", "gone"), ("one segment", "gone")):
+        copying = faulty.Copying(faulty.source(name), f"{SEED} {name} {how}", 8)
+        if how:
+            copying.repair(faulty.damaged(copying.original, how))
+        else:
+            copying.backup()
+    behind = faulty.Copying(faulty.source("one segment"), f"{SEED} behind", 2)
+    behind.repair(faulty.damaged(behind.original, "head behind"), promised=len(faulty.COMMITS) - 1)
+    ours = faulty.source("one segment")
+    other = _store(1 << 26, ("create", "batch", "add", "add", "delete", "add")).files
+    disk = SimDisk(faulty.damaged(ours, "flip"))
+    try:
+        copies.repair(disk, SimDisk(other))
+    except CorruptionError:
+        return
+    raise Broken("repaired from another history")
+
+
+HUNTS = (hunt_stories, hunt_flips, hunt_crashes, hunt_copies, hunt_errors, hunt_walks)  # the quick ones first
 
 
 def caught(bug: Bug) -> str:

@@ -1,0 +1,56 @@
+"""Campaign 11, in CI's size: every tenth of the hostile stores that are small, at every door.  ``make faults`` takes
+all."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+
+import pytest
+
+from detmem.journal import frame
+from detmem.journal.disk import MemoryDisk
+from detmem.journal.frame import BadFrame, SegmentHeader, SegmentReader
+from detmem.journal.head import Head
+from detmem.machine import commands
+from tests.faults import hostile
+from tests.faults.test_processes import tally
+
+PARTS = 10
+forking = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+
+
+@forking
+def test_a_hostile_store_is_refused_or_harmless_and_costs_what_it_weighs() -> None:
+    found = tally("hostile", "--quick", "--part", f"0/{PARTS}")
+    assert found["cases"] >= 30
+    assert found["runs"] == found["cases"] * len(hostile.OPERATIONS)
+    assert found["most_beyond"] < hostile.SLACK_BYTES
+    assert found["endings"]["refused"] > 50
+
+
+@forking
+def test_a_head_that_cannot_be_followed_is_a_bad_one() -> None:
+    """A HEAD of the last generation that 64 bits hold could not be written again: no typed error, but a struct's."""
+    assert tally("hostile", "--like", "generation 18446744073709551615")["runs"] == len(hostile.OPERATIONS)
+
+
+def test_tiny_operations_are_not_kept_before_their_link_is_right() -> None:
+    """32 MiB of operations of 83 bytes became 284 MiB of objects before anybody looked at the link behind them."""
+    body = commands.encode([commands.delete("c", "x")], 1 << 20) * 400_000
+    header = SegmentHeader(b"store of a test.", 1, 0, bytes(32), bytes(32))
+    disk = MemoryDisk()
+    file = disk.open("one", create=True)
+    file.pwrite(header.encode() + frame._encode_header(1, len(body), 1, 0, header.seed) + body + bytes(64), 0)
+    tracemalloc.start()
+    with pytest.raises(BadFrame, match="expected link"):
+        list(SegmentReader(file, header))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * len(body)  # the disk in memory hands out copies; it was nearly 8 times
+
+
+def test_a_slot_of_a_generation_that_nobody_can_follow_is_bad() -> None:
+    for generation, good in ((0, True), (2**63 - 1, True), (2**63, False), (2**64 - 1, False)):
+        head = Head(b"store of a test.", generation)
+        assert Head.decode(head.encode()) == (head if good else None)
