@@ -126,14 +126,14 @@ def _links(database: Database) -> Iterator[bytes]:
     return (frame.link for _, frame in frames(database._disk, 1, database.seq + 1))
 
 
-def _contents(database: Database) -> dict[tuple[str, str], tuple[bytes, bytes]]:
-    """The two commitments of every live record."""
+def _contents(database: Database) -> dict[tuple[str, str], bytes]:
+    """The two commitments of every live record, joined."""
     with database._moment:
         collections: list[Records] = list(database._state.collections.values())
         return {
-            (records.name, id): records.commitments(slot)
+            (records.name, id): pair
             for records in collections
-            for id, slot in records.slots.items()
+            for id, pair in zip(records.slots, records.all_commitments(), strict=True)
         }
 
 

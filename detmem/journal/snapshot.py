@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import pairwise
 from struct import Struct
 
 import numpy as np
 
-from detmem.errors import CorruptionError, DetmemError, FormatError, SnapshotDamaged, StorageError
+from detmem.errors import DetmemError, FormatError, SnapshotDamaged, StorageError
 from detmem.journal.disk import File
-from detmem.machine import encoding, fixed
+from detmem.machine import contents, encoding, fixed
 from detmem.machine.commands import Definition
-from detmem.machine.commitment import LogTree, prefixed
+from detmem.machine.commitment import LogTree, commit, prefixed
 from detmem.machine.records import Records
 from detmem.machine.state import VERSION, State
+from detmem.machine.vectors import Vectors
 
 __all__ = ["load", "read_digest", "write"]
 
@@ -178,6 +180,22 @@ class _Reader:
         start, self._taken = self._taken, self._taken + size
         return bytes(memoryview(self._pending)[start : self._taken])
 
+    def sized(self, count: int, width: int, most: int) -> Iterator[bytes]:
+        """The next ``count`` strings of bytes, each behind its size in ``width`` bytes, at most ``most``."""
+        for _ in range(count):
+            size = int.from_bytes(self._pending[self._taken : self._taken + width], "little")
+            end = self._taken + width + size
+            if end > len(self._pending):  # seldom: a chunk holds many
+                size = self.number(width)
+                if size > most:
+                    raise self.damaged(f"{size} bytes where at most {most} are legal")
+                yield self.read(size)
+                continue
+            if size > most:
+                raise self.damaged(f"{size} bytes where at most {most} are legal")
+            yield bytes(self._pending[self._taken + width : end])
+            self._taken = end
+
     def number(self, size: int) -> int:
         """The next unsigned integer of ``size`` bytes."""
         return int.from_bytes(self.read(size), "little")
@@ -226,10 +244,11 @@ class _Reader:
         return data
 
 
-def _read_collections(reader: _Reader) -> Iterator[Records]:
+def _read_collections(reader: _Reader) -> Iterator[tuple[Records, list[bytes]]]:
+    """Each collection's records, and their commitments as ``Records.commitments`` would give them."""
     before = ""
     for _ in range(reader.header.collection_count):
-        name = _read_name(reader, encoding.MAX_COLLECTION_BYTES)
+        [name] = _names(reader, 1, encoding.MAX_COLLECTION_BYTES)
         if name <= before:
             raise reader.damaged(f"collection {name!r} behind {before!r}")
         before = name
@@ -239,44 +258,43 @@ def _read_collections(reader: _Reader) -> Iterator[Records]:
         yield _read_records(reader, name, definition)
 
 
-def _read_records(reader: _Reader, name: str, definition: Definition) -> Records:
+def _read_records(reader: _Reader, name: str, definition: Definition) -> tuple[Records, list[bytes]]:
     count, dim = reader.number(8), definition.dim
     reader.check_count(count, 2 + 8 + 4 * dim + 4)
-    ids: list[str] = []
-    for _ in range(count):
-        id = _read_name(reader, encoding.MAX_ID_BYTES)
-        if ids and id <= ids[-1]:
-            raise reader.damaged(f"id {id!r} behind {ids[-1]!r}")
-        ids.append(id)
+    ids = _names(reader, count, encoding.MAX_ID_BYTES)
+    for before, id in pairwise(ids):
+        if id <= before:
+            raise reader.damaged(f"id {id!r} behind {before!r}")
     born = np.frombuffer(reader.read(8 * count), dtype="<u8").astype(np.int64)
     if count and not 1 <= born.min() <= born.max() <= reader.header.seq:
         raise reader.damaged(f"a record born outside 1..{reader.header.seq}")
-    records = Records(name, definition, max(count, 1))
-    rows = np.empty((count, dim), dtype=np.int32)
+    vectors = Vectors(dim)
+    of_vectors: list[bytes] = []
     step = max(1, _ROWS_AT_ONCE_BYTES // (4 * dim))
     for start in range(0, count, step):
-        size = min(step, count - start)
-        block = np.frombuffer(reader.read(4 * dim * size), dtype="<i4").reshape(size, dim)
-        rows[start : start + size] = fixed.admit_raw(block, dimension=dim, collection=name)
+        data = memoryview(reader.read(4 * dim * min(step, count - start)))
+        block = np.frombuffer(data, dtype="<i4").reshape(-1, dim)
+        vectors.append(fixed.admit_raw(block, dimension=dim, collection=name))
+        of_vectors += [commit(data[at : at + 4 * dim]) for at in range(0, len(data), 4 * dim)]
+    pack = contents.packer()
     metadatas: list[encoding.Metadata] = []
     documents: list[str | None] = []
-    for _ in range(count):
-        size = reader.number(4)
-        if size > encoding.MAX_CONTENT_BYTES:
-            raise CorruptionError(f"a content of {size} bytes, at most {encoding.MAX_CONTENT_BYTES} are legal")
-        metadata, document = encoding.decode_content(reader.read(size))
+    pairs: list[bytes] = []
+    for of_vector, content in zip(of_vectors, reader.sized(count, 4, encoding.MAX_CONTENT_BYTES), strict=True):
+        metadata, document = contents.decode(content, pack)
         metadatas.append(metadata)
         documents.append(document)
-    if count:
-        records.extend(ids, rows, metadatas, documents, born)
-    return records
+        pairs.append(of_vector + commit(content))
+    return Records.restored(name, definition, ids, vectors, metadatas, documents, born), pairs
 
 
-def _read_name(reader: _Reader, most: int) -> str:
-    size = reader.number(2)
-    if not 1 <= size <= most:
-        raise reader.damaged(f"a name of {size} bytes, expected 1..{most}")
-    try:
-        return reader.read(size).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise reader.damaged(f"a name is not UTF-8: {error.reason}") from None
+def _names(reader: _Reader, count: int, most: int) -> list[str]:
+    names = []
+    for data in reader.sized(count, 2, most):
+        if not data:
+            raise reader.damaged(f"a name of 0 bytes, expected 1..{most}")
+        try:
+            names.append(data.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise reader.damaged(f"a name is not UTF-8: {error.reason}") from None
+    return names

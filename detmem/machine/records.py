@@ -26,6 +26,7 @@ __all__ = ["Record", "Records", "View"]
 
 _STILL_ALIVE = np.iinfo(np.int64).max
 _FIRST_CAPACITY = 64
+_COMMITTED_COMPONENTS = 1 << 18  # of rows that are joined at once
 _DEAD_KEPT = 1024  # below this many dead rows, compacting is not worth its copy
 
 
@@ -98,6 +99,26 @@ class Records:
         self.died = np.zeros(capacity, dtype=np.int64)
         self._view: View | None = None
 
+    @classmethod
+    def restored(
+        cls,
+        name: str,
+        definition: Definition,
+        ids: list[str],
+        vectors: Vectors,
+        metadatas: list[encoding.Metadata],
+        documents: list[str | None],
+        born: NDArray[np.int64],
+    ) -> Records:
+        """Live records from their columns, which are taken over; no id stands twice."""
+        assert len(ids) == vectors.count == len(metadatas) == len(documents) == len(born)
+        records = cls(name, definition, max(len(ids), 1))
+        records.vectors = vectors
+        records.ids, records.metadatas, records.documents = ids, metadatas, documents
+        records.born[: len(ids)], records.died[: len(ids)] = born, _STILL_ALIVE
+        records.slots = dict(zip(ids, range(len(ids)), strict=True))
+        return records
+
     @property
     def used(self) -> int:
         """Number of slots in use, dead ones included."""
@@ -117,6 +138,19 @@ class Records:
         """The record's vector and content commitment."""
         content = encoding.encode_content(self.metadatas[slot], self.documents[slot])
         return commit(self.vector_bytes(slot)), commit(content)
+
+    def all_commitments(self) -> list[bytes]:
+        """Vector and content commitment, joined, of every live record, in the order of ``slots``."""
+        slots = np.fromiter(self.slots.values(), dtype=np.int64, count=len(self.slots))
+        step = max(1, _COMMITTED_COMPONENTS // self.definition.dim)
+        pairs: list[bytes] = []
+        for start in range(0, len(slots), step):
+            some = slots[start : start + step]
+            rows = self.vectors.take(some).astype("<i4", copy=False)
+            for row, slot in zip(rows, some.tolist(), strict=True):
+                content = encoding.encode_content(self.metadatas[slot], self.documents[slot])
+                pairs.append(commit(row.data) + commit(content))
+        return pairs
 
     def key(self, id: str) -> bytes:
         """The record's key in the state tree."""

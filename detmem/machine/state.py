@@ -123,18 +123,20 @@ class State:
         self._tree = StateTree()
 
     @classmethod
-    def restored(cls, seq: int, link: bytes, log: LogTree, collections: Iterable[Records]) -> State:
-        """A state from a snapshot's parts.  The root is computed from the records, never taken over."""
+    def restored(cls, seq: int, link: bytes, log: LogTree, collections: Iterable[tuple[Records, list[bytes]]]) -> State:
+        """A state from a snapshot's parts: records with what ``Records.all_commitments`` says of them.
+
+        The root is computed, never taken over.
+        """
         state = cls()
         state.seq, state.link, state.log = seq, link, log
         leaves: dict[bytes, bytes | None] = {}
-        for records in collections:
+        for records, pairs in collections:
             state.collections[records.name] = records
             leaves[state_key(records.prefix, _NO_ID)] = _definition_leaf(records.prefix, records.definition)
-            for id, slot in records.slots.items():
-                record = prefixed(id.encode())
-                leaf = record_leaf(records.prefix, record, *records.commitments(slot))
-                leaves[state_key(records.prefix, record)] = leaf
+            texts = prefixed_all([id.encode() for id in records.slots])
+            keys = state_keys(records.prefix, texts)
+            leaves.update(zip(keys, record_leaves(records.prefix, texts, pairs), strict=True))
         state._tree.publish(state._tree.stage(leaves))
         return state
 

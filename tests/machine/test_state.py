@@ -128,7 +128,9 @@ def test_equal_contents_have_equal_roots_whatever_the_way(restored: bool) -> Non
     commit_all(around, commands.drop("c"), commands.create("c", TWO), put("b", 7, {"k": 1}), put("z", 1))
     commit_all(around, commands.delete("c", "z"), put("a", 0), put("b", 1, type=UPSERT), commands.drop("d"))
     if restored:
-        around = State.restored(around.seq, around.link, around.log, around.collections.values())
+        around = State.restored(
+            around.seq, around.link, around.log, [(one, one.all_commitments()) for one in around.collections.values()]
+        )
     assert around.root == straight.root
     assert shown(around)[-1] == shown(straight)[-1]
     assert around.log.root != straight.log.root
