@@ -123,7 +123,7 @@ def open_disk(
 def kernels() -> dict[str, object]:
     """What computes the answers here: ``{"forced": name or None, "available": {name: reason why not, or None}}``.
 
-    ``reference`` is NumPy, ``portable`` is compiled for any CPU, ``native`` uses its dot product of bytes.  All give the
+    ``reference`` is NumPy, ``portable`` compiled for any CPU, ``native`` uses its dot product of bytes.  All give the
     same bits.  The choice is made by the size of the work, unless the environment variable DETMEM_KERNEL forces one of
     them at any size.
     """
