@@ -50,7 +50,7 @@ _PAST = np.int64(1 << 61)
 BLOCK = 16
 
 # Numba's cache looks at this file alone, and what it compiles has lanes.py inside.  A test compares.
-LANES = "367bfda18d3f64e0"
+LANES = "69b70eea38b877a7"
 
 
 def _cache_works() -> bool:

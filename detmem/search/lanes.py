@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -43,8 +44,6 @@ def byte_dot_product() -> int:
 
     What NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say is believed.
     """
-    import llvmlite.binding as llvm
-
     if _SETTINGS.CPU_FEATURES is not None:
         given = set(_SETTINGS.CPU_FEATURES.split(","))
         features = {name[1:] for name in given if name.startswith("+")}
@@ -157,17 +156,17 @@ def _emit_native(builder: Any, rows: Any, steps: Any, limbs: Any, products: Any,
     lanes, parts, width = bits // 32, 512 // bits, 2 * queries
     numbers, octets, wide = (ir.VectorType(kind, n) for kind, n in ((_I32, lanes), (_I8, 4 * lanes), (_I64, lanes)))
     dot = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(numbers, [numbers, octets, octets]), f"llvm.x86.avx512.vpdpbusd.{bits}"
-    )
+        builder.module, ir.FunctionType(numbers, [numbers, numbers, numbers]), f"llvm.x86.avx512.vpdpbusd.{bits}"
+    )  # its octets by fours: later LLVM types them as octets, and still reads the older type
     flip = ir.Constant(octets, [-UNSIGNED] * (4 * lanes))
 
     def add(step: Any, part: int, totals: list[Any]) -> None:
         at = builder.add(builder.mul(step, _number(_LINE)), _number(4 * lanes * part))
-        line = builder.xor(_load(builder, rows, at, _I8, 4 * lanes), flip)
+        line = builder.bitcast(builder.xor(_load(builder, rows, at, _I8, 4 * lanes), flip), numbers)
         word = builder.mul(step, _number(width))
         for number in range(width):
             limb = builder.load(builder.gep(limbs, [builder.add(word, _number(number))]), align=4)
-            spread = builder.bitcast(_everywhere(builder, limb, lanes), octets)
+            spread = _everywhere(builder, limb, lanes)
             builder.store(builder.call(dot, [builder.load(totals[number]), line, spread]), totals[number])
 
     rounds = builder.udiv(steps, _number(chains))
@@ -320,7 +319,8 @@ def _fetch(typingctx, data, block):
         start = builder.mul(args[1], builder.mul(steps, _number(_LINE)))
         rows = builder.gep(_data(context, builder, signature, args, 0, _I8), [start])
         kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        pointer = "p0" if llvm.llvm_version_info[0] > 16 else "p0i8"  # since pointers have no types
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.prefetch.{pointer}")
         to_read, keep, as_data = (ir.Constant(_I32, value) for value in (0, 3, 1))
         with cgutils.for_range(builder, steps) as loop:
             line = builder.gep(rows, [builder.mul(loop.index, _number(_LINE))])
