@@ -108,7 +108,12 @@ def repair(disk: Disk, copy: Disk) -> Repaired:
                 reaches = after.first_seq == last + 1
                 joins = following.link == after.link if following else not later or _passes(copy, head)
                 if not reaches or not joins or (first <= head.durable_seq <= last and not _passes(copy, head)):
-                    raise damaged(name, 0, f"{error}; the copy has another history", first - 1, last) from None
+                    why = (
+                        "another history"
+                        if reaches
+                        else f"nothing behind seq {after.first_seq - 1}, or another history"
+                    )
+                    raise damaged(name, 0, f"{error}; the copy has {why}", first - 1, last) from None
             except CorruptionError:  # the copy's, or its being another's
                 disk.remove(temporary)
                 raise
