@@ -84,8 +84,12 @@ vectors: $(STAMP)
 	$(PY) spec/generate.py
 
 # Without OPENBLAS_*: a machine that sets them for old builds of OpenBLAS would slow the peer that uses a current one.
+# Left to themselves, threads of a BLAS or of OpenMP spin for up to a tenth of a second after their work, on the core that
+# the next side of a contest needs.
+QUIET := OPENBLAS_THREAD_TIMEOUT=20 OMP_WAIT_POLICY=PASSIVE
+
 bench: $(BENCH_STAMP)
-	@set -e; for script in $(BENCHES); do echo "== $$script"; env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(BENCH_PY) "$$script" $(ARGS); done
+	@set -e; for script in $(BENCHES); do echo "== $$script"; env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $(QUIET) $(BENCH_PY) "$$script" $(ARGS); done
 
 faults: $(STAMP)
 	$(PY) tests/faults/campaign.py $(ARGS)

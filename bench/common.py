@@ -46,10 +46,6 @@ RESULTS = ROOT / "bench" / "results"
 PACKAGES = ("numpy", "numba", "msgpack")
 
 
-# Between two turns: threads of a BLAS or of OpenMP spin for a while after their work, on the core that the next needs.
-_SETTLING_SECONDS = 0.03
-
-
 @dataclass(frozen=True)
 class Timing:
     """Seconds of one side over all rounds."""
@@ -154,7 +150,6 @@ def contest(
         turns = [*sides[first:], *sides[:first]]
         for side in turns if index % 2 == 0 else reversed(turns):
             side.ready()
-            time.sleep(_SETTLING_SECONDS)
             taken = _once(lambda side=side, index=index: side.work(index), clock)  # type: ignore[misc]
             if index >= 0:
                 seconds[side.name].append(taken)
