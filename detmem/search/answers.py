@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from detmem.machine.vectors import BLOCK, steps_of
+from detmem.machine.vectors import BLOCK, LANE, steps_of
 from detmem.search import reference
 from detmem.search.planes import Moment, Segment
 
@@ -42,24 +42,26 @@ class Live(NamedTuple):
 
 
 class _Views(NamedTuple):
-    """Queries as a plane sees them: ``data`` (q, steps, 8 or 64) and ``constants`` (q, 5)."""
+    """Queries as a plane sees them: ``data`` (q, steps, 4, 8 or 64) and ``constants`` (q, 5)."""
 
     data: NDArray[Any]
     constants: NDArray[np.int64]
 
     def tiles(self, tile: int) -> NDArray[Any]:
-        """For ``scan_tiles``: limbs (q / tile, steps, tile, 8), or int16 (q / tile, tile, steps, 64)."""
+        """For ``scan_tiles``: int8 (q / tile, steps, tile, 4), or int16 (q / tile, tile, steps, 64)."""
         shaped = self.data.reshape(-1, tile, *self.data.shape[1:])
         return np.ascontiguousarray(shaped.transpose(0, 2, 1, 3)) if self.data.dtype == np.int8 else shaped
 
 
 class _Asked(NamedTuple):
-    """Queries, as they came and as the planes see them."""
+    """Queries, as they came and as the planes see them; in tiles they are scanned with one limb, half the work."""
 
     exact: NDArray[np.int32]
     squares: NDArray[np.int64]
     coarse: _Views
     front: _Views
+    coarse_tiles: _Views
+    front_tiles: _Views
 
 
 class _Found:
@@ -137,14 +139,19 @@ class _Scan:
         """The queries as the planes see them, filled up to whole tiles."""
         padded = -(-len(queries) // tile) * tile
         squares = np.zeros(padded, dtype=np.int64)
-        coarse = _empty_views(padded, self._moment.steps, native)
-        self._kernels.coarse_queries(queries, coarse.data, coarse.constants, squares)
-        learned, seen = self._moment.front, coarse
+        widths = ([8, 4] if tile > 1 else [8]) if native else [64]
+        learned, steps = self._moment.front, self._moment.steps
+        coarse = [_empty_views(padded, steps, width) for width in widths]
+        for views in coarse:
+            self._kernels.coarse_queries(queries, views.data, views.constants, squares)
+        front = coarse
         if learned is not None and any(segment.two_planes for segment in self._segments):
-            seen = _empty_views(padded, steps_of(learned.width), native)
-            if not self._kernels.front_queries(queries, learned.matrix, learned.scale, seen.data, seen.constants):
-                self._segments, seen = [segment.without_front() for segment in self._segments], coarse
-        return _Asked(queries, squares, coarse, seen)
+            front = [_empty_views(padded, steps_of(learned.width), width) for width in widths]
+            for views in front:
+                if not self._kernels.front_queries(queries, learned.matrix, learned.scale, views.data, views.constants):
+                    self._segments, front = [segment.without_front() for segment in self._segments], coarse
+                    break
+        return _Asked(queries, squares, coarse[0], front[0], coarse[-1], front[-1])
 
     def one(self, asked: _Asked, number: int, found: _Found, threads: int, run: Run) -> None:
         """Answer one query; its scan may be shared."""
@@ -164,7 +171,7 @@ class _Scan:
         members = slice(first, first + -(-count // tile) * tile)
         lowest = []
         for segment, live in zip(self._segments, self._live, strict=True):
-            views = asked.front if segment.two_planes else asked.coarse
+            views = asked.front_tiles if segment.two_planes else asked.coarse_tiles
             some = _Views(views.data[members], views.constants[members])
             tiles = some.tiles(tile)
             lowest.append(np.empty((len(some.data), segment.stop), dtype=np.int64))
@@ -210,8 +217,8 @@ def _of_segment(live: Live, segment: Segment) -> tuple[Any, ...]:
     return live.died[rows], live.seq, mask, live.mask is not None, segment.used
 
 
-def _empty_views(count: int, steps: int, native: bool) -> _Views:
-    data = np.zeros((count, steps, 8), dtype=np.int8) if native else np.zeros((count, steps, 64), dtype=np.int16)
+def _empty_views(count: int, steps: int, width: int) -> _Views:
+    data = np.zeros((count, steps, width), dtype=np.int16 if width == BLOCK * LANE else np.int8)
     return _Views(data, np.zeros((count, 5), dtype=np.int64))
 
 

@@ -39,7 +39,9 @@ __all__ = [
 ]
 
 _NONE = np.int64((1 << 63) - 1)  # no distance, no bound: above any true one
-_MAX_QUERY = np.int64(127 * 128 + 63)  # what two int8 limbs hold
+_ONE_LIMB = np.int64(127)
+_TWO_LIMBS = np.int64(127 * 128 + 63)
+_MOST_NARROWED = 27  # bits: with more, squares of what is left could leave int64; an admitted query takes 24
 _WIDEST = np.int64(1 << 31)  # of the norms that a front's bounds multiply
 _AHEAD = 2  # blocks that are fetched while one is worked on
 _FARTHEST = np.int64(1 << 62)  # no raw distance is above it
@@ -50,7 +52,7 @@ _PAST = np.int64(1 << 61)
 BLOCK = 16
 
 # Numba's cache looks at this file alone, and what it compiles has lanes.py inside.  A test compares.
-LANES = "69b70eea38b877a7"
+LANES = "53ca10cae22680e2"
 
 
 def _cache_works() -> bool:
@@ -95,17 +97,20 @@ def _root_up(square):
 
 
 @_jit
-def _narrowed(values, least, out):
-    """out = values / 2^t rounded, for the smallest t >= least that lets two limbs hold it; returns (t, error).
+def _narrowed(values, least, most, out):
+    """out = values / 2^t rounded, for the smallest t >= least that keeps it within +-most; returns (t, error).
 
-    ``values`` int64 within 2^42, ``out`` int64.  ``error`` >= the Euclidean norm of values - out * 2^t.
+    ``values`` int64 within 2^42, ``out`` int64.  ``error`` >= the Euclidean norm of values - out * 2^t.  A t above
+    _MOST_NARROWED is returned at once, with nothing done: the caller refuses it.
     """
     largest = np.int64(0)
     for j in range(values.shape[0]):
         largest = max(largest, abs(values[j]))
     t = np.int64(least)
-    while ((largest + ((np.int64(1) << t) >> 1)) >> t) > _MAX_QUERY:
+    while ((largest + ((np.int64(1) << t) >> 1)) >> t) > most:
         t += 1
+    if t > _MOST_NARROWED:
+        return t, np.int64(0)
     middle = (np.int64(1) << t) >> 1
     square = np.int64(0)
     for j in range(values.shape[0]):
@@ -120,10 +125,15 @@ def _narrowed(values, least, out):
 def _spread(short, out):
     """Write a narrowed query as ``dots`` wants it, and return what its products are too large by.
 
-    ``out`` int8 (steps, 8): high and low limb, 4 dimensions each; or int16 (steps, 64): each 4 dimensions 16 times.
-    Places of dimensions that are not there are zero already.
+    ``out`` int8 (steps, 8): high and low limb, 4 dimensions each; int8 (steps, 4): one limb; or int16 (steps, 64): each
+    4 dimensions 16 times.  Places of dimensions that are not there are zero already.
     """
     total = np.int64(0)
+    if out.shape[1] == 4:
+        for j in range(short.shape[0]):
+            out[j >> 2, j & 3] = short[j]
+            total += short[j]
+        return total * np.int64(UNSIGNED)
     if out.shape[1] == 8:
         for j in range(short.shape[0]):
             high = (short[j] + 64) >> 7
@@ -139,12 +149,13 @@ def _spread(short, out):
 
 @_jit
 def coarse_queries(queries, out, constants, squares):
-    """Views of queries int32 (q, d) for the coarse plane: ``out`` (q, steps, 8 or 64), ``constants`` (q, 5), and
+    """Views of queries int32 (q, d) for the coarse plane: ``out`` (q, steps, 4, 8 or 64), ``constants`` (q, 5), and
     squares[i] = ||q||^2.
 
     Constants: t; what products are too large by; ||q|| rounded up; ||q - q' 2^t|| rounded up; 0.
     """
     dimension = queries.shape[1]
+    most = _ONE_LIMB if out.shape[2] == 4 else _TWO_LIMBS
     wide = np.empty(dimension, dtype=np.int64)
     short = np.empty(dimension, dtype=np.int64)
     for number in range(queries.shape[0]):
@@ -153,7 +164,7 @@ def coarse_queries(queries, out, constants, squares):
             value = np.int64(queries[number, j])
             wide[j] = value
             square += value * value
-        t, error = _narrowed(wide, np.int64(0), short)
+        t, error = _narrowed(wide, np.int64(0), most, short)
         constants[number, 0] = t
         constants[number, 1] = _spread(short, out[number])
         constants[number, 2] = _root_up(square)
@@ -164,13 +175,14 @@ def coarse_queries(queries, out, constants, squares):
 
 @_jit
 def front_queries(queries, matrix, scale, out, constants):
-    """Views of queries int32 (q, d) for a front (spec/search.md, "The front plane"): ``out`` (q, steps, 8 or 64) holds
-    w', ``constants`` (q, 5); returns False if the bounds of a query would leave their range.
+    """Views of queries int32 (q, d) for a front (spec/search.md, "The front plane"): ``out`` (q, steps, 4, 8 or 64)
+    holds w', ``constants`` (q, 5); returns False if the bounds of a query would leave their range.
 
     ``matrix`` int16 (m, d) = R, with ||R|| <= 2^(scale + 1/2).  Constants: t; what products are too large by;
     rho >= ||q - q~||; gamma >= 2^t ||w'||; delta >= 2^-scale ||R q - w' 2^(t + scale)||.
     """
     count, dimension = matrix.shape
+    most = _ONE_LIMB if out.shape[2] == 4 else _TWO_LIMBS
     image = np.empty(count, dtype=np.int64)
     short = np.empty(count, dtype=np.int64)
     back = np.empty(dimension, dtype=np.int32)
@@ -181,7 +193,9 @@ def front_queries(queries, matrix, scale, out, constants):
             for j in range(dimension):
                 total += np.int64(matrix[row, j]) * np.int64(queries[number, j])
             image[row] = total
-        t, error = _narrowed(image, scale, short)
+        t, error = _narrowed(image, scale, most, short)
+        if t > _MOST_NARROWED:
+            return False
         t -= scale
         square = np.int64(0)
         back[:] = 0

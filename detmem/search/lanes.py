@@ -4,9 +4,9 @@
 query chooses how (spec/search.md, "Kernels"):
 
 * int16, each group of 4 dimensions once for each of the 16 rows: plain multiplications and additions (portable);
-* int8, two limbs side by side: the CPU's dot product of bytes, four at a time, emitted as such (native).  That of x86
-  takes one operand unsigned, so 128 is added to each coarse byte, and 128 times the query's sum is taken off again by
-  the bounds, as their ``surplus``.
+* int8, two limbs side by side, or one in a tile: the CPU's dot product of bytes, four at a time, emitted as such
+  (native).  That of x86 takes one operand unsigned, so 128 is added to each coarse byte, and 128 times the query's sum
+  is taken off again by the bounds, as their ``surplus``.
 
 ``lower``, ``least`` and ``least_shown`` turn products into bounds.
 
@@ -28,7 +28,7 @@ from numba.extending import intrinsic
 
 __all__ = ["TILE", "UNSIGNED", "byte_dot_product", "dots", "dots_of_tile", "fetch", "least", "least_shown", "lower"]
 
-TILE = 8  # queries whose sums fit the vector registers beside a line of rows
+TILE = 16  # queries whose sums fit the vector registers beside a line of rows
 UNSIGNED = 128  # added to each coarse byte by the native kernel
 
 _SETTINGS: Any = numba_config  # made of environment variables, so its names have no types
@@ -70,18 +70,24 @@ def _plain_dots(data, block, query, products):
     if query.dtype == np.int16:
         products[:] = (rows * query.reshape(-1, 16, 4)).sum(axis=(0, 2))
     else:
-        whole = query[:, :4].astype(np.int64) * 128 + query[:, 4:]
-        products[:] = ((rows + UNSIGNED) * whole[:, None, :]).sum(axis=(0, 2))
+        _plain_sum(rows, query[:, :4].astype(np.int64) * 128 + query[:, 4:], products)
+
+
+def _plain_sum(rows, query, products):
+    products[:] = ((rows + UNSIGNED) * query[:, None, :]).sum(axis=(0, 2))
 
 
 def _plain_dots_of_tile(data, block, queries, tile, products):
     """``dots`` of the ``TILE`` queries of a tile: products int64 (TILE, 16).
 
-    ``queries`` int16 (tiles, TILE, steps, 64), or limbs int8 (tiles, steps, TILE, 8).
+    ``queries`` int16 (tiles, TILE, steps, 64), or int8 (tiles, steps, TILE, 4), which is one limb.
     """
     for member in range(TILE):
-        query = queries[tile, member] if queries.dtype == np.int16 else queries[tile, :, member]
-        _plain_dots(data, block, query, products[member])
+        if queries.dtype == np.int16:
+            _plain_dots(data, block, queries[tile, member], products[member])
+        else:
+            rows = data[block].reshape(-1, 16, 4).astype(np.int64)
+            _plain_sum(rows, queries[tile, :, member].astype(np.int64), products[member])
 
 
 def _plain_lower(products, member, first, base, shift, rho, surplus, t, alpha, shared, out):
@@ -146,14 +152,16 @@ def _everywhere(builder: Any, value: Any, count: int) -> Any:
     return builder.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(_I32, count), [0] * count))
 
 
-def _emit_native(builder: Any, rows: Any, steps: Any, limbs: Any, products: Any, queries: int, chains: int) -> None:
-    """products[query][row] = 128 high + low of one block with ``queries`` queries.
+def _emit_native(
+    builder: Any, rows: Any, steps: Any, query: Any, products: Any, *, queries: int, limbs: int, chains: int
+) -> None:
+    """products[query][row] of one block with ``queries`` queries of one limb, or of two: 128 high + low.
 
     A byte dot product takes some cycles until its sum can be added to again, so the steps of one query are dealt out to
     ``chains`` sums, which are added at the end.
     """
     bits = byte_dot_product() or 512  # a forced compile elsewhere fails in LLVM, not in silence
-    lanes, parts, width = bits // 32, 512 // bits, 2 * queries
+    lanes, parts, width = bits // 32, 512 // bits, limbs * queries
     numbers, octets, wide = (ir.VectorType(kind, n) for kind, n in ((_I32, lanes), (_I8, 4 * lanes), (_I64, lanes)))
     dot = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(numbers, [numbers, numbers, numbers]), f"llvm.x86.avx512.vpdpbusd.{bits}"
@@ -165,7 +173,7 @@ def _emit_native(builder: Any, rows: Any, steps: Any, limbs: Any, products: Any,
         line = builder.bitcast(builder.xor(_load(builder, rows, at, _I8, 4 * lanes), flip), numbers)
         word = builder.mul(step, _number(width))
         for number in range(width):
-            limb = builder.load(builder.gep(limbs, [builder.add(word, _number(number))]), align=4)
+            limb = builder.load(builder.gep(query, [builder.add(word, _number(number))]), align=4)
             spread = _everywhere(builder, limb, lanes)
             builder.store(builder.call(dot, [builder.load(totals[number]), line, spread]), totals[number])
 
@@ -181,13 +189,12 @@ def _emit_native(builder: Any, rows: Any, steps: Any, limbs: Any, products: Any,
         with cgutils.for_range(builder, builder.sub(steps, dealt)) as loop:
             add(builder.add(dealt, loop.index), part, totals[0])
         for number in range(queries):
-            sums = []
-            for limb in (2 * number, 2 * number + 1):
+            whole = ir.Constant(wide, None)
+            for limb in range(limbs * number, limbs * number + limbs):
                 total = builder.load(totals[0][limb])
                 for chain in range(1, chains):
                     total = builder.add(total, builder.load(totals[chain][limb]))
-                sums.append(builder.sext(total, wide))
-            whole = builder.add(builder.shl(sums[0], ir.Constant(wide, [7] * lanes)), sums[1])
+                whole = builder.add(builder.shl(whole, ir.Constant(wide, [7] * lanes)), builder.sext(total, wide))
             place = builder.gep(products, [_number(16 * number + lanes * part)])
             builder.store(whole, builder.bitcast(place, wide.as_pointer()), align=8)
 
@@ -225,7 +232,8 @@ def _dots(typingctx, data, block, query, products):
         rows = builder.gep(_data(context, builder, signature, args, 0, _I8), [place])
         out = _data(context, builder, signature, args, 3, _I64)
         if query.dtype == types.int8:
-            _emit_native(builder, rows, steps, _data(context, builder, signature, args, 2, _I32), out, 1, 4)
+            limbs = _data(context, builder, signature, args, 2, _I32)
+            _emit_native(builder, rows, steps, limbs, out, queries=1, limbs=2, chains=4)
         else:
             _emit_portable(builder, rows, steps, _data(context, builder, signature, args, 2, _I8), out)
         return context.get_dummy_value()
@@ -241,9 +249,9 @@ def _dots_of_tile(typingctx, data, block, queries, tile, products):
         rows = builder.gep(_data(context, builder, signature, args, 0, _I8), [place])
         out = _data(context, builder, signature, args, 4, _I64)
         if queries.dtype == types.int8:
-            first = builder.mul(args[3], builder.mul(steps, _number(2 * TILE)))
+            first = builder.mul(args[3], builder.mul(steps, _number(TILE)))
             limbs = builder.gep(_data(context, builder, signature, args, 2, _I32), [first])
-            _emit_native(builder, rows, steps, limbs, out, TILE, 1)
+            _emit_native(builder, rows, steps, limbs, out, queries=TILE, limbs=1, chains=1)
         else:
             line = builder.mul(steps, _number(2 * _LINE))
             for member in range(TILE):

@@ -74,6 +74,8 @@ def test_products_of_a_tile_are_those_of_its_queries(kind, steps):
     data = random.integers(-127, 127, size=(2, steps, 64), endpoint=True).astype(np.int8)
     shape = (2, steps, lanes.TILE) if kind == "limbs" else (2, lanes.TILE, steps)
     tiles = queries(random, kind, shape)
+    if kind == "limbs":
+        tiles = np.ascontiguousarray(tiles[..., :4])  # in a tile there is one
     found, expected = np.empty((lanes.TILE, 16), dtype=np.int64), np.empty((lanes.TILE, 16), dtype=np.int64)
     for tile in range(2):
         one_tile(data, 1, tiles, tile, found)
