@@ -35,10 +35,10 @@ def tally(module: str, *arguments: object) -> dict[str, Any]:
 
 
 @forking
-def test_a_hundred_kills_lose_nothing_that_was_acknowledged() -> None:
-    found = tally("killing", "--seed", SEED, "--loops", 100, "--rounds", 10)
-    assert found["loops"] == sum(found["endings"].values()) == 100
-    assert found["lives"] == 10
+def test_two_hundred_kills_lose_nothing_that_was_acknowledged() -> None:
+    found = tally("killing", "--seed", SEED, "--loops", 200, "--rounds", 10)
+    assert found["loops"] == sum(found["endings"].values()) == 200
+    assert found["lives"] == 20
     assert found["acknowledged"] > 0
 
 
