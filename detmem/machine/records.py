@@ -74,11 +74,6 @@ class View:
         ids = self.ids
         return sorted(self.live.tolist(), key=lambda slot: ids[slot])
 
-    @property
-    def whole(self) -> bool:
-        """Whether no row is dead."""
-        return self.count == self.rows.count
-
 
 class Records:
     """One collection's records, by slot; a slot is written once, when its record is born.
