@@ -67,13 +67,18 @@ def thread_count() -> int:
 @contextmanager
 def said_if_long(message: str, seconds: float) -> Iterator[None]:
     """Write a line to stderr if the block is still running after so many seconds."""
-    timer = threading.Timer(seconds, sys.stderr.write, [message + "\n"])
+    timer = threading.Timer(seconds, _say, [message])
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+def _say(message: str) -> None:
+    if sys.stderr is not None:  # a program without a console has none
+        sys.stderr.write(message + "\n")
 
 
 def _drain(tasks: Iterator[Task]) -> None:
