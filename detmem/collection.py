@@ -18,7 +18,7 @@ from detmem.machine import commands, contents, encoding, filters, fixed, runs
 from detmem.machine.commands import Definition, Operation
 from detmem.machine.records import View
 from detmem.machine.runs import Run
-from detmem.machine.state import Stage
+from detmem.machine.stage import Stage
 from detmem.results import Commit, Records, Result
 
 if TYPE_CHECKING:

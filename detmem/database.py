@@ -37,7 +37,7 @@ from detmem.machine import commands, encoding, fixed
 from detmem.machine.commands import Definition, Operation
 from detmem.machine.records import Records, View
 from detmem.machine.runs import Operations, Run
-from detmem.machine.state import Change, Stage
+from detmem.machine.stage import Change, Stage
 from detmem.machine.vectors import Vectors
 from detmem.parallel import Workers, said_if_long
 from detmem.proof.checkpoint import Checkpoint

@@ -22,7 +22,8 @@ from detmem.journal.files import LOG, QUARANTINE, SNAPSHOTS, segment_name, snaps
 from detmem.journal.frame import Seal, SegmentHeader, commit_blocks, encode_seal
 from detmem.journal.policy import Policy
 from detmem.journal.recovery import Opened
-from detmem.machine.state import Change, State
+from detmem.machine.stage import Change
+from detmem.machine.state import State
 
 __all__ = ["SEGMENT_BYTES", "Journal"]
 
