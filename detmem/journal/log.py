@@ -185,7 +185,11 @@ class Journal:
     @property
     def durable(self) -> bool:
         """Whether the last commit has reached the disk."""
-        return self._durable.seq == self._written.seq and self._disk.durable
+        return self.has(self._written.seq)
+
+    def has(self, seq: int) -> bool:
+        """Whether a commit has reached the disk."""
+        return seq <= self._durable.seq and self._disk.durable
 
     # -- inside
 

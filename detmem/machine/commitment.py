@@ -10,6 +10,7 @@ It knows bytes, not records: what a vector or a content is stands in ``commands`
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from struct import pack
@@ -37,6 +38,7 @@ __all__ = [
     "record_leaf",
     "record_leaves",
     "request_digest",
+    "salt_of",
     "state_key",
     "state_keys",
 ]
@@ -118,6 +120,11 @@ def link_leaf(names: bytes) -> bytes:
 def request_digest(leaves: Iterable[bytes]) -> bytes:
     """What a request id stands for: the leaves of the operations that came under it."""
     return sha256(b"\x1c" + b"".join(leaves)).digest()
+
+
+def salt_of(key: bytes, collection: str, id: str, *payload: bytes | memoryview) -> bytes:
+    """What goes before a vector and a content in their commitments, where a collection is erasable."""
+    return hmac.digest(key, b"".join([prefixed(collection.encode()), prefixed(id.encode()), *payload]), "sha256")
 
 
 def operation_leaf(header: bytes) -> bytes:

@@ -90,6 +90,12 @@ class View:
         return alive
 
     @cached_property
+    def gone(self) -> list[int]:
+        """Slots of records that lived at this moment, and of which only the commitments are known."""
+        born = self.born if self.born is not None else np.zeros(len(self.died), dtype=np.int64)
+        return [slot for slot in self.erased if born[slot] <= self.seq < self.died[slot]]
+
+    @cached_property
     def slots(self) -> dict[str, int]:
         """The slots of live records by id; ``Records.find`` is quicker while nothing has changed."""
         return {self.ids[slot]: slot for slot in self.live.tolist()}
