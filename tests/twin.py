@@ -2,7 +2,8 @@
 
 A *call* is a command in the shapes of the twin: ("create", name, dim, metric, format), ("drop", name),
 ("add" | "upsert" | "update", name, [(id, raw vector or None, metadata, document)]), ("delete", name, ids),
-("delete_where", name, where), ("batch", [calls]).
+("delete_where", name, where), ("link" | "unlink", name, id, relation, collection, id), ("request", request id, call),
+("record", hash, note), ("batch", [calls]).
 """
 
 from __future__ import annotations
@@ -32,9 +33,13 @@ def _twin() -> ModuleType:
 TWIN = _twin()
 
 
-def perform(db: detmem.Database, call: Call) -> Any:
+def perform(db: detmem.Database, call: Call, **more: Any) -> Any:
     """One call of the twin's, not a batch, through the public door."""
     kind, name, *rest = call
+    if kind == "request":
+        return perform(db, rest[0], request_id=name)
+    if kind == "record":
+        return db.record(name, *rest)
     if kind == "create":
         if name in db.collections():
             raise detmem.UsageError("the public door gets an existing collection; the twin refuses to make it")
@@ -47,8 +52,11 @@ def perform(db: detmem.Database, call: Call) -> Any:
         return c.delete(rest[0])
     if kind == "delete_where":
         return c.delete(where=rest[0])
+    if kind in ("link", "unlink"):
+        source, relation, collection, target = rest
+        return getattr(c, kind)(source, relation, target if collection == name else (collection, target))
     ids, raws, metadatas, documents = (list(part) for part in zip(*rest[0], strict=True))
-    more = {"raw": raws} if raws[0] is not None else {}
+    more |= {"raw": raws} if raws[0] is not None else {}
     return getattr(c, kind)(ids, metadatas=metadatas, documents=documents, **more)
 
 
