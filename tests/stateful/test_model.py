@@ -30,7 +30,7 @@ from detmem.journal.log import SEGMENT_BYTES
 from detmem.machine import links, records
 from detmem.opening import open_disk
 from tests.faults.simdisk import SimDisk, random_choice
-from tests.twin import TWIN, Call, perform, perform_batch
+from tests.twin import TWIN, Call, check_contents, perform, perform_batch
 
 NAMES = st.sampled_from(["c", "d", "é"])
 IDS = st.sampled_from(["a", "b", "ab", "Z", "é", "\uffff", "\U0001f600"])
@@ -231,7 +231,7 @@ class Model(RuleBasedStateMachine):
         with self.db.at(seq) as then:
             assert (then.seq, str(then.checkpoint()), then.head) == (seq, model.checkpoint(), model.link.hex())
             assert [(e.seq, e.op, e.collection, e.ids) for e in then.log()] == told
-            self.check_contents(then, model)
+            check_contents(then, model)
             for name in model.state:
                 try:
                     expected = model.search(name, query, k, where)
@@ -253,35 +253,7 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def contents_are_the_models(self) -> None:
-        self.check_contents(self.db, self.model)
-
-    def check_contents(self, db: detmem.Database, model: Any) -> None:
-        assert db.collections() == sorted(model.state)
-        for name, expected in model.state.items():
-            c = db[name]
-            assert (c.dim, c.metric, c.format) == (expected.dim, expected.metric, expected.format)
-            found = c.get(include=("metadatas", "documents", "raw"))
-            assert found.ids == list(c) == sorted(expected.records)
-            assert len(c) == len(expected.records)
-            records = [expected.records[id] for id in found.ids]
-            assert [list(one.items()) for one in found.metadatas or []] == [sorted(r.metadata.items()) for r in records]
-            assert found.documents == [record.document for record in records]
-            assert found.raw is not None
-            assert found.raw.tolist() == [record.vector for record in records]
-            for id in expected.records:
-                for direction, mine in (("out", slice(0, 2)), ("in", slice(3, 5))):
-                    other = slice(3, 5) if direction == "out" else slice(0, 2)
-                    there = [link for link in model.state.links if link[mine] == (name, id)]
-                    there.sort(key=lambda link: (link[2], *link[other][::-1]))
-                    assert c.neighbors(id, direction=direction) == [self.seen(name, link) for link in there]
-                either = {link for link in model.state.links if (name, id) in (link[:2], link[3:])}
-                assert sorted(map(repr, c.neighbors(id, direction="both"))) == sorted(
-                    repr(self.seen(name, link)) for link in either
-                )
-
-    def seen(self, name: str, link: Any) -> detmem.Link:
-        src, dst = (end[1] if end[0] == name else end for end in (link[:2], link[3:]))
-        return detmem.Link(src, link[2], dst)
+        check_contents(self.db, self.model)
 
     @invariant()
     def roots_and_the_log_are_the_models(self) -> None:
