@@ -1,0 +1,307 @@
+"""A collection's metadata by field instead of by record: what a filter reads when the records are many.
+
+Rule 1  Columns are caches of fields that filters have asked for.  They are never logged, hashed or saved, and cannot
+        show: what an operator means is said in ``filters``, value by value, and a column gives the same verdicts.
+Rule 2  Columns follow the rows: ``follow`` reads the metadata of those that were appended since, and no other.
+Rule 3  What ``follow`` hands out is a moment: later rows may fill the places behind it, and nothing else changes there.
+        The caller sees to it that one thread at a time is inside ``follow``.
+
+A row has a kind and a number in each column: the bool or int itself, the 64 bits of the float, or which of the distinct
+texts or lists it is.  Equality is then equality of numbers.  It knows no operator by name, and not who lives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from operator import ge, gt, le, lt
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detmem.machine.encoding import Metadata, MetadataValue, Scalar
+
+__all__ = ["NUMBERS", "TEXT", "Column", "Columns", "Compare", "Mask"]
+
+Mask: TypeAlias = NDArray[np.bool_]
+Compare: TypeAlias = Callable[[Any, Any], Any]
+"""``gt``, ``ge``, ``lt`` or ``le`` of ``operator``."""
+
+_MISSING, _NONE, _BOOL, _INT, _FLOAT, TEXT, _LIST = range(7)
+NUMBERS: Final = (_INT, _FLOAT)
+_KINDS: Final[dict[type, int]] = {
+    type(...): _MISSING,
+    type(None): _NONE,
+    bool: _BOOL,
+    int: _INT,
+    float: _FLOAT,
+    str: TEXT,
+    list: _LIST,
+}
+
+_ROWS_AT_ONCE = 1 << 16  # whose values stand in one Python list
+_FIRST_CAPACITY = 64
+_KEPT = 64  # columns; the one that was asked for longest ago goes
+_ONE_BY_ONE = 16  # numbers that are sought one after the other; for more, a table or a sort is quicker
+_INT64 = np.dtype(np.int64)
+_LEAST, _MOST = -(2**63), 2**63 - 1
+_WIDTHS = tuple(np.iinfo(kind) for kind in (np.int8, np.int16, np.int32, np.int64))
+
+
+class Column:
+    """One field of the rows of a moment: ``kinds`` uint8 (n,), ``numbers`` int8 ... int64 (n,)."""
+
+    __slots__ = ("_elements", "_kinds", "_lists", "_met", "_numbers", "_owners", "_parts", "_text_count", "_texts")
+
+    def __init__(self, growing: _Growing, count: int) -> None:
+        self._met = growing.met
+        self._kinds = growing.kinds.first(count)
+        self._numbers = growing.numbers.first(count)
+        self._texts, self._text_count = growing.texts, len(growing.texts.keys)
+        self._lists = growing.lists
+        self._elements = growing.elements
+        self._owners = growing.owners.first(growing.owners.count)
+        self._parts = growing.parts.first(growing.parts.count)
+
+    def exists(self) -> Mask:
+        """Rows that have the field."""
+        return np.asarray(self._kinds != _MISSING)
+
+    def stores(self, kinds: Iterable[int], live: Mask) -> bool:
+        """Whether some row of ``live`` has a value of one of these kinds."""
+        return any(bool(((self._kinds == kind) & live).any()) for kind in kinds if kind in self._met)
+
+    def among(self, operands: Iterable[MetadataValue]) -> Mask:
+        """Rows whose value equals one of ``operands``."""
+        sought: dict[int, list[int]] = {}
+        for operand in operands:
+            for kind, number in self._spellings(operand):
+                sought.setdefault(kind, []).append(number)
+        chosen = np.zeros(len(self._kinds), dtype=np.bool_)
+        for kind, numbers in sought.items():
+            if kind in self._met:
+                chosen |= (self._kinds == kind) & _among(self._numbers, numbers)
+        return chosen
+
+    def ordered(self, compare: Compare, bound: int | float | str, test: Callable[[object], bool]) -> Mask:
+        """Rows whose value stands so to ``bound``; ``test`` says the same of one text."""
+        if isinstance(bound, str):
+            return self._of_texts(test)
+        chosen = np.zeros(len(self._kinds), dtype=np.bool_)
+        if _INT in self._met:
+            chosen |= (self._kinds == _INT) & _compared_ints(self._numbers, compare, bound)
+        if _FLOAT in self._met:
+            chosen |= (self._kinds == _FLOAT) & _compared_floats(self._numbers.view(np.float64), compare, bound)
+        return chosen
+
+    def containing(self, element: Scalar, test: Callable[[object], bool]) -> Mask:
+        """Rows with a list that has ``element``, or a text of which ``test`` is true."""
+        chosen = self._of_texts(test) if isinstance(element, str) else np.zeros(len(self._kinds), dtype=np.bool_)
+        number = self._elements.numbers.get(_key(element))
+        if number is not None:
+            table = np.zeros(len(self._lists.keys), dtype=np.bool_)
+            table[self._owners[self._parts == number]] = True
+            chosen |= self._of_kind(_LIST, table)
+        return chosen
+
+    def _spellings(self, operand: MetadataValue) -> Iterator[tuple[int, int]]:
+        """(kind, number) of each way that a value equal to ``operand`` is stored."""
+        if operand is None:
+            yield _NONE, 0
+        elif isinstance(operand, bool):
+            yield _BOOL, int(operand)
+        elif isinstance(operand, str):
+            if operand in self._texts.numbers:
+                yield TEXT, self._texts.numbers[operand]
+        elif isinstance(operand, list):
+            key = _key_of_list(operand)
+            if key in self._lists.numbers:
+                yield _LIST, self._lists.numbers[key]
+        else:
+            whole, near = int(operand), float(operand)
+            if whole == operand and _LEAST <= whole <= _MOST:
+                yield _INT, whole
+            if near == operand:
+                bits = int(np.float64(near).view(np.int64))
+                yield _FLOAT, bits
+                if near == 0:
+                    yield _FLOAT, bits ^ _LEAST  # the other zero
+
+    def _of_texts(self, test: Callable[[object], bool]) -> Mask:
+        """Rows with a text of which ``test`` is true; it is asked once for each distinct text."""
+        count = self._text_count
+        return self._of_kind(TEXT, np.fromiter(map(test, islice(self._texts.keys, count)), dtype=np.bool_, count=count))
+
+    def _of_kind(self, kind: int, table: Mask) -> Mask:
+        """Rows of a kind whose number ``table`` shows."""
+        shown = np.flatnonzero(table)
+        if len(shown) <= _ONE_BY_ONE:
+            verdicts: Mask = _among(self._numbers, shown.tolist())
+        else:
+            verdicts = table.take(self._numbers.astype(np.intp), mode="clip")  # rows of other kinds have any number
+        verdicts &= self._kinds == kind
+        return verdicts
+
+
+class Columns:
+    """The columns of one collection's rows."""
+
+    def __init__(self) -> None:
+        self._growing: dict[str, _Growing] = {}  # the one that was asked for last stands last
+
+    def follow(self, metadatas: Sequence[Metadata], count: int, fields: Sequence[str]) -> dict[str, Column]:
+        """The columns of ``fields`` for the first ``count`` rows; ``metadatas`` are those of earlier calls and more."""
+        moment = {}
+        for field in fields:
+            growing = self._growing.pop(field, None) or _Growing()  # out, so that an interrupt leaves none half grown
+            growing.follow(metadatas, count, field)
+            self._growing[field] = growing
+            moment[field] = Column(growing, count)
+        for field in list(self._growing)[: -max(_KEPT, len(fields))]:
+            del self._growing[field]
+        return moment
+
+
+class _Growing:
+    """One field of all rows so far."""
+
+    def __init__(self) -> None:
+        self.met: frozenset[int] = frozenset()  # kinds
+        self.kinds = _Array(np.uint8)
+        self.numbers = _Array(np.int8)
+        self.texts = _Distinct()
+        self.lists = _Distinct()
+        self.elements = _Distinct()
+        self.owners = _Array(np.int8)  # for each element of the distinct lists: which list ...
+        self.parts = _Array(np.int8)  # ... and which of the distinct elements
+
+    def follow(self, metadatas: Sequence[Metadata], count: int, field: str) -> None:
+        """Read the rows that are new."""
+        for start in range(self.kinds.count, count, _ROWS_AT_ONCE):
+            stop = min(start + _ROWS_AT_ONCE, count)
+            self._take([metadata.get(field, ...) for metadata in metadatas[start:stop]])
+
+    def _take(self, values: list[Any]) -> None:
+        kinds = np.fromiter(map(_KINDS.__getitem__, map(type, values)), dtype=np.uint8, count=len(values))
+        numbers = np.zeros(len(values), dtype=np.int64)
+        met = np.flatnonzero(np.bincount(kinds)).tolist()
+        for kind in met:
+            if kind not in (_MISSING, _NONE):
+                here = np.flatnonzero(kinds == kind)
+                some = values if len(here) == len(values) else [values[at] for at in here.tolist()]
+                numbers[here] = self._numbered(kind, some)
+        self.met |= frozenset(met)
+        self.kinds.extend(kinds)
+        self.numbers.extend(numbers)
+
+    def _numbered(self, kind: int, values: list[Any]) -> NDArray[np.int64]:
+        if kind == _FLOAT:
+            self.numbers.widen(_INT64)  # else zeros alone would leave it narrow, and it is viewed as floats
+            return np.array(values, dtype=np.float64).view(np.int64)
+        if kind == TEXT:
+            values = self.texts.numbered(values)
+        elif kind == _LIST:
+            known = len(self.lists.keys)
+            values = self.lists.numbered([_key_of_list(value) for value in values])
+            fresh = self.lists.keys[known:]
+            sizes = np.array([len(key) for key in fresh], dtype=np.intp)
+            self.owners.extend(np.repeat(np.arange(known, known + len(fresh), dtype=np.int64), sizes))
+            elements = self.elements.numbered([element for key in fresh for element in key])
+            self.parts.extend(np.array(elements, dtype=np.int64))
+        return np.array(values, dtype=np.int64)
+
+
+class _Distinct:
+    """Keys by number, in the order in which they were first met."""
+
+    __slots__ = ("keys", "numbers")
+
+    def __init__(self) -> None:
+        self.keys: list[Any] = []
+        self.numbers: dict[Any, int] = {}
+
+    def numbered(self, keys: Sequence[Any]) -> list[int]:
+        """The number of each key."""
+        known = self.numbers
+        numbers = [known.setdefault(key, len(known)) for key in keys]
+        fresh = list(islice(reversed(known), len(known) - len(self.keys)))
+        self.keys.extend(reversed(fresh))
+        return numbers
+
+
+class _Array:
+    """Integers, appended only, no wider than they need.  Growing puts a larger array in the place of the old."""
+
+    __slots__ = ("_data", "count")
+
+    def __init__(self, kind: type[np.integer[Any]]) -> None:
+        self._data: NDArray[Any] = np.empty(_FIRST_CAPACITY, dtype=kind)
+        self.count = 0
+
+    def first(self, count: int) -> NDArray[Any]:
+        """The first ``count``, as they will stay."""
+        return self._data[:count]
+
+    def widen(self, kind: np.dtype[Any]) -> None:
+        """Make room for wider numbers."""
+        if kind.itemsize > self._data.dtype.itemsize:
+            self._data = self._data.astype(kind)
+
+    def extend(self, part: NDArray[Any]) -> None:
+        """Append ``part``."""
+        if len(part) and part.dtype != self._data.dtype:
+            least, most = int(part.min()), int(part.max())
+            self.widen(next(info.dtype for info in _WIDTHS if info.min <= least and most <= info.max))
+        stop = self.count + len(part)
+        if stop > len(self._data):
+            larger = np.empty(max(stop, 2 * len(self._data)), dtype=self._data.dtype)
+            larger[: self.count] = self._data[: self.count]
+            self._data = larger
+        self._data[self.count : stop] = part
+        self.count = stop
+
+
+# ---------------------------------------------------------------------------------------------------------- arithmetic
+
+
+def _key(scalar: Any) -> Any:
+    """Equal for equal scalars, and for no others: Python takes True for 1."""
+    return (scalar,) if type(scalar) is bool else scalar
+
+
+def _key_of_list(values: list[Any]) -> tuple[Any, ...]:
+    return tuple([_key(value) for value in values])
+
+
+def _among(numbers: NDArray[Any], sought: Iterable[int]) -> Mask:
+    """Which of ``numbers`` are one of ``sought``."""
+    info = np.iinfo(numbers.dtype)
+    sought = [number for number in sought if info.min <= number <= info.max]
+    if len(sought) > _ONE_BY_ONE:
+        return np.isin(numbers.astype(np.int64), np.array(sought, dtype=np.int64))
+    chosen = np.zeros(len(numbers), dtype=np.bool_)
+    for number in sought:
+        chosen |= numbers == numbers.dtype.type(number)
+    return chosen
+
+
+def _compared_ints(numbers: NDArray[Any], compare: Compare, bound: int | float) -> Mask:
+    """``compare(number, bound)`` by value: an int is above a bound if it is above its floor, and so on."""
+    whole = math.floor(bound) if compare in (gt, le) else math.ceil(bound)
+    info = np.iinfo(numbers.dtype)
+    if info.min <= whole <= info.max:
+        return np.asarray(compare(numbers, numbers.dtype.type(whole)), dtype=np.bool_)
+    return np.full(len(numbers), compare(0, whole), dtype=np.bool_)
+
+
+def _compared_floats(numbers: NDArray[np.float64], compare: Compare, bound: int | float) -> Mask:
+    """``compare(number, bound)`` by value: between an int and the float that is nearest to it, there is no float."""
+    near = float(bound)
+    if near > bound:
+        compare = ge if compare in (gt, ge) else lt
+    elif near < bound:
+        compare = gt if compare in (gt, ge) else le
+    with np.errstate(invalid="ignore"):  # rows of other kinds have any bits
+        return np.asarray(compare(numbers, near), dtype=np.bool_)
