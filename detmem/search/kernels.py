@@ -263,21 +263,14 @@ def _bound(block, plane, query, constants, products, bounds):
 
 
 @_jit
-def _hidden(block, mask):
-    shown = False
-    for lane in range(BLOCK):
-        shown = shown or mask[block * BLOCK + lane]
-    return not shown
-
-
-@_jit
 def scan(plane, query, constants, mask, masked, start, stop, lowest):
     """lowest[b] = the least lower bound in block b, for b in start..stop; rows that ``mask`` hides do not count."""
     data, shift, rho, one, two, base = plane
     t, surplus, alpha, beta, gamma = constants[0], constants[1], constants[2], constants[3], constants[4]
     products = np.empty((1, BLOCK), dtype=np.int64)
+    shown = mask.view(np.uint64)  # two words a block: looking at bytes one by one costs more than scanning them
     for block in range(start, stop):
-        if masked and _hidden(block, mask):
+        if masked and shown[2 * block] | shown[2 * block + 1] == 0:
             lowest[block] = _NONE
             continue
         dots(data, block, query, products)
@@ -293,9 +286,10 @@ def scan_tiles(plane, tiles, constants, mask, masked, start, stop, lowest):
     """``scan`` for many queries at once; tiles (q / TILE, ...), constants (q, 5), lowest (q, blocks)."""
     data, shift, rho, one, two, base = plane
     products = np.empty((TILE, BLOCK), dtype=np.int64)
+    shown = mask.view(np.uint64)
     for tile in range(tiles.shape[0]):
         for block in range(start, stop):
-            if masked and _hidden(block, mask):
+            if masked and shown[2 * block] | shown[2 * block + 1] == 0:
                 for member in range(TILE):
                     lowest[tile * TILE + member, block] = _NONE
                 continue
