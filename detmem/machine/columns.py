@@ -13,10 +13,11 @@ texts or lists it is.  Equality is then equality of numbers.  It knows no operat
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import ge, gt, le, lt
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,9 @@ _KINDS: Final[dict[type, int]] = {
 _ROWS_AT_ONCE = 1 << 16  # whose values stand in one Python list
 _FIRST_CAPACITY = 64
 _KEPT = 64  # columns; the one that was asked for longest ago goes
-_ONE_BY_ONE = 16  # numbers that are sought one after the other; for more, a table or a sort is quicker
+_ONE_BY_ONE = 64  # numbers that are sought one after the other; for more, sorting is quicker
+_FEW_SHOWN = 16  # numbers in a table that are better sought so than looked up
+_COMPARED_BEFORE = 16  # times that each text has been compared before sorting is worth its time
 _INT64 = np.dtype(np.int64)
 _LEAST, _MOST = -(2**63), 2**63 - 1
 _WIDTHS = tuple(np.iinfo(kind) for kind in (np.int8, np.int16, np.int32, np.int64))
@@ -53,17 +56,14 @@ _WIDTHS = tuple(np.iinfo(kind) for kind in (np.int8, np.int16, np.int32, np.int6
 class Column:
     """One field of the rows of a moment: ``kinds`` uint8 (n,), ``numbers`` int8 ... int64 (n,)."""
 
-    __slots__ = ("_elements", "_kinds", "_lists", "_met", "_numbers", "_owners", "_parts", "_text_count", "_texts")
+    __slots__ = ("_kinds", "_lists", "_met", "_numbers", "_text_count", "_texts")
 
     def __init__(self, growing: _Growing, count: int) -> None:
         self._met = growing.met
         self._kinds = growing.kinds.first(count)
         self._numbers = growing.numbers.first(count)
         self._texts, self._text_count = growing.texts, len(growing.texts.keys)
-        self._lists = growing.lists
-        self._elements = growing.elements
-        self._owners = growing.owners.first(growing.owners.count)
-        self._parts = growing.parts.first(growing.parts.count)
+        self._lists = growing.lists.moment()
 
     def exists(self) -> Mask:
         """Rows that have the field."""
@@ -75,11 +75,15 @@ class Column:
 
     def among(self, operands: Iterable[MetadataValue]) -> Mask:
         """Rows whose value equals one of ``operands``."""
+        chosen = np.zeros(len(self._kinds), dtype=np.bool_)
         sought: dict[int, list[int]] = {}
         for operand in operands:
-            for kind, number in self._spellings(operand):
-                sought.setdefault(kind, []).append(number)
-        chosen = np.zeros(len(self._kinds), dtype=np.bool_)
+            if isinstance(operand, list):
+                if _LIST in self._met:
+                    chosen |= self._of_kind(_LIST, self._lists.equal(operand))
+            else:
+                for kind, number in self._spellings(operand):
+                    sought.setdefault(kind, []).append(number)
         for kind, numbers in sought.items():
             if kind in self._met:
                 chosen |= (self._kinds == kind) & _among(self._numbers, numbers)
@@ -88,7 +92,7 @@ class Column:
     def ordered(self, compare: Compare, bound: int | float | str, test: Callable[[object], bool]) -> Mask:
         """Rows whose value stands so to ``bound``; ``test`` says the same of one text."""
         if isinstance(bound, str):
-            return self._of_texts(test)
+            return self._of_kind(TEXT, self._texts.ordered(self._text_count, compare in (gt, ge), test))
         chosen = np.zeros(len(self._kinds), dtype=np.bool_)
         if _INT in self._met:
             chosen |= (self._kinds == _INT) & _compared_ints(self._numbers, compare, bound)
@@ -98,15 +102,14 @@ class Column:
 
     def containing(self, element: Scalar, test: Callable[[object], bool]) -> Mask:
         """Rows with a list that has ``element``, or a text of which ``test`` is true."""
-        chosen = self._of_texts(test) if isinstance(element, str) else np.zeros(len(self._kinds), dtype=np.bool_)
-        number = self._elements.numbers.get(_key(element))
-        if number is not None:
-            table = np.zeros(len(self._lists.keys), dtype=np.bool_)
-            table[self._owners[self._parts == number]] = True
-            chosen |= self._of_kind(_LIST, table)
+        chosen = np.zeros(len(self._kinds), dtype=np.bool_)
+        if isinstance(element, str):
+            chosen |= self._of_kind(TEXT, _asked(test, self._texts.keys[: self._text_count]))
+        if _LIST in self._met:
+            chosen |= self._of_kind(_LIST, self._lists.containing(element))
         return chosen
 
-    def _spellings(self, operand: MetadataValue) -> Iterator[tuple[int, int]]:
+    def _spellings(self, operand: Scalar) -> Iterator[tuple[int, int]]:
         """(kind, number) of each way that a value equal to ``operand`` is stored."""
         if operand is None:
             yield _NONE, 0
@@ -115,10 +118,6 @@ class Column:
         elif isinstance(operand, str):
             if operand in self._texts.numbers:
                 yield TEXT, self._texts.numbers[operand]
-        elif isinstance(operand, list):
-            key = _key_of_list(operand)
-            if key in self._lists.numbers:
-                yield _LIST, self._lists.numbers[key]
         else:
             whole, near = int(operand), float(operand)
             if whole == operand and _LEAST <= whole <= _MOST:
@@ -129,15 +128,10 @@ class Column:
                 if near == 0:
                     yield _FLOAT, bits ^ _LEAST  # the other zero
 
-    def _of_texts(self, test: Callable[[object], bool]) -> Mask:
-        """Rows with a text of which ``test`` is true; it is asked once for each distinct text."""
-        count = self._text_count
-        return self._of_kind(TEXT, np.fromiter(map(test, islice(self._texts.keys, count)), dtype=np.bool_, count=count))
-
     def _of_kind(self, kind: int, table: Mask) -> Mask:
         """Rows of a kind whose number ``table`` shows."""
         shown = np.flatnonzero(table)
-        if len(shown) <= _ONE_BY_ONE:
+        if len(shown) <= _FEW_SHOWN:
             verdicts: Mask = _among(self._numbers, shown.tolist())
         else:
             verdicts = table.take(self._numbers.astype(np.intp), mode="clip")  # rows of other kinds have any number
@@ -171,11 +165,8 @@ class _Growing:
         self.met: frozenset[int] = frozenset()  # kinds
         self.kinds = _Array(np.uint8)
         self.numbers = _Array(np.int8)
-        self.texts = _Distinct()
-        self.lists = _Distinct()
-        self.elements = _Distinct()
-        self.owners = _Array(np.int8)  # for each element of the distinct lists: which list ...
-        self.parts = _Array(np.int8)  # ... and which of the distinct elements
+        self.texts = _Texts()
+        self.lists = _Lists()
 
     def follow(self, metadatas: Sequence[Metadata], count: int, field: str) -> None:
         """Read the rows that are new."""
@@ -203,13 +194,7 @@ class _Growing:
         if kind == TEXT:
             values = self.texts.numbered(values)
         elif kind == _LIST:
-            known = len(self.lists.keys)
-            values = self.lists.numbered([_key_of_list(value) for value in values])
-            fresh = self.lists.keys[known:]
-            sizes = np.array([len(key) for key in fresh], dtype=np.intp)
-            self.owners.extend(np.repeat(np.arange(known, known + len(fresh), dtype=np.int64), sizes))
-            elements = self.elements.numbered([element for key in fresh for element in key])
-            self.parts.extend(np.array(elements, dtype=np.int64))
+            return self.lists.numbered(values)
         return np.array(values, dtype=np.int64)
 
 
@@ -229,6 +214,90 @@ class _Distinct:
         fresh = list(islice(reversed(known), len(known) - len(self.keys)))
         self.keys.extend(reversed(fresh))
         return numbers
+
+
+class _Texts(_Distinct):
+    """Distinct texts, put in order once they have been compared so often that sorting them is worth its time.
+
+    Readers may do that side by side: whatever part of the texts they sort, the answers are the same.
+    """
+
+    __slots__ = ("_compared", "_sorted")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._compared = 0
+        self._sorted: tuple[list[str], NDArray[np.int32]] = [], np.empty(0, dtype=np.int32)
+
+    def ordered(self, count: int, rising: bool, test: Callable[[object], bool]) -> Mask:
+        """``test`` of each of the first ``count`` texts; it turns once in their order, to True if ``rising``."""
+        self._compared += count - len(self._sorted[0])
+        if self._compared > _COMPARED_BEFORE * count:
+            self._sort(count)
+        texts, ranks = self._sorted
+        turn = bisect_left(texts, True, key=lambda text: test(text) is rising)
+        before = ranks[:count] < turn
+        return np.concatenate((~before if rising else before, _asked(test, self.keys[len(ranks) : count])))
+
+    def _sort(self, count: int) -> None:
+        order = sorted(range(count), key=self.keys.__getitem__)
+        ranks = np.empty(count, dtype=np.int32)
+        ranks[order] = np.arange(count, dtype=np.int32)
+        self._sorted = [self.keys[number] for number in order], ranks
+        self._compared = 0
+
+
+class _ListsMoment(NamedTuple):
+    """Lists as they stood: where in ``parts`` each begins, its size, and for each part its list and its number."""
+
+    starts: NDArray[Any]
+    sizes: NDArray[Any]
+    owners: NDArray[Any]
+    parts: NDArray[Any]
+    elements: _Distinct
+
+    def containing(self, element: Scalar) -> Mask:
+        """Lists that have ``element``."""
+        table = np.zeros(len(self.sizes), dtype=np.bool_)
+        number = self.elements.numbers.get(_key(element))
+        if number is not None:
+            table[self.owners[_among(self.parts, [number])]] = True
+        return table
+
+    def equal(self, values: list[Scalar]) -> Mask:
+        """Lists of these elements, in this order."""
+        table = np.asarray(self.sizes == len(values))
+        for place, value in enumerate(values):
+            here = np.flatnonzero(table)
+            number = self.elements.numbers.get(_key(value), -1)
+            table[here] = _among(self.parts[self.starts[here].astype(np.intp) + place], [number])
+        return table
+
+
+class _Lists:
+    """All lists, one after the other."""
+
+    def __init__(self) -> None:
+        self._starts, self._sizes, self._owners, self._parts = (_Array(np.int8) for _ in range(4))
+        self._elements = _Distinct()
+
+    def numbered(self, lists: list[list[Scalar]]) -> NDArray[np.int64]:
+        """Append ``lists``; the number of each."""
+        sizes = np.array([len(values) for values in lists], dtype=np.int64)
+        numbers = np.arange(self._sizes.count, self._sizes.count + len(lists), dtype=np.int64)
+        parts = self._elements.numbered([_key(value) for values in lists for value in values])
+        self._starts.extend(self._parts.count + np.cumsum(sizes, dtype=np.int64) - sizes)
+        self._sizes.extend(sizes)
+        self._owners.extend(np.repeat(numbers, sizes.astype(np.intp)))
+        self._parts.extend(np.array(parts, dtype=np.int64))
+        return numbers
+
+    def moment(self) -> _ListsMoment:
+        """As they stand."""
+        starts, sizes, owners, parts = (
+            array.first(array.count) for array in (self._starts, self._sizes, self._owners, self._parts)
+        )
+        return _ListsMoment(starts, sizes, owners, parts, self._elements)
 
 
 class _Array:
@@ -271,8 +340,8 @@ def _key(scalar: Any) -> Any:
     return (scalar,) if type(scalar) is bool else scalar
 
 
-def _key_of_list(values: list[Any]) -> tuple[Any, ...]:
-    return tuple([_key(value) for value in values])
+def _asked(test: Callable[[object], bool], texts: list[Any]) -> Mask:
+    return np.fromiter(map(test, texts), dtype=np.bool_, count=len(texts))
 
 
 def _among(numbers: NDArray[Any], sought: Iterable[int]) -> Mask:
