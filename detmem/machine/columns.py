@@ -56,13 +56,13 @@ _WIDTHS = tuple(np.iinfo(kind) for kind in (np.int8, np.int16, np.int32, np.int6
 class Column:
     """One field of the rows of a moment: ``kinds`` uint8 (n,), ``numbers`` int8 ... int64 (n,)."""
 
-    __slots__ = ("_kinds", "_lists", "_met", "_numbers", "_text_count", "_texts")
+    __slots__ = ("_kinds", "_lists", "_met", "_numbers", "_texts")
 
     def __init__(self, growing: _Growing, count: int) -> None:
         self._met = growing.met
         self._kinds = growing.kinds.first(count)
         self._numbers = growing.numbers.first(count)
-        self._texts, self._text_count = growing.texts, len(growing.texts.keys)
+        self._texts = growing.texts
         self._lists = growing.lists.moment()
 
     def exists(self) -> Mask:
@@ -92,7 +92,7 @@ class Column:
     def ordered(self, compare: Compare, bound: int | float | str, test: Callable[[object], bool]) -> Mask:
         """Rows whose value stands so to ``bound``; ``test`` says the same of one text."""
         if isinstance(bound, str):
-            return self._of_kind(TEXT, self._texts.ordered(self._text_count, compare in (gt, ge), test))
+            return self._of_kind(TEXT, self._texts.ordered(compare in (gt, ge), test))
         chosen = np.zeros(len(self._kinds), dtype=np.bool_)
         if _INT in self._met:
             chosen |= (self._kinds == _INT) & _compared_ints(self._numbers, compare, bound)
@@ -104,7 +104,7 @@ class Column:
         """Rows with a list that has ``element``, or a text of which ``test`` is true."""
         chosen = np.zeros(len(self._kinds), dtype=np.bool_)
         if isinstance(element, str):
-            chosen |= self._of_kind(TEXT, _asked(test, self._texts.keys[: self._text_count]))
+            chosen |= self._of_kind(TEXT, _asked(test, self._texts.keys[:]))
         if _LIST in self._met:
             chosen |= self._of_kind(_LIST, self._lists.containing(element))
         return chosen
@@ -229,15 +229,15 @@ class _Texts(_Distinct):
         self._compared = 0
         self._sorted: tuple[list[str], NDArray[np.int32]] = [], np.empty(0, dtype=np.int32)
 
-    def ordered(self, count: int, rising: bool, test: Callable[[object], bool]) -> Mask:
-        """``test`` of each of the first ``count`` texts; it turns once in their order, to True if ``rising``."""
-        self._compared += count - len(self._sorted[0])
-        if self._compared > _COMPARED_BEFORE * count:
-            self._sort(count)
+    def ordered(self, rising: bool, test: Callable[[object], bool]) -> Mask:
+        """``test`` of each text; it turns once in their order, to True if ``rising``."""
+        self._compared += len(self.keys) - len(self._sorted[0])
+        if self._compared > _COMPARED_BEFORE * len(self.keys):
+            self._sort(len(self.keys))
         texts, ranks = self._sorted
         turn = bisect_left(texts, True, key=lambda text: test(text) is rising)
-        before = ranks[:count] < turn
-        return np.concatenate((~before if rising else before, _asked(test, self.keys[len(ranks) : count])))
+        before = ranks < turn
+        return np.concatenate((~before if rising else before, _asked(test, self.keys[len(ranks) :])))
 
     def _sort(self, count: int) -> None:
         order = sorted(range(count), key=self.keys.__getitem__)

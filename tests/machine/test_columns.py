@@ -76,6 +76,34 @@ def test_columns_say_what_rows_say_while_rows_are_added_and_die(
             assert verdict_of_columns(where, moment, live) == expected
 
 
+POOL: list[Any] = [
+    ..., None, True, False, 0, 1, 2, -1, 0.0, -0.0, 1.0, 0.5, 2**53, 2.0**53, 2**53 + 1, -(2**63),
+    "", "a", "ab", "b", "0", *map(str, range(100, 130)),
+    [], [0], [1], [True], [1.0], [None], ["a"], ["a", "b"], ["b", "a"], [1, "a", None, False],
+]  # fmt: skip
+
+
+def test_a_crowd_of_all_types_in_one_field() -> None:
+    """Every operator with every operand; no number of one kind is taken for a number of another."""
+    random = np.random.default_rng(5)
+    values = [POOL[place] for place in random.integers(0, len(POOL), 1500).tolist()]
+    rows: list[dict[str, Any]] = [{} if value is ... else {"f": value} for value in values]
+    operands = POOL[1:]
+    wheres = [{"f": {name: value}} for value in operands for name in ("$eq", "$ne")]
+    wheres += [{"f": {name: operands[start::step]}} for name in ("$in", "$nin") for start in (0, 1) for step in (2, 7)]
+    wheres += [{"f": {"$contains": value}} for value in operands if not isinstance(value, list)]
+    wheres += [{"f": {"$exists": flag}} for flag in (True, False)]
+    for where in wheres:
+        followed, chosen = Columns(), parse(where)
+        for count in (7, 700, len(rows)):
+            moment = followed.follow(rows, count, ["f"])
+        assert verdict_of_columns(chosen, moment, [True] * len(rows)) == chosen.select(rows).tolist(), where
+    for foreign, some in ((str, [1, 0.5, -(2**63)]), ((int, float), ["", "a", "ab", "110"])):
+        live = [type(value) is bool or not isinstance(value, foreign) for value in values]
+        for name, bound in itertools.product(["$gt", "$gte", "$lt", "$lte"], some):
+            assert matching({"f": {name: bound}}, rows, live) == verdict(parse({"f": {name: bound}}), rows, live)
+
+
 def matching(where: object, rows: list[dict[str, Any]], live: list[bool] | None = None) -> list[bool]:
     chosen = parse(where)
     moment = Columns().follow(rows, len(rows), chosen.fields)
@@ -127,13 +155,20 @@ def test_widths_grow_with_what_is_met() -> None:
     """int8 first, then wider; what was read before keeps its value."""
     rows: list[dict[str, Any]] = []
     followed = Columns()
-    for number in (1, -128, 128, 2**15, -(2**31), 2**31, 0.0, -(2**63), 0.5):
+    for number in (1, -128, -129, 128, -(2**15) - 1, 2**31 - 1, -(2**31) - 1, 0.0, -(2**63), 0.5):
         rows.append({"f": number})
         for row in rows:
             chosen = parse(row)
             moment = followed.follow(rows, len(rows), chosen.fields)
             expected = [other["f"] == row["f"] for other in rows]
             assert chosen.select_columns(moment, np.ones(len(rows), dtype=np.bool_)).tolist() == expected
+
+
+@pytest.mark.parametrize("stored", [0.0, -0.0])
+def test_a_column_of_zeros_is_one_of_floats(stored: float) -> None:
+    assert matching({"f": {"$gte": 0}}, [{"f": stored}, {}]) == [True, False]
+    assert matching({"f": {"$lt": 0.5}}, [{"f": stored}, {"f": -1}]) == [True, True]
+    assert matching({"f": {"$gt": 0}}, [{"f": stored}, {"f": 1}]) == [False, True]
 
 
 def test_bits_of_ints_are_no_floats() -> None:
@@ -162,10 +197,11 @@ def test_texts_are_ordered_by_utf8_bytes_while_more_are_met(compared: int, monke
                 assert found.tolist() == [compare(text.encode(), bound.encode()) for text in texts[:count]]
 
 
-def test_many_lists_of_many_elements() -> None:
-    """Places of elements, lists and rows outgrow a byte."""
-    rows = [{"f": [number, number + 1, str(number)]} for number in range(400)]
-    for number in (0, 1, 126, 127, 128, 255, 256, 399):
+@pytest.mark.parametrize("count", [42, 43, 44, 127, 128, 400])
+def test_many_lists_of_many_elements(count: int) -> None:
+    """Places of elements and numbers of lists outgrow a byte, each at its time."""
+    rows = [{"f": [number, number + 1, str(number)]} for number in range(count)]
+    for number in (0, 1, count - 3, count - 2, count - 1):
         expected = [number in row["f"] for row in rows]
         assert matching({"f": {"$contains": number}}, rows) == expected
         for asked in (rows[number]["f"], rows[number]["f"][:2], [number, number + 1, number]):
@@ -240,16 +276,23 @@ def test_a_filter_may_ask_for_more_fields_than_are_kept() -> None:
     assert matching({"$or": [{field: 1} for field in fields]}, rows) == [True] * len(rows)
 
 
-def test_an_interrupt_leaves_no_column_half_read() -> None:
-    class Interrupted(dict[str, Any]):
-        def get(self, key: str, default: Any = None) -> Any:
-            raise KeyboardInterrupt
+@pytest.mark.parametrize("call", range(12))
+def test_an_interrupt_leaves_no_column_half_read(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of a column's arrays is just being extended."""
+    rows: list[dict[str, Any]] = [{"f": [number, "a"]} for number in range(4)]
+    followed, calls, extend = Columns(), itertools.count(), columns._Array.extend
 
-    rows: list[dict[str, Any]] = [{"f": 1}, Interrupted()]
-    followed = Columns()
-    followed.follow(rows, 1, ["f"])
-    with pytest.raises(KeyboardInterrupt):
-        followed.follow(rows, 2, ["f"])
-    rows[1] = {"f": 2}
-    moment = followed.follow(rows, 2, ["f"])
-    assert parse({"f": 2}).select_columns(moment, np.array([True, True])).tolist() == [False, True]
+    def interrupted(array: Any, part: Any) -> None:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        extend(array, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(columns._Array, "extend", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            for count in (2, 4):
+                followed.follow(rows, count, ["f"])
+    moment = followed.follow(rows, 4, ["f"])
+    for where in ({"f": [3, "a"]}, {"f": {"$contains": 1}}):
+        chosen = parse(where)
+        assert chosen.select_columns(moment, np.ones(4, dtype=np.bool_)).tolist() == chosen.select(rows).tolist()
