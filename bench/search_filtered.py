@@ -26,15 +26,15 @@ KINDS = ("episodic", "procedural", "semantic")
 Metadata = Mapping[str, Any]
 # name, the filter, and the same as Python
 ALONE: tuple[tuple[str, Metadata, Callable[[Metadata], bool]], ...] = (
-    ("int `$lt`, 1 %", {"bucket": {"$lt": 1}}, lambda row: row["bucket"] < 1),
+    ("int `$lt`, 1 %", {"day": {"$lt": 1}}, lambda row: row["day"] < 1),
     ("float `$gte`, 1 %", {"weight": {"$gte": 0.99}}, lambda row: row["weight"] >= 0.99),
     ("str `$eq`, a third", {"kind": "semantic"}, lambda row: row["kind"] == "semantic"),
     ("str `$gte`, each another, 1 %", {"at": {"$gte": "0990000"}}, lambda row: row["at"] >= "0990000"),
     ("list `$contains`, 4 %", {"tags": {"$contains": "7"}}, lambda row: "7" in row["tags"]),
     (
         "`$or` of two, `$and` of two",
-        {"$or": [{"bucket": 5}, {"kind": "episodic", "weight": {"$lt": 0.5}}]},
-        lambda row: row["bucket"] == 5 or (row["kind"] == "episodic" and row["weight"] < 0.5),
+        {"$or": [{"day": 5}, {"kind": "episodic", "weight": {"$lt": 0.5}}]},
+        lambda row: row["day"] == 5 or (row["kind"] == "episodic" and row["weight"] < 0.5),
     ),
 )
 
@@ -67,6 +67,7 @@ def _measured(data: Set, options: Any, said: str) -> list[str]:
     metadatas = [
         {
             "bucket": bucket,
+            "day": bucket,
             "weight": weight,
             "kind": KINDS[bucket % 3],
             "at": f"{number * 1_000_000 // len(buckets):07}.{number}",

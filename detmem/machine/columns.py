@@ -6,17 +6,18 @@ Rule 2  Columns follow the rows: ``follow`` reads the metadata of those that wer
 Rule 3  What ``follow`` hands out is a moment: later rows may fill the places behind it, and nothing else changes there.
         The caller sees to it that one thread at a time is inside ``follow``.
 
-A row has a kind and a number in each column: the bool or int itself, the 64 bits of the float, or which of the distinct
-texts or lists it is.  Equality is then equality of numbers.  It knows no operator by name, and not who lives.
+A row has a kind and a number in each column: the bool or int itself, the 64 bits of the float, which of the distinct
+texts it is, or the how-manieth list.  Equality of all but lists is then equality of numbers, two zeros aside.  This room
+knows no operator by name, and not who lives.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
-from operator import ge, gt, le, lt
+from itertools import islice, repeat
+from operator import contains, ge, gt, le, lt
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -27,8 +28,7 @@ from detmem.machine.encoding import Metadata, MetadataValue, Scalar
 __all__ = ["NUMBERS", "TEXT", "Column", "Columns", "Compare", "Mask"]
 
 Mask: TypeAlias = NDArray[np.bool_]
-Compare: TypeAlias = Callable[[Any, Any], Any]
-"""``gt``, ``ge``, ``lt`` or ``le`` of ``operator``."""
+Compare: TypeAlias = Callable[[Any, Any], Any]  # gt, ge, lt or le of operator
 
 _MISSING, _NONE, _BOOL, _INT, _FLOAT, TEXT, _LIST = range(7)
 NUMBERS: Final = (_INT, _FLOAT)
@@ -89,10 +89,10 @@ class Column:
                 chosen |= (self._kinds == kind) & _among(self._numbers, numbers)
         return chosen
 
-    def ordered(self, compare: Compare, bound: int | float | str, test: Callable[[object], bool]) -> Mask:
-        """Rows whose value stands so to ``bound``; ``test`` says the same of one text."""
+    def ordered(self, compare: Compare, bound: int | float | str) -> Mask:
+        """Rows whose value is of the type of ``bound`` and stands so to it."""
         if isinstance(bound, str):
-            return self._of_kind(TEXT, self._texts.ordered(compare in (gt, ge), test))
+            return self._of_kind(TEXT, self._texts.ordered(compare, bound))
         chosen = np.zeros(len(self._kinds), dtype=np.bool_)
         if _INT in self._met:
             chosen |= (self._kinds == _INT) & _compared_ints(self._numbers, compare, bound)
@@ -100,11 +100,11 @@ class Column:
             chosen |= (self._kinds == _FLOAT) & _compared_floats(self._numbers.view(np.float64), compare, bound)
         return chosen
 
-    def containing(self, element: Scalar, test: Callable[[object], bool]) -> Mask:
-        """Rows with a list that has ``element``, or a text of which ``test`` is true."""
+    def containing(self, element: Scalar) -> Mask:
+        """Rows with a list that has ``element``, or a text that it is a part of."""
         chosen = np.zeros(len(self._kinds), dtype=np.bool_)
         if isinstance(element, str):
-            chosen |= self._of_kind(TEXT, _asked(test, self._texts.keys[:]))
+            chosen |= self._of_kind(TEXT, _each(contains, self._texts.keys, element))
         if _LIST in self._met:
             chosen |= self._of_kind(_LIST, self._lists.containing(element))
         return chosen
@@ -134,7 +134,8 @@ class Column:
         if len(shown) <= _FEW_SHOWN:
             verdicts: Mask = _among(self._numbers, shown.tolist())
         else:
-            verdicts = table.take(self._numbers.astype(np.intp), mode="clip")  # rows of other kinds have any number
+            places = self._numbers.astype(np.intp, copy=False)
+            verdicts = table.take(places, mode="clip")  # rows of other kinds have any number
         verdicts &= self._kinds == kind
         return verdicts
 
@@ -229,15 +230,15 @@ class _Texts(_Distinct):
         self._compared = 0
         self._sorted: tuple[list[str], NDArray[np.int32]] = [], np.empty(0, dtype=np.int32)
 
-    def ordered(self, rising: bool, test: Callable[[object], bool]) -> Mask:
-        """``test`` of each text; it turns once in their order, to True if ``rising``."""
+    def ordered(self, compare: Compare, bound: str) -> Mask:
+        """Which texts stand so to ``bound``."""
         self._compared += len(self.keys) - len(self._sorted[0])
         if self._compared > _COMPARED_BEFORE * len(self.keys):
             self._sort(len(self.keys))
         texts, ranks = self._sorted
-        turn = bisect_left(texts, True, key=lambda text: test(text) is rising)
-        before = ranks < turn
-        return np.concatenate((~before if rising else before, _asked(test, self.keys[len(ranks) :])))
+        turn = bisect_left(texts, bound) if compare in (ge, lt) else bisect_right(texts, bound)
+        verdicts = ranks >= turn if compare in (ge, gt) else ranks < turn
+        return np.concatenate((verdicts, _each(compare, self.keys[len(ranks) :], bound)))
 
     def _sort(self, count: int) -> None:
         order = sorted(range(count), key=self.keys.__getitem__)
@@ -266,7 +267,7 @@ class _ListsMoment(NamedTuple):
 
     def equal(self, values: list[Scalar]) -> Mask:
         """Lists of these elements, in this order."""
-        table = np.asarray(self.sizes == len(values))
+        table = _among(self.sizes, [len(values)])
         for place, value in enumerate(values):
             here = np.flatnonzero(table)
             number = self.elements.numbers.get(_key(value), -1)
@@ -340,8 +341,8 @@ def _key(scalar: Any) -> Any:
     return (scalar,) if type(scalar) is bool else scalar
 
 
-def _asked(test: Callable[[object], bool], texts: list[Any]) -> Mask:
-    return np.fromiter(map(test, texts), dtype=np.bool_, count=len(texts))
+def _each(compare: Compare, texts: list[str], operand: str) -> Mask:
+    return np.fromiter(map(compare, texts, repeat(operand)), dtype=np.bool_, count=len(texts))
 
 
 def _among(numbers: NDArray[Any], sought: Iterable[int]) -> Mask:

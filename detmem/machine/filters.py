@@ -345,7 +345,7 @@ def _contains(operand: object, place: str) -> _Condition:
             return any(map(equal, stored))
         return type(stored) is str and type(element) is str and element in stored
 
-    return _Condition(contains, lambda column: column.containing(element, contains))
+    return _Condition(contains, lambda column: column.containing(element))
 
 
 def _order(compare: Compare) -> Callable[[object, str], _Condition]:
@@ -360,7 +360,7 @@ def _order(compare: Compare) -> Callable[[object, str], _Condition]:
         def stands(stored: object) -> bool:
             return type(stored) in kinds and compare(stored, bound)
 
-        return _Condition(stands, lambda column: column.ordered(compare, bound, stands))
+        return _Condition(stands, lambda column: column.ordered(compare, bound))
 
     return condition
 
