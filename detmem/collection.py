@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,9 @@ from detmem.machine.commands import Definition, Operation
 from detmem.machine.records import View
 from detmem.machine.runs import Run
 from detmem.machine.state import Stage
+from detmem.proof.checkpoint import Checkpoint
+from detmem.proof.receipt import Receipt, plain_where
+from detmem.prover import Question
 from detmem.results import Commit, Records, Result
 
 if TYPE_CHECKING:
@@ -245,8 +248,9 @@ class Collection:
             inside[allowed] = True
             mask = inside if mask is None else mask & inside
         answers = self._database._nearest(view, self._definition, queries, k, mask)
-        results = [self._result(view, seq, slots, distances, included) for slots, distances in answers]
-        return results[0] if flat else _batch(results)
+        asked = _Asked(self, queries, k, None if chosen.is_all else plain_where(where or {}), names)
+        results = [self._result(view, seq, slots, distances, included, asked) for slots, distances in answers]
+        return results[0] if flat else _batch(results, asked)
 
     def count(self, where: Where = None) -> int:
         """The number of records, or of those that match ``where``."""
@@ -363,7 +367,13 @@ class Collection:
             raise NotFoundError(f"no collection {self._name!r} as this handle knew it")
 
     def _result(
-        self, view: View, seq: int, slots: NDArray[np.int64], raw: NDArray[np.int64], included: frozenset[str]
+        self,
+        view: View,
+        seq: int,
+        slots: NDArray[np.int64],
+        raw: NDArray[np.int64],
+        included: frozenset[str],
+        asked: _Asked,
     ) -> Result:
         order = slots.tolist()
         return Result(
@@ -373,10 +383,29 @@ class Collection:
             [_copied(view.metadatas[slot]) for slot in order] if "metadatas" in included else None,
             [view.documents[slot] for slot in order] if "documents" in included else None,
             seq,
+            asked,
         )
 
 
-def _batch(results: list[Result]) -> Result:
+class _Asked(NamedTuple):
+    """What a call of ``search`` was asked; results keep it, so that they can give a receipt."""
+
+    collection: Collection
+    queries: NDArray[np.int32]
+    k: int
+    where: dict[str, Any] | None
+    ids: list[str] | None
+
+    def receipt(self, result: Result, number: int, level: str, checkpoint: Checkpoint | None) -> Receipt:
+        """The receipt of the answer to query ``number``."""
+        ids = None if self.ids is None else tuple(sorted(set(self.ids)))
+        name, definition = self.collection._name, self.collection._definition
+        question = Question(name, definition, self.queries[number], self.k, self.where, ids, None)
+        answer = list(zip(result.ids, result.raw.tolist(), strict=True))
+        return self.collection._database._prover.receipt(question, answer, result.seq, level, checkpoint)
+
+
+def _batch(results: list[Result], asked: _Asked) -> Result:
     """Results of one call as one, rectangular because each has min(k, matches) hits."""
     first = results[0]
     return Result(
@@ -386,6 +415,7 @@ def _batch(results: list[Result]) -> Result:
         None if first.metadatas is None else [result.metadatas for result in results],
         None if first.documents is None else [result.documents for result in results],
         first.seq,
+        asked,
     )
 
 

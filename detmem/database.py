@@ -41,6 +41,9 @@ from detmem.machine.state import Change, Stage
 from detmem.machine.vectors import Vectors
 from detmem.parallel import Workers, said_if_long
 from detmem.proof.checkpoint import Checkpoint
+from detmem.proof.proofs import ConsistencyProof, RecordProof, given_checkpoint
+from detmem.proof.receipt import Subtree
+from detmem.prover import Prover
 from detmem.results import Commit, Entry, Report, SnapshotInfo
 
 if TYPE_CHECKING:
@@ -91,6 +94,7 @@ class Database:
         self._batch_thread: int | None = None
         self._closed = False
         self._torn = False
+        self._prover = Prover(disk, self._state, self._whole_moment, write=journal is not None)
         call_after_fork(self._after_fork)
 
     # -- lifetime
@@ -294,6 +298,22 @@ class Database:
         with self._writer:
             return verify_disk(self._disk, level, None)
 
+    # -- proofs
+
+    def prove(self, collection: str, id: str) -> RecordProof:
+        """That the record is live now, or is not: for whoever trusts a checkpoint, and has no store."""
+        name, id = encoding.check_name(collection, "collection"), encoding.check_id(id, "id")
+        return self._prover.record(name, id)
+
+    def prove_consistency(self, old: Checkpoint | str) -> ConsistencyProof:
+        """That this log begins with that of ``old``.  ``Divergence`` when it does not."""
+        return self._prover.consistency(given_checkpoint(old, "old"))
+
+    def subtree(self, collection: str, number: int) -> Subtree:
+        """All that is live in one of the 256 parts of the state (0..255), for checking receipts of level R3."""
+        name, number = encoding.check_name(collection, "collection"), encoding.whole_number(number, "number", 0)
+        return self._prover.subtree(name, number)
+
     # -- for Collection
 
     def _writing(self) -> _Writing:
@@ -320,15 +340,21 @@ class Database:
     @contextmanager
     def _moment_of(self, name: str, definition: Definition) -> Iterator[tuple[int, Records]]:
         """One collection at one seq: nothing is published meanwhile, so take what you need and leave."""
-        self._check_open()
-        with self._moment:
-            self._check_whole()
+        with self._whole_moment():
             records = self._state.collections.get(name)
             if records is None or records.definition != definition:
                 raise NotFoundError(
                     f"no collection {name!r} as this handle knows it: dropped, or in a batch still open"
                 )
             yield self._state.seq, records
+
+    @contextmanager
+    def _whole_moment(self) -> Iterator[None]:
+        """A moment in which nothing is published."""
+        self._check_open()
+        with self._moment:
+            self._check_whole()
+            yield
 
     def _nearest(
         self,
@@ -418,6 +444,7 @@ class Database:
         self._writer, self._moment = threading.RLock(), threading.Lock()
         self._batch = self._batch_thread = None
         self._workers.after_fork()
+        self._prover.after_fork()
         self._followers = WeakKeyDictionary()  # one of their locks may have been held by a thread that is not here
         if self._journal is not None:
             self._journal.disown()

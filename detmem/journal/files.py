@@ -20,6 +20,7 @@ __all__ = [
     "LOG",
     "QUARANTINE",
     "SNAPSHOTS",
+    "TILES",
     "Segment",
     "copy_out",
     "damaged",
@@ -35,8 +36,8 @@ __all__ = [
     "snapshot_seqs",
 ]
 
-LOCK, LOG, SNAPSHOTS, QUARANTINE = "LOCK", "log", "snap", "quarantine"
-_OUR_NAMES = {HEAD, f"{HEAD}.tmp", LOCK, LOG, SNAPSHOTS, QUARANTINE}
+LOCK, LOG, SNAPSHOTS, QUARANTINE, TILES = "LOCK", "log", "snap", "quarantine", "tiles"
+_OUR_NAMES = {HEAD, f"{HEAD}.tmp", LOCK, LOG, SNAPSHOTS, QUARANTINE, TILES}
 _NAME = re.compile(r"([0-9]{20})\.(seg|snap)")
 _COPY_BYTES = 1 << 20
 _NO_END = 1 << 63

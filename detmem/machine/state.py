@@ -145,6 +145,11 @@ class State:
         """The state root: of what is live now."""
         return self._tree.root
 
+    @property
+    def tree(self) -> StateTree:
+        """The tree under that root, for proofs: read only."""
+        return self._tree
+
     def names(self) -> list[str]:
         """Collection names in UTF-8 order."""
         return sorted(self.collections)
