@@ -41,6 +41,7 @@ from detmem.machine.state import Change, Stage
 from detmem.machine.vectors import Vectors
 from detmem.parallel import Workers, said_if_long
 from detmem.proof.checkpoint import Checkpoint
+from detmem.proof.note import SignerKey
 from detmem.proof.proofs import ConsistencyProof, RecordProof, given_checkpoint
 from detmem.proof.receipt import Subtree
 from detmem.prover import Prover
@@ -309,6 +310,18 @@ class Database:
         """That this log begins with that of ``old``.  ``Divergence`` when it does not."""
         return self._prover.consistency(given_checkpoint(old, "old"))
 
+    def sign(self, key: SignerKey, last: Checkpoint | str | None = None) -> str:
+        """The checkpoint as it stands, as a signed note (extra ``sign``).
+
+        ``last``: what this key signed last for this store, a checkpoint or the note; the caller keeps it.
+        ``Divergence`` when the log has not been there: two histories are never signed.
+        """
+        before = key.last_signed(last)
+        if before is None:
+            return key.sign(self.checkpoint())
+        proof = self.prove_consistency(before)
+        return key.sign(proof.new, before, proof)
+
     def subtree(self, collection: str, number: int) -> Subtree:
         """All that is live in one of the 256 parts of the state (0..255), for checking receipts of level R3."""
         name, number = encoding.check_name(collection, "collection"), encoding.whole_number(number, "number", 0)
@@ -340,7 +353,9 @@ class Database:
     @contextmanager
     def _moment_of(self, name: str, definition: Definition) -> Iterator[tuple[int, Records]]:
         """One collection at one seq: nothing is published meanwhile, so take what you need and leave."""
-        with self._whole_moment():
+        self._check_open()
+        with self._moment:
+            self._check_whole()
             records = self._state.collections.get(name)
             if records is None or records.definition != definition:
                 raise NotFoundError(
