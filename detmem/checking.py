@@ -73,7 +73,9 @@ def _checked(receipt: Receipt, db: Database, trusted: Checkpoint | None) -> Verd
         if again.subtrees != receipt.subtrees:
             return Verdict(False, None, "the same answer, but other local lists")
         level = "R3" if receipt.level == "R3" else "R2"
-        return Verdict(True, level, f"asked again at seq {receipt.seq}, the store gives the same {len(again.results)} results")
+        return Verdict(
+            True, level, f"asked again at seq {receipt.seq}, the store gives the same {len(again.results)} results"
+        )
 
     return verdict_of(check)
 

@@ -30,7 +30,7 @@ from detmem.machine.records import Records, View
 from detmem.machine.state import State
 from detmem.proof.checkpoint import Checkpoint
 from detmem.proof.merkle import BadProof, consistency_path, inclusion_path, log_root, prove_state, verify_consistency
-from detmem.proof.proofs import Anchor, Claim, Closing, ConsistencyProof, RecordProof, StatePart, check_anchor, key_of
+from detmem.proof.proofs import Anchor, Claim, Closing, ConsistencyProof, RecordProof, StatePart, key_of
 from detmem.proof.receipt import LEVELS, SUBTREES, Named, Receipt, Row, Subtree, list_hash
 from detmem.search import reference
 

@@ -1513,14 +1513,14 @@ def check_part(part: Any, wanted: dict[bytes, bytes | None], seq: int, checkpoin
     if len(part["buckets"]) != len(numbers):
         raise Refused("buckets", f"{len(part['buckets'])}, expected {len(numbers)}")
     level, entries = {}, {}
-    for number, bucket in zip(numbers, part["buckets"]):
+    for number, bucket in zip(numbers, part["buckets"], strict=False):
         pairs = hashes(bucket)
         if len(pairs) % 2 or pairs[::2] != sorted(set(pairs[::2])):
             raise Refused("bucket", "not pairs in ascending order")
         if any(int.from_bytes(key[:2], "big") != number for key in pairs[::2]):
             raise Refused("bucket", "a key of another bucket")
-        entries |= dict(zip(pairs[::2], pairs[1::2]))
-        level[number] = bucket_hash(list(zip(pairs[::2], pairs[1::2])))
+        entries |= dict(zip(pairs[::2], pairs[1::2], strict=False))
+        level[number] = bucket_hash(list(zip(pairs[::2], pairs[1::2], strict=False)))
     nodes = hashes(part["nodes"])
     for _ in range(16):
         for number in sorted(level):
@@ -1568,7 +1568,7 @@ def fields(value: Any, types: dict[str, tuple[Any, ...]]) -> None:
 def array(value: Any, types: tuple[Any, ...]) -> None:
     if not isinstance(value, list) or len(value) != len(types):
         raise Refused("array", "of another length")
-    if any(type(one) is not wanted for one, wanted in zip(value, types)):
+    if any(type(one) is not wanted for one, wanted in zip(value, types, strict=False)):
         raise Refused("type", "in an array")
 
 
@@ -1621,7 +1621,11 @@ def check_state_proof(data: bytes, trusted: str) -> list[tuple[str, str, bool]]:
         elif not isinstance(opening, bytes) or len(opening) != (64 if record_id else 32):
             raise Refused("opening", "of another size")
         else:
-            leaf = record_leaf(name, record_id, opening[:32], opening[32:]) if record_id else collection_leaf(name, opening)
+            leaf = (
+                record_leaf(name, record_id, opening[:32], opening[32:])
+                if record_id
+                else collection_leaf(name, opening)
+            )
         wanted[state_key(name, record_id)] = leaf
     if not names or names != sorted(set(names)):
         raise Refused("claims", "none, or not in order")
@@ -1727,8 +1731,12 @@ def read_receipt(data: bytes) -> Any:
             **dict.fromkeys(["checkpoint", "collection", "level", "semantics"], (str,)),
             **dict.fromkeys(["definition", "query", "result_leaves", "result_raws"], (bytes,)),
             **dict.fromkeys(["k", "seq"], (int,)),
-            **{"ids": (list, None), "max_distance": (float, None), "proof": (dict, None), "result_ids": (list,)},
-            **{"subtrees": (bytes, None), "where": (bytes, None)},
+            "ids": (list, None),
+            "max_distance": (float, None),
+            "proof": (dict, None),
+            "result_ids": (list,),
+            "subtrees": (bytes, None),
+            "where": (bytes, None),
         },
     )
     file_checkpoint(value["checkpoint"])
@@ -1739,7 +1747,7 @@ def read_receipt(data: bytes) -> Any:
     ids, leaves = value["result_ids"], hashes(value["result_leaves"])
     raws = value["result_raws"]
     distances = [int.from_bytes(raws[i : i + 8], "little", signed=True) for i in range(0, len(raws), 8)]
-    order = list(zip(distances, map(utf8, ids)))
+    order = list(zip(distances, map(utf8, ids), strict=False))
     if len(raws) != 8 * len(ids) or len(leaves) != len(ids) or len(set(ids)) != len(ids) or len(ids) > value["k"]:
         raise Refused("results", "not one of each")
     if order != sorted(order):
@@ -1776,7 +1784,7 @@ def check_receipt(data: bytes, trusted: str) -> Any:
         raise Refused("trust", "another checkpoint")
     name = value["collection"]
     wanted: dict[bytes, bytes | None] = {state_key(name): collection_leaf(name, commitment(value["definition"]))}
-    for record_id, leaf in zip(value["result_ids"], hashes(value["result_leaves"])):
+    for record_id, leaf in zip(value["result_ids"], hashes(value["result_leaves"]), strict=False):
         wanted[state_key(name, record_id)] = leaf
     check_part(value["proof"], wanted, value["seq"], trusted)
     return value
@@ -1789,9 +1797,8 @@ def write_subtree(told: Told, seq: int, at: int, name: str, number: int) -> byte
         if state_key(name, record_id) in entries:
             records.append([record_id, vector_bytes(r.vector), content(r.metadata, r.document), b"", b""])
             del entries[state_key(name, record_id)]
-    rows, siblings = state_rows(told.trees[seq]), []
-    for height in range(8):
-        siblings.append(rows[8 + height].get(number >> height ^ 1, ZERO))
+    rows = state_rows(told.trees[seq])
+    siblings = [rows[8 + height].get(number >> height ^ 1, ZERO) for height in range(8)]
     body = {
         "anchor": told.anchor(seq, at),
         "checkpoint": told.checkpoints[at],
@@ -1812,15 +1819,21 @@ def check_subtree(data: bytes, receipt: bytes, trusted: str) -> str | None:
     fields(
         value,
         {
-            **{"anchor": (list, None), "checkpoint": (str,), "collection": (str,), "number": (int,), "others": (bytes,)},
-            **{"records": (list,), "seq": (int,), "siblings": (bytes,)},
+            "anchor": (list, None),
+            "checkpoint": (str,),
+            "collection": (str,),
+            "number": (int,),
+            "others": (bytes,),
+            "records": (list,),
+            "seq": (int,),
+            "siblings": (bytes,),
         },
     )
     if (value["checkpoint"], value["seq"], value["collection"]) != (trusted, asked["seq"], asked["collection"]):
         raise Refused("trust", "another checkpoint, seq or collection")
     name, number = value["collection"], value["number"]
     others = hashes(value["others"])
-    entries = dict(zip(others[::2], others[1::2]))
+    entries = dict(zip(others[::2], others[1::2], strict=False))
     records: dict[str, Record] = {}
     for record in value["records"]:
         array(record, (str, bytes, bytes, bytes, bytes))
@@ -1849,9 +1862,9 @@ def check_subtree(data: bytes, receipt: bytes, trusted: str) -> str | None:
         return "missing"
     if any(entry not in local for entry in named if state_key(name, entry[1])[0] == value["number"]):
         return "stranger"
-    if asked["subtrees"] is not None:
-        if hashes(asked["subtrees"])[value["number"]] != local_list(value["number"], local[: asked["k"]]):
-            return "list"
+    listed = local_list(value["number"], local[: asked["k"]])
+    if asked["subtrees"] is not None and hashes(asked["subtrees"])[value["number"]] != listed:
+        return "list"
     return None
 
 
@@ -1872,7 +1885,7 @@ def may_answer(asked: Any, records: dict[str, Record]) -> list[tuple[int, str, b
 def named_by(asked: Any) -> list[tuple[int, str, bytes]]:
     raws = asked["result_raws"]
     distances = [int.from_bytes(raws[i : i + 8], "little", signed=True) for i in range(0, len(raws), 8)]
-    return list(zip(distances, asked["result_ids"], hashes(asked["result_leaves"])))
+    return list(zip(distances, asked["result_ids"], hashes(asked["result_leaves"]), strict=False))
 
 
 def should_name(asked: Any, entry: tuple[int, str, bytes]) -> bool:

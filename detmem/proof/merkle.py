@@ -213,8 +213,8 @@ def verify_state(buckets: Sequence[bytes], nodes: bytes, keys: Iterable[bytes]) 
 
 
 def subtree_rows(entries: bytes, number: int) -> tuple[list[bytes], list[list[bytes]]]:
-    """Of the subtree whose keys begin with the byte ``number``: its 256 buckets, and its nodes by level, buckets' hashes
-    first and the one above them all last.  ``entries`` are all of its, by key."""
+    """Of the subtree whose keys begin with the byte ``number``: its 256 buckets, and its nodes by level, the buckets'
+    hashes first and the one above them all last.  ``entries`` are all of its, by key."""
     buckets = [b""] * (1 << _HALF)
     for key, leaf in _entries(entries, number << _HALF, number << _HALF | 0xFF).items():
         buckets[key[1]] += key + leaf

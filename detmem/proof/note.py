@@ -157,7 +157,9 @@ class SignerKey:
                     raise BadProof("there is no consistency proof")
                 consistency.show(before, checkpoint)
             except BadProof as error:
-                raise Divergence(f"seq {checkpoint.seq} is not signed: the last signed is seq {before.seq}, and {error}") from None
+                raise Divergence(
+                    f"seq {checkpoint.seq} is not signed: the last signed is seq {before.seq}, and {error}"
+                ) from None
         text = self.name + str(checkpoint)[len(ORIGIN) :]
         signature = _private_key(self.seed).sign(text.encode())
         return f"{text}\n— {self.name} {_text(self.verifier.hash + signature)}\n"

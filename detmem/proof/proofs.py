@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -84,7 +85,7 @@ def verdict_of(check: Callable[[], Verdict]) -> Verdict:
         return Verdict(False, None, str(error))
 
 
-# ------------------------------------------------------------------------------------------------------- files, and names
+# ----------------------------------------------------------------------------------------------------- files, and names
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class ProofFile:
         value = encoding.decode(data, max_bytes=cls.max_bytes)
         kinds = {one.kind: one for one in [cls, *cls.__subclasses__()] if hasattr(one, "kind")}
         if not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and value[0] in kinds):
-            raise CorruptionError(f"expected a file of kind {' or '.join(kinds)}, found {str(value):.80}")
+            raise CorruptionError(f"expected a file of kind {' or '.join(kinds)}, found {value!s:.80}")
         fields = value[1]
         if not isinstance(fields, dict):
             raise CorruptionError(f"{value[0]}: expected a map of fields")
@@ -142,6 +143,8 @@ class ProofFile:
         try:
             with open(path, "rb") as file:
                 data = file.read(cls.max_bytes + 1)
+        except TypeError:
+            raise UsageError(f"path: expected str or PathLike, found {type(path).__name__}") from None
         except OSError as error:
             raise StorageError(error.errno, f"read failed: {error.strerror}", str(path)) from error
         return cls.decode(data)
@@ -161,7 +164,7 @@ def items_of(value: Any, what: str, *types: type | tuple[type, ...]) -> list[Any
     """The items of an array of exactly these types."""
     good = isinstance(value, list) and len(value) == len(types)
     if not good or any(type(one) not in (t if isinstance(t, tuple) else (t,)) for one, t in zip(value, types)):  # noqa: B905
-        raise CorruptionError(f"{what}: found {str(value):.80}")
+        raise CorruptionError(f"{what}: found {value!s:.80}")
     return list(value)
 
 
@@ -214,10 +217,10 @@ def check_trusted(own: Checkpoint, trusted: Checkpoint, consistency: Consistency
 
 
 class Anchor(NamedTuple):
-    """Where in the log the commit leaf stands that binds a state root: with its number of operations, and the way up."""
+    """Where in the log the leaf stands that binds a state root: the commit's number of operations, and the way up."""
 
-    count: int
-    index: int
+    operations: int
+    leaf: int
     path: bytes
 
     @classmethod
@@ -244,12 +247,12 @@ def check_anchor(anchor: Anchor | None, seq: int, state_root: bytes, checkpoint:
             raise BadProof(f"nothing binds state root {state_root.hex()} at seq {seq}")
         return
     last = seq == checkpoint.seq
-    if last and (anchor.index != checkpoint.log_size - 1 or state_root.hex() != checkpoint.state_root):
+    if last and (anchor.leaf != checkpoint.log_size - 1 or state_root.hex() != checkpoint.state_root):
         raise BadProof(f"at seq {seq} the checkpoint has state root {checkpoint.state_root}, found {state_root.hex()}")
-    if anchor.count >= 1 << 32:
-        raise BadProof(f"a commit of {anchor.count} operations")
-    leaf = commit_leaf(seq, anchor.count, state_root)
-    verify_inclusion(leaf, anchor.index, checkpoint.log_size, anchor.path, bytes.fromhex(checkpoint.log_root))
+    if anchor.operations >= 1 << 32:
+        raise BadProof(f"a commit of {anchor.operations} operations")
+    closing = commit_leaf(seq, anchor.operations, state_root)
+    verify_inclusion(closing, anchor.leaf, checkpoint.log_size, anchor.path, bytes.fromhex(checkpoint.log_root))
 
 
 class StatePart(NamedTuple):
@@ -280,13 +283,14 @@ class StatePart(NamedTuple):
         for key, leaf in leaves.items():
             if entries.get(key) != leaf:
                 found = "nothing" if key not in entries else f"leaf {entries[key].hex()}"
-                raise BadProof(f"under key {key.hex()} stands {found}, expected {'nothing' if leaf is None else leaf.hex()}")
+                wanted = "nothing" if leaf is None else leaf.hex()
+                raise BadProof(f"under key {key.hex()} stands {found}, expected {wanted}")
         check_anchor(self.anchor, seq, root, checkpoint)
 
 
 class Claim(NamedTuple):
-    """What a proof says of one name: ``opening`` is None (absent), the vector's and the content's commitment (64 bytes),
-    or, of a collection itself (id ""), that of its definition (32 bytes)."""
+    """What a proof says of one name: ``opening`` is None (absent), the vector's and the content's commitment (64
+    bytes), or, of a collection itself (id ""), that of its definition (32 bytes)."""
 
     collection: str
     id: str
@@ -361,7 +365,7 @@ class RecordProof(Proof):
         leaves = {key_of(claim.collection, claim.id): claim.leaf for claim in self.claims}
         self.part.show(leaves, self.seq, self.checkpoint)
         said = [
-            f"{claim.id or 'the collection'!r} of {claim.collection!r} is {'absent' if claim.opening is None else 'live'}"
+            f"{claim.id!r} of {claim.collection!r} is {'absent' if claim.opening is None else 'live'}"
             for claim in self.claims
         ]
         return Verdict(True, None, f"at seq {self.seq} {', '.join(said)}")
@@ -375,7 +379,7 @@ class RecordProof(Proof):
         found = fields_of(fields, checkpoint=str, claims=list, proof=dict, seq=int)
         claims = tuple(Claim.read(value) for value in found["claims"])
         names = [claim[:2] for claim in claims]
-        if not claims or any(a >= b for a, b in zip(names, names[1:])):  # noqa: B905 - neighbours
+        if not claims or not in_order(names):
             raise CorruptionError("expected claims in ascending order, at least one")
         return cls(checkpoint_of(found["checkpoint"]), _count(found["seq"]), claims, StatePart.read(found["proof"]))
 
@@ -383,7 +387,7 @@ class RecordProof(Proof):
 class Closing(NamedTuple):
     """The last leaf of a log is its last commit's: that commit's number of operations, and the way up."""
 
-    count: int
+    operations: int
     path: bytes
 
 
@@ -421,7 +425,7 @@ class ConsistencyProof(Proof):
         roots = bytes.fromhex(old.log_root), bytes.fromhex(new.log_root)
         verify_consistency(old.log_size, roots[0], new.log_size, roots[1], self.path)
         for checkpoint, closing in ((old, self.old_closing), (new, self.new_closing)):
-            anchor = None if closing is None else Anchor(closing.count, checkpoint.log_size - 1, closing.path)
+            anchor = None if closing is None else Anchor(closing.operations, checkpoint.log_size - 1, closing.path)
             check_anchor(anchor, checkpoint.seq, bytes.fromhex(checkpoint.state_root), checkpoint)
 
     def _fields(self) -> dict[str, Any]:
@@ -443,11 +447,10 @@ class ConsistencyProof(Proof):
             for value in (found["old_closing"], found["new_closing"])
         ]
         for one in closings:
-            _count(0 if one is None else one.count)
+            _count(0 if one is None else one.operations)
         return cls(checkpoint_of(found["old"]), checkpoint_of(found["new"]), found["path"], *closings)
 
 
 def in_order(values: Iterable[Any]) -> bool:
     """Whether values are strictly ascending."""
-    listed = list(values)
-    return all(a < b for a, b in zip(listed, listed[1:]))  # noqa: B905 - neighbours
+    return all(a < b for a, b in pairwise(values))

@@ -289,10 +289,10 @@ class Receipt(ProofFile):
         results = tuple(map(Named, distances, names, leaves))
         if not in_order([one[:2] for one in results]) or len(set(names)) < len(names):
             raise CorruptionError("results that are not in the order of (raw, id), each once")
-        where = None
+        where: Any = None
         if found["where"] is not None:
             where = encoding.decode(found["where"], max_bytes=cls.max_bytes)
-            if not isinstance(where, dict) or filters.parse(where).is_all:
+            if filters.parse(where).is_all:
                 raise CorruptionError("a filter that is none")
         ids = found["ids"]
         if ids is not None:
