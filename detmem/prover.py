@@ -30,7 +30,7 @@ from detmem.machine.records import Records, View
 from detmem.machine.state import State
 from detmem.proof.checkpoint import Checkpoint
 from detmem.proof.merkle import BadProof, consistency_path, inclusion_path, log_root, prove_state, verify_consistency
-from detmem.proof.proofs import Anchor, Claim, Closing, ConsistencyProof, RecordProof, StatePart, key_of
+from detmem.proof.proofs import Anchor, Claim, Closing, ConsistencyProof, RecordProof, StatePart, check_anchor, key_of
 from detmem.proof.receipt import LEVELS, SUBTREES, Named, Receipt, Row, Subtree, list_hash
 from detmem.search import reference
 
@@ -73,13 +73,13 @@ class Prover:
         self._state = state
         self._moment = moment
         self._tiles = Tiles(disk, write=write)
-        self._using = threading.Lock()
+        self._using = threading.RLock()
 
     def after_fork(self) -> None:
         """In a forked child: the store's files stay with the parent, and the lock may have been held by a thread that
         is not here."""
         self._tiles.disown()
-        self._using = threading.Lock()
+        self._using = threading.RLock()
 
     # -- proofs
 
@@ -87,7 +87,7 @@ class Prover:
         """That a record (or with ``id`` "" a collection) is live now, or is not."""
         key = key_of(collection, id)
         with self._moment():
-            now, seq = self._now(), self._state.seq
+            now, seq, root = self._now(), self._state.seq, self._state.root
             buckets, nodes = self._prove_state(self._state, [key])
             records = self._state.collections.get(collection)
             opening = None
@@ -95,7 +95,7 @@ class Prover:
                 opening = commit(records.definition.encode())
             elif records is not None and id in records.slots:
                 opening = b"".join(records.commitments(records.slots[id]))
-        part = StatePart(self._anchor(now, seq, now.checkpoint), buckets, nodes)
+        part = StatePart(self._anchor(now, seq, root, now.checkpoint), buckets, nodes)
         claim = Claim(collection, id, opening)
         part.show({key: claim.leaf}, seq, now.checkpoint)
         return RecordProof(now.checkpoint, seq, (claim,), part)
@@ -122,7 +122,7 @@ class Prover:
         keys = [key_of(name, id) for id, _ in results]
         with self._standing(seq) as (now, state):
             view = self._records(state, question, seq).view(seq)
-            leaves = [state.tree.leaf(key) for key in keys]
+            leaves, root = [state.tree.leaf(key) for key in keys], state.root
             buckets, nodes = self._prove_state(state, [key_of(name, ""), *keys])
         if None in leaves:
             raise Divergence(f"a result that was no record of {name!r} at seq {seq}")
@@ -147,7 +147,7 @@ class Prover:
             None,
         )
         if level != "R0":
-            anchor = self._anchor(now, seq, receipt.checkpoint)
+            anchor = self._anchor(now, seq, root, receipt.checkpoint)
             receipt = replace(receipt, part=StatePart(anchor, buckets, nodes))
             receipt.show(receipt.checkpoint, None)
         if level == "R3":
@@ -159,7 +159,7 @@ class Prover:
         if not 0 <= number < SUBTREES:
             raise UsageError(f"number: expected 0..{SUBTREES - 1}, found {number}")
         with self._standing(self._state.seq if seq is None else seq) as (now, state):
-            seq, records, rows = state.seq, state.collections.get(collection), []
+            seq, root, records, rows = state.seq, state.root, state.collections.get(collection), []
             if records is None:
                 raise NotFoundError(f"no collection {collection!r} at seq {seq}")
             keys = {key_of(collection, id): id for id in records.slots}
@@ -175,7 +175,7 @@ class Prover:
                         rows.append(_row(records, id))
             top = _BUCKETS >> 8 | number
             siblings = b"".join([state.tree.node(top >> height ^ 1) for height in range(8)])
-        anchor = self._anchor(now, seq, now.checkpoint)
+        anchor = self._anchor(now, seq, root, now.checkpoint)
         subtree = Subtree(
             now.checkpoint, seq, collection, number, tuple(sorted(rows)), b"".join(others), siblings, anchor
         )
@@ -189,7 +189,8 @@ class Prover:
             ours = self._now()
         with other._moment():
             theirs = other._now()
-        with self._using, other._using:
+        first, second = sorted((self, other), key=id)  # in one order, so that two threads never wait for each other
+        with first._using, second._using:
             self._tiles.follow(ours.checkpoint.seq, ours.log)
             other._tiles.follow(theirs.checkpoint.seq, theirs.log)
             for tiles, now in ((self._tiles, ours), (other._tiles, theirs)):
@@ -274,14 +275,16 @@ class Prover:
                 self._tiles.rebuild(now.checkpoint.seq, now.log)
             return make()
 
-    def _anchor(self, now: _Now, seq: int, checkpoint: Checkpoint) -> Anchor | None:
+    def _anchor(self, now: _Now, seq: int, state_root: bytes, checkpoint: Checkpoint) -> Anchor | None:
         """What binds the state root of ``seq`` to ``checkpoint``, which is one of this log."""
         if seq == 0:
             return None
 
         def make() -> Anchor:
             index, count = self._tiles.closing(seq)
-            return Anchor(count, index, inclusion_path(self._tiles.node, index, checkpoint.log_size))
+            anchor = Anchor(count, index, inclusion_path(self._tiles.node, index, checkpoint.log_size))
+            check_anchor(anchor, seq, state_root, checkpoint)
+            return anchor
 
         return self._proven(now, make)
 

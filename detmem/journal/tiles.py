@@ -9,6 +9,7 @@ date when a proof is asked for, so no write waits for it.  A reader writes nothi
 from __future__ import annotations
 
 import errno
+import re
 from hashlib import sha256
 
 from detmem.errors import CorruptionError, Divergence, StorageError
@@ -24,6 +25,7 @@ _WIDTH = 1 << _HEIGHT
 _HASH_BYTES = 32
 _TILE_BYTES = _WIDTH * _HASH_BYTES
 _CACHED_TILES = 256  # that a disk has as well: 2 MiB
+_FOLDER, _TILE, _PART = re.compile("x[0-9]{3}"), re.compile("[0-9]{3}"), re.compile("[0-9]{1,3}")
 
 
 class StaleTiles(CorruptionError):  # noqa: N818 - not an error yet: they can be made anew
@@ -45,6 +47,7 @@ class Tiles:
         self._link = b""
         self._tails: list[bytearray] = []  # of each level the hashes that fill no tile yet
         self._full: list[int] = []  # and how many tiles they stand behind
+        self._parts: dict[int, str | None] = {}  # and the file of these, of each level
         self._held: dict[tuple[int, int], bytes] = {}
         self._written: dict[tuple[int, int], None] = {}  # those of ``_held`` that the disk has as well
         self._closing = (0, 0, 0)  # of the last commit read: seq, index of its leaf, number of operations
@@ -75,6 +78,8 @@ class Tiles:
     def rebuild(self, seq: int, log: LogTree) -> None:
         """The same from the log alone, whatever ``tiles/`` says."""
         self._begin()
+        if self._write:
+            self._clear()
         self._read_on(seq)
         if not self.agrees(log):
             raise Divergence(f"the log up to seq {seq} has not the root {log.root.hex()} that was computed from it")
@@ -213,6 +218,7 @@ class Tiles:
             full, part = divmod(entries, _WIDTH)
             name = f"{TILES}/{level}/{_path(full)}.p/{part}"
             self._tails.append(bytearray(self._stored(name, part * _HASH_BYTES) if part else b""))
+            self._parts[level] = name if part else None
             self._full.append(full)
             entries = full
         self.size, self._seq = size, None
@@ -220,16 +226,26 @@ class Tiles:
     def _stored_size(self) -> int:
         """Leaves in ``tiles/``, by the last name of level 0."""
         folder, number = f"{TILES}/0", 0
-        while True:
-            names = [name for name in self._disk.list(folder) if not name.endswith(".tmp")]
-            deeper = [name for name in names if name.startswith("x")]
-            if not deeper:
-                break
-            folder, number = f"{folder}/{deeper[-1]}", number * 1000 + _digits(deeper[-1][1:])
-        full = max([_digits(name) + 1 for name in names if not name.endswith(".p")], default=0)
-        parts = self._disk.list(f"{folder}/{full:03d}.p") if f"{full:03d}.p" in names else []
-        part = max([_digits(name) for name in parts if not name.endswith(".tmp")], default=0)
+        while deeper := self._named(folder, _FOLDER):
+            folder, number = f"{folder}/{deeper[-1]}", number * 1000 + int(deeper[-1][1:])
+        full = int((self._named(folder, _TILE) or ["-1"])[-1]) + 1
+        part = max(map(int, self._named(f"{folder}/{full:03d}.p", _PART)), default=0)
         return (number * 1000 + full) * _WIDTH + part
+
+    def _named(self, folder: str, pattern: re.Pattern[str]) -> list[str]:
+        """The names in a folder that are tiles' names; others are not ours."""
+        return [name for name in self._disk.list(folder) if pattern.fullmatch(name)]
+
+    def _clear(self) -> None:
+        """Remove every tile."""
+        folders = [f"{TILES}/{level}" for level in self._named(TILES, _PART)]
+        while folders:
+            folder = folders.pop()
+            for name in self._disk.list(folder):
+                if re.fullmatch(r"x[0-9]{3}|[0-9]{3}\.p", name):
+                    folders.append(f"{folder}/{name}")
+                elif re.fullmatch(r"[0-9]{1,3}(\.tmp)?", name):
+                    self._disk.remove(f"{folder}/{name}")
 
     def _stored(self, name: str, size: int) -> bytes:
         try:
@@ -256,20 +272,17 @@ class Tiles:
                 self._written.clear()
 
     def _save(self) -> None:
-        """Store what fills no tile, and let go of its earlier forms.  Full tiles are stored already."""
+        """Store what fills no tile, and let go of its earlier form.  Full tiles are stored already."""
         if not self._write:
             return
         for level, (tail, full) in enumerate(zip(self._tails, self._full, strict=True)):
-            folder, part = f"{TILES}/{level}/{_path(full)}.p", len(tail) // _HASH_BYTES
-            if tail:
-                self._store(f"{folder}/{part}", tail)
-            for name in self._disk.list(folder):
-                if name != str(part):
-                    self._disk.remove(f"{folder}/{name}")
-            if full:
-                folder = f"{TILES}/{level}/{_path(full - 1)}.p"
-                for name in self._disk.list(folder):
-                    self._disk.remove(f"{folder}/{name}")
+            name = f"{TILES}/{level}/{_path(full)}.p/{len(tail) // _HASH_BYTES}" if tail else None
+            before = self._parts.get(level)
+            if name is not None and name != before:
+                self._store(name, tail)
+            if before is not None and name != before:
+                self._disk.remove(before)
+            self._parts[level] = name
 
     def _store(self, name: str, data: bytes | bytearray) -> None:
         self._disk.make_folder(name.rpartition("/")[0])
@@ -288,12 +301,6 @@ def _path(number: int) -> str:
     while number := number // 1000:
         parts.insert(0, f"x{number % 1000:03d}")
     return "/".join(parts)
-
-
-def _digits(name: str) -> int:
-    if not (name.isascii() and name.isdigit()):
-        raise StaleTiles(f"{TILES}/ holds a strange name: {name!r}")
-    return int(name)
 
 
 def _root(row: bytes | bytearray) -> bytes:
