@@ -260,9 +260,11 @@ def main() -> int:
     rows = [[name, f"{tried[name]:,}", sum(one.startswith(f"{name}:") for one in accepted)] for name in sorted(tried)]
     rows.append(["all", f"{sum(tried.values()):,}", len(accepted)])
     command = f"python tests/proof/forging.py --count {asked.count} --seed {asked.seed}"
-    body = f"""`{command}`, {seconds:.0f} s. Files of spec/receipts.md, changed and checked by their receiver. *scrambled*: bytes flipped, set, cut, inserted, moved, mixed with other files of the kind. *forged*:
-the values changed, and written again canonically, with a right digest. Where the change gave the same or another true file
-({sum(same.values()):,}), nothing is counted.
+    body = f"""`{command}`, {seconds:.0f} s.
+
+Files of spec/receipts.md, changed and checked by their receiver. *scrambled*: bytes flipped, set, cut, inserted, moved,
+mixed with other files of the kind. *forged*: the values changed, and written again canonically, with a right digest.
+Where the change gave the same or another true file ({sum(same.values()):,}), nothing is counted.
 
 {common.table(["file, way", "tried", "accepted"], rows)}
 """
