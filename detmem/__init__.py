@@ -7,12 +7,14 @@ The house, from the top (a room imports only rooms below it):
 
     cli, options, demo      the auditor's desk, its words, and the main job on real data
     history                 verify, replay, diff, salvage, repair: whole stores at once
+    checking                what a receipt is worth, asked of a store again
     opening                 from a path to an open database
     database, collection    the shell: check -> stage -> append -> sync -> publish; arrays in, results out
     past, graph             a database as it was at a seq; links as callers see them
     results                 what calls give back
     parallel                threads for searches
-    proof                   checkpoints
+    prover                  from a store to proofs
+    proof                   checkpoints, proofs, receipts, signed notes: whatever is checked without a store
     journal                 the only rooms that touch a disk: frames, HEAD, recovery, snapshots
     search                  exact nearest neighbours: the definition, and planes and kernels with the same bits
     machine                 the pure core: numbers, encoding, operations, state, filters, commitments
@@ -21,6 +23,7 @@ The house, from the top (a room imports only rooms below it):
 Normative texts stand in ``spec/``.
 """
 
+from detmem.checking import check_receipt
 from detmem.collection import Collection
 from detmem.database import Batch, Database
 from detmem.errors import (
@@ -48,6 +51,9 @@ from detmem.journal.recovery import Recovery
 from detmem.machine.fixed import dequantize, quantize
 from detmem.opening import kernels, open
 from detmem.proof.checkpoint import Checkpoint
+from detmem.proof.note import SignerKey, VerifierKey
+from detmem.proof.proofs import ConsistencyProof, Proof, RecordProof, Verdict
+from detmem.proof.receipt import Receipt, Refutation, Subtree
 from detmem.results import Commit, Diff, Entry, Hit, Link, Linked, Records, Report, Result, SnapshotInfo
 
 __version__ = "0.1.0"
@@ -57,6 +63,7 @@ __all__ = [
     "Checkpoint",
     "Collection",
     "Commit",
+    "ConsistencyProof",
     "CorruptionError",
     "Database",
     "DetmemError",
@@ -73,19 +80,28 @@ __all__ = [
     "LockedError",
     "LogDamaged",
     "NotFoundError",
+    "Proof",
     "RangeError",
     "ReadOnlyError",
+    "Receipt",
+    "RecordProof",
     "Records",
     "Recovery",
+    "Refutation",
     "Report",
     "Result",
+    "SignerKey",
     "SnapshotDamaged",
     "SnapshotInfo",
     "StorageError",
     "StoreExistsError",
     "StoreNotFoundError",
     "StorePoisoned",
+    "Subtree",
     "UsageError",
+    "Verdict",
+    "VerifierKey",
+    "check_receipt",
     "dequantize",
     "diff",
     "kernels",

@@ -239,6 +239,10 @@ def _search(asked: argparse.Namespace) -> int:
         raw = None if asked.id is None else collection.get(asked.id, include=("raw",)).raw
         result = collection.search(vector, asked.k, raw=None if raw is None else raw[0], where=where)
         root = db.state_root
+        if asked.receipt is not None:
+            receipt = result.receipt(asked.level)
+            receipt.save(asked.receipt)
+            _complain(f"{asked.receipt}: receipt {asked.level}, sha256 {receipt.sha256}", OK)
     several = result.raw.ndim == 2
     if asked.json:
         hits = [[asdict(hit) for hit in one] for one in result] if several else [asdict(hit) for hit in result]
@@ -249,6 +253,30 @@ def _search(asked: argparse.Namespace) -> int:
             _say(f"{'' if number == 0 else chr(10)}query {number}")
         rows = [[rank, f"{hit.distance:.6f}", hit.id, _short(hit.document or "")] for rank, hit in enumerate(one, 1)]
         _table(["rank", "distance", "id", "document"], rows, ">><<")
+    return OK
+
+
+def _check_receipt(asked: argparse.Namespace) -> int:
+    with _open(asked.path) as db:
+        verdict = detmem.check_receipt(detmem.Receipt.load(asked.receipt), db)
+    if asked.json:
+        _document(asdict(verdict))
+    else:
+        _say(f"{'IDENTICAL' if verdict.ok else 'DIFFERS'} {verdict.reason}")
+    return OK if verdict.ok else DIFFERS
+
+
+def _sign(asked: argparse.Namespace) -> int:
+    key, notes = detmem.SignerKey.parse(Path(asked.key).read_text("utf-8").strip()), Path(asked.note)
+    with _open(asked.path) as db:
+        note = db.sign(key, notes.read_bytes().decode() if notes.exists() else None)
+    fresh = notes.with_name(f"{notes.name}.tmp")
+    fresh.write_bytes(note.encode())
+    fresh.replace(notes)
+    if asked.json:
+        _document({"note": note, "verifier_key": str(key.verifier)})
+    else:
+        _say(note.rstrip("\n"))
     return OK
 
 
@@ -417,6 +445,8 @@ _RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "stats": _stats,
     "diff": _diff,
     "search": _search,
+    "check-receipt": _check_receipt,
+    "sign": _sign,
     "snapshot": _snapshot,
     "backup": _backup,
     "salvage": _salvage,

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,9 @@ from detmem.machine.records import Records as LiveRecords
 from detmem.machine.records import View
 from detmem.machine.runs import Operations, Run
 from detmem.machine.stage import Stage
+from detmem.proof.checkpoint import Checkpoint
+from detmem.proof.receipt import Receipt, plain_where
+from detmem.prover import Question
 from detmem.results import Commit, Link, Linked, Metadata, Records, Result
 
 if TYPE_CHECKING:
@@ -328,13 +331,14 @@ class Collection:
         if view.is_masked:
             mask = view.alive if mask is None else mask & view.alive
         answers = self._database._nearest(view, self._definition, queries, k, mask)
-        results = [self._result(view, seq, slots, distances, included, within) for slots, distances in answers]
+        asked = _Asked(self, queries, k, None if chosen.is_all else plain_where(where or {}), names, within)
+        results = [self._result(view, seq, slots, distances, included, asked) for slots, distances in answers]
         if reach is not None:
             assert views is not None
             results = [replace(one, linked=self._linked(one, reach, views, included)) for one in results]
         if view.without_erased:
             results = [replace(one, erased=sorted(view.ids[slot] for slot in lost)) for one in results]
-        return results[0] if flat else _batch(results)
+        return results[0] if flat else _batch(results, asked)
 
     def count(self, where: Where = None) -> int:
         """The number of records, or of those that match ``where``."""
@@ -538,11 +542,11 @@ class Collection:
         slots: NDArray[np.int64],
         raw: NDArray[np.int64],
         included: frozenset[str],
-        within: float | None,
+        asked: _Asked,
     ) -> Result:
         distances = fixed.distances_to_float(raw, self.metric, self.format)
-        if within is not None:
-            near = int(np.count_nonzero(distances <= within))
+        if asked.max_distance is not None:
+            near = int(np.count_nonzero(distances <= asked.max_distance))
             slots, raw, distances = slots[:near], raw[:near], distances[:near]
         order = slots.tolist()
         return Result(
@@ -552,10 +556,32 @@ class Collection:
             [_copied(view.metadatas[slot]) for slot in order] if "metadatas" in included else None,
             [view.documents[slot] for slot in order] if "documents" in included else None,
             seq,
+            _asked=asked,
         )
 
 
-def _batch(results: list[Result]) -> Result:
+class _Asked(NamedTuple):
+    """What a call of ``search`` was asked; results keep it, so that they can give a receipt."""
+
+    collection: Collection
+    queries: NDArray[np.int32]
+    k: int
+    where: dict[str, Any] | None
+    ids: list[str] | None
+    max_distance: float | None
+
+    def receipt(self, result: Result, number: int, level: str, checkpoint: Checkpoint | None) -> Receipt:
+        """The receipt of the answer to query ``number``."""
+        if result.erased:
+            raise Erased("this answer left out records that have been erased: there is no receipt for it")
+        ids = None if self.ids is None else tuple(sorted(set(self.ids)))
+        name, definition = self.collection._name, self.collection._definition
+        question = Question(name, definition, self.queries[number], self.k, self.where, ids, self.max_distance)
+        answer = list(zip(result.ids, result.raw.tolist(), strict=True))
+        return self.collection._database._prover.receipt(question, answer, result.seq, level, checkpoint)
+
+
+def _batch(results: list[Result], asked: _Asked) -> Result:
     """Results of one call as one, rectangular because each has min(k, matches) hits."""
     first = results[0]
     return Result(
@@ -567,6 +593,7 @@ def _batch(results: list[Result]) -> Result:
         first.seq,
         None if first.linked is None else [result.linked for result in results],
         first.erased,
+        asked,
     )
 
 

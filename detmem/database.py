@@ -47,6 +47,10 @@ from detmem.machine.state import State
 from detmem.machine.vectors import Vectors
 from detmem.parallel import Workers, said_if_long
 from detmem.proof.checkpoint import Checkpoint
+from detmem.proof.note import SignerKey
+from detmem.proof.proofs import ConsistencyProof, RecordProof, given_checkpoint
+from detmem.proof.receipt import Receipt, Subtree
+from detmem.prover import Prover
 from detmem.results import Commit, Entry, Report, SnapshotInfo
 
 if TYPE_CHECKING:
@@ -101,6 +105,7 @@ class Database:
         self._torn = False
         self._pasts: WeakSet[Past] = WeakSet()
         self._salting: bytes | None = None
+        self._prover = Prover(disk, self._state, self._whole_moment, write=journal is not None)
         call_after_fork(self._after_fork)
 
     # -- lifetime
@@ -329,13 +334,16 @@ class Database:
         backup(self._disk, target, self._opened.head.store_id, checkpoint.seq)
         return checkpoint
 
-    def record(self, receipt: bytes, note: str | None = None) -> Commit | None:
-        """Put the hash of something that was read into the audit trail: ``receipt`` 32 bytes, ``note`` at most 64 KiB.
+    def record(self, receipt: Receipt | bytes, note: str | None = None) -> Commit | None:
+        """Put what was read into the audit trail: the hash of a ``receipt`` (or any SHA-256, 32 bytes), and a note of
+        at most 64 KiB.
 
         It changes no state root; the log root covers it.
         """
+        if isinstance(receipt, Receipt):
+            receipt = bytes.fromhex(receipt.sha256)
         if not isinstance(receipt, bytes) or len(receipt) != 32:
-            raise UsageError(f"receipt: expected 32 bytes, found {receipt!r:.80}")
+            raise UsageError(f"receipt: expected a Receipt or a hash of 32 bytes, found {receipt!r:.80}")
         text = encoding.check_document(note, "note")
         if text is not None and len(text.encode()) > commands.MAX_NOTE_BYTES:
             raise UsageError(f"note: expected at most {commands.MAX_NOTE_BYTES} bytes, found {len(text.encode())}")
@@ -347,6 +355,34 @@ class Database:
         self._check_open()
         with self._writer:
             return verify_disk(self._disk, level, None)
+
+    # -- proofs
+
+    def prove(self, collection: str, id: str) -> RecordProof:
+        """That the record is live now, or is not: for whoever trusts a checkpoint, and has no store."""
+        name, id = encoding.check_name(collection, "collection"), encoding.check_id(id, "id")
+        return self._prover.record(name, id)
+
+    def prove_consistency(self, old: Checkpoint | str) -> ConsistencyProof:
+        """That this log begins with that of ``old``.  ``Divergence`` when it does not."""
+        return self._prover.consistency(given_checkpoint(old, "old"))
+
+    def sign(self, key: SignerKey, last: Checkpoint | str | None = None) -> str:
+        """The checkpoint as it stands, as a signed note (extra ``sign``).
+
+        ``last``: what this key signed last for this store, a checkpoint or the note; the caller keeps it.
+        ``Divergence`` when the log has not been there: two histories are never signed.
+        """
+        before = key.last_signed(last)
+        if before is None:
+            return key.sign(self.checkpoint())
+        proof = self.prove_consistency(before)
+        return key.sign(proof.new, before, proof)
+
+    def subtree(self, collection: str, number: int) -> Subtree:
+        """All that is live in one of the 256 parts of the state (0..255), for checking receipts of level R3."""
+        name, number = encoding.check_name(collection, "collection"), encoding.whole_number(number, "number", 0)
+        return self._prover.subtree(name, number)
 
     # -- for Collection
 
@@ -424,6 +460,14 @@ class Database:
     def _reading(self) -> State | Moment:
         """What readers see; under ``_moment``."""
         return self._state
+
+    @contextmanager
+    def _whole_moment(self) -> Iterator[None]:
+        """A moment in which nothing is published."""
+        self._check_open()
+        with self._moment:
+            self._check_whole()
+            yield
 
     def _nearest(
         self,
@@ -542,6 +586,7 @@ class Database:
         self._writer, self._moment = threading.RLock(), threading.Lock()
         self._batch = self._batch_thread = None
         self._workers.after_fork()
+        self._prover.after_fork()
         self._followers = WeakKeyDictionary()  # one of their locks may have been held by a thread that is not here
         self._columns = WeakKeyDictionary()
         if self._journal is not None:

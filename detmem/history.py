@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -106,26 +105,13 @@ def diff(a: AnyPath | Database, b: AnyPath | Database) -> Diff:
         )
         ours, theirs = _contents(first, second), _contents(second, first)
         return Diff(
-            _common_seq(first, second),
+            min(first._prover.first_difference(second._prover) - 1, first.seq, second.seq),
             sorted(theirs.keys() - ours.keys()),
             sorted(ours.keys() - theirs.keys()),
             sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key]),
             _changed_collections(first, second),
             sorted(first._all_links() ^ second._all_links()),
         )
-
-
-def _common_seq(a: Database, b: Database) -> int:
-    common = 0
-    for ours, theirs in zip(_links(a), _links(b), strict=False):
-        if ours != theirs:
-            break
-        common += 1
-    return common
-
-
-def _links(database: Database) -> Iterator[bytes]:
-    return (frame.link for _, frame in frames(database._disk, 1, database.seq + 1))
 
 
 def _contents(database: Database, other: Database) -> dict[tuple[str, str], bytes]:

@@ -26,6 +26,11 @@ COMMANDS = {  # name: (what it does, an example's arguments)
         "the exact nearest records",
         'agent.detmem --collection notes --id n1 -k 5 --where \'{"kind": "fact"}\'',
     ),
+    "check-receipt": ("ask a store again what a receipt says it answered", "answer.receipt agent.detmem"),
+    "sign": (
+        "sign where a store stands, never against what was signed before",
+        "agent.detmem --key signer.key --note agent.note",
+    ),
     "snapshot": ("write a snapshot, so that the next open is quick", "agent.detmem"),
     "backup": ("copy a consistent store, beside a live writer", "agent.detmem copy.detmem"),
     "salvage": ("take the longest good prefix of a damaged log over to a new store", "agent.detmem saved.detmem"),
@@ -57,6 +62,8 @@ def parser(version: str) -> argparse.ArgumentParser:
         made[name] = commands.add_parser(name, help=does, description=does, formatter_class=_RAW, allow_abbrev=False)
         made[name].epilog = f"example: detmem {name} {example}"
         made[name].add_argument("--json", action="store_true", help="print JSON")
+        if name == "check-receipt":
+            made[name].add_argument("receipt", metavar="R", help="a file that search --receipt wrote")
         if name not in ("demo", "diff"):
             made[name].add_argument("path", metavar="PATH", help="a store")
 
@@ -99,6 +106,15 @@ def parser(version: str) -> argparse.ArgumentParser:
     query.add_argument("--id", metavar="ID", help="the vector of this record")
     one.add_argument("-k", metavar="K", type=_whole, default=10, help="how many (default 10)")
     one.add_argument("--where", metavar="JSON", help="a filter on metadata")
+    one.add_argument("--receipt", metavar="OUT", help="write a receipt of the answer to this file (one query)")
+    levels = "R0: what was said; R1 (default): its records are proven; R2; R3: and completeness, by parts"
+    one.add_argument("--level", choices=("R0", "R1", "R2", "R3"), default="R1", help=levels)
+
+    one = made["sign"]
+    one.add_argument("--key", metavar="FILE", required=True, help="the signer key, PRIVATE+KEY+name+hash+base64")
+    one.add_argument(
+        "--note", metavar="FILE", required=True, help="the last note signed, if any; the new one replaces it"
+    )
     return top
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -342,6 +343,64 @@ def test_search_where_filters(store, run_json):
     assert [hit["id"] for hit in run_json(*words)[1]["hits"]] == ["d", "b"]
 
 
+# --- receipts and signatures ------------------------------------------------------------------------------------------
+
+
+def test_a_receipt_is_written_and_asked_again(store, tmp_path, run, run_json):
+    """Also by a store that has moved on, and not by one where the answer is another."""
+    place = tmp_path / "answer.receipt"
+    for level, shown in (("R1", "R2"), ("R3", "R3")):
+        words = ["search", store, "--collection", "notes", "--id", "a", "-k", 2, "--receipt", place, "--level", level]
+        code, _, err = run(*words)
+        receipt = detmem.Receipt.load(place)
+        assert code == 0
+        assert err == f"detmem: {place}: receipt {level}, sha256 {receipt.sha256}\n"
+        assert [one.id for one in receipt.results] == ["a", "d"]
+        code, told = run_json("check-receipt", place, store)
+        assert (code, told["ok"], told["level"], told["rank"]) == (0, True, shown, None)
+    with detmem.open(store) as db:
+        db["notes"].delete("a")
+    code, out, _ = run("check-receipt", place, store)
+    assert (code, out.split()[0]) == (0, "IDENTICAL")
+    first = receipt.results[0]
+    lying = replace(receipt, results=(first._replace(raw=first.raw - 1), *receipt.results[1:]))
+    lying.save(place)
+    code, out, _ = run("check-receipt", place, store)
+    assert code == 1
+    assert out.startswith("DIFFERS rank 1: the receipt says 'a' at raw distance -1, the store 'a' at raw distance 0")
+    place.write_bytes(b"no receipt")
+    assert run("check-receipt", place, store)[0] == 3
+    assert run("check-receipt", tmp_path / "none", store)[0] == 3
+
+
+def test_a_receipt_is_of_one_query_only(store, tmp_path, run):
+    np.save(tmp_path / "two.npy", np.array([[3.0, 3.0], [-1.0, 0.0]], np.float32))
+    words = ["search", store, "--collection", "notes", "--vector", tmp_path / "two.npy", "--receipt", tmp_path / "r"]
+    assert run(*words)[0] == 2
+
+
+def test_signing_keeps_what_was_signed(store, tmp_path, run, run_json):
+    pytest.importorskip("cryptography")
+    key, notes = detmem.SignerKey.generate("example.org/agent"), tmp_path / "agent.note"
+    (tmp_path / "signer.key").write_text(key.encode() + "\n")
+    words = ["sign", store, "--key", tmp_path / "signer.key", "--note", notes]
+    shutil.copytree(store, tmp_path / "old")
+    assert run(*words)[:2] == (0, notes.read_text("utf-8").rstrip("\n") + "\n")
+    with detmem.open(store) as db:
+        db["notes"].delete("a")
+        now = db.checkpoint()
+    code, told = run_json(*words)
+    assert (code, told["verifier_key"]) == (0, str(key.verifier))
+    assert key.verifier.open(notes.read_text("utf-8")) == now
+    signed = notes.read_bytes()
+    code, _, err = run("sign", tmp_path / "old", *words[2:])  # rolled back
+    assert code == 3
+    assert "has not been at" in err
+    assert notes.read_bytes() == signed
+    (tmp_path / "signer.key").write_text("nonsense")
+    assert run(*words)[0] == 2
+
+
 # --- snapshot ---------------------------------------------------------------------------------------------------------
 
 
@@ -534,7 +593,9 @@ def test_version_and_help(run):
     assert run("--version") == (0, f"detmem {detmem.__version__}\n", "")
     code, out, _ = run("--help")
     assert code == 0
-    assert all(f"\n    {name} " in out for name in options.COMMANDS)
+    assert [line.split()[0] for line in out.splitlines() if line[:4].isspace() and line[4:5].strip()] == list(
+        options.COMMANDS
+    )
 
 
 @pytest.mark.parametrize("name", options.COMMANDS)
