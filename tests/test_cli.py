@@ -534,7 +534,7 @@ def test_version_and_help(run):
     assert run("--version") == (0, f"detmem {detmem.__version__}\n", "")
     code, out, _ = run("--help")
     assert code == 0
-    assert all(f"\n    {name} " in out for name in options.COMMANDS)
+    assert all(f"\n    {name}" in out for name in options.COMMANDS)
 
 
 @pytest.mark.parametrize("name", options.COMMANDS)
