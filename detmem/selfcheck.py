@@ -20,6 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import metadata
@@ -47,7 +48,8 @@ __all__ = [
     "total",
 ]
 
-REFERENCE = Path(__file__).with_name("data") / "golden.json"
+_HERE = Path(__file__).parent
+REFERENCE = _HERE / "data" / "golden.json"
 
 # What a platform or a user may have set, and what has made floats differ.
 _SETTINGS = (
@@ -496,7 +498,9 @@ def play(name: str, world: World) -> Played:
         for what, value in STAGES[name](world):
             notes.append((what, hashlib.sha256(_spelled(value).encode()).hexdigest()))
     except Exception as end:  # noqa: BLE001 - a strange platform may raise anything, and the report is about that
-        error = f"{type(end).__name__}: {end}"
+        frames = traceback.extract_tb(end.__traceback__)
+        place = [frame for frame in frames if Path(frame.filename).is_relative_to(_HERE)][-1]  # this file is the first
+        error = f"{type(end).__name__} in {Path(place.filename).name}, line {place.lineno}: {end}"
     return Played(name, world.kernel, notes, time.perf_counter() - began, error)
 
 

@@ -105,7 +105,8 @@ def test_a_stage_that_raises_is_a_difference_and_the_others_are_played(capsys, m
     assert main(["selfcheck"]) == 1
     out = capsys.readouterr().out
     assert "stage 'units', kernel reference: note 1, " in out
-    assert "; it ended in OverflowError: as on a strange machine\n" in out
+    assert "; it ended in OverflowError in selfcheck.py, line " in out
+    assert ": as on a strange machine\n" in out
     assert f"numbers    reference  {GOLDEN['stages']['numbers']}" in out
     assert f"crash      reference  {GOLDEN['stages']['crash']}" in out
 
