@@ -362,6 +362,24 @@ def _near(basis: NDArray[np.int32], tag: str, count: int) -> NDArray[np.int32]:
     return (rows + _raws(f"{tag} noise", 10, count, basis.shape[1])).astype(np.int32)
 
 
+def _compaction(world: World) -> Iterator[Note]:
+    """More dead rows than live ones: what is dropped from memory, and how slots move, shows nowhere."""
+    count = 1_200
+    with world.open("compaction") as db:
+        c = db.collection("compaction", dim=5, metric="ip")
+        ids = [f"{number * 7 % count:04d}" for number in range(count)]
+        c.add(ids, raw=_raws("compaction first", 24, count, 5))
+        c.upsert(ids[::-1], raw=_raws("compaction second", 24, count, 5))
+        asked = _raws("compaction ask", 24, 6, 5)
+        for number in range(3):
+            yield f"answers {number}", _answer(c.search(raw=asked, k=6))
+            c.delete(ids[200 * number : 200 * number + 150])
+            c.update(ids[1000 + number], vectors=[0.5] * 5)
+        yield "answers", _answer(c.search(raw=asked, k=6))
+        yield "records", _records(c, limit=300, offset=100)
+        yield "standing", _standing(db)
+
+
 _WHERES: tuple[dict[str, Any], ...] = (
     {},
     {"word": "日本"},
@@ -464,11 +482,12 @@ STAGES: dict[str, Stage] = {
     "life": _life,
     "answers": _answers,
     "front": _front,
+    "compaction": _compaction,
     "filters": _filters,
     "copies": _copies,
     "crash": _crash,
 }
-_SEARCHING = ("answers", "front", "life")
+_SEARCHING = ("answers", "compaction", "front", "life")
 
 
 # ---------------------------------------------------------------------------------------------------------- the digests

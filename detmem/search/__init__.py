@@ -133,8 +133,6 @@ def _refusal(kernel: str) -> str | None:
     """Why a kernel cannot run here.  Asked once: a failing import of numba is slow."""
     if kernel == "reference":
         return None
-    if np.dtype(np.intp).itemsize < 8:
-        return "it needs a 64-bit machine"
     try:
         kernels = _kernels()
     except ImportError as error:

@@ -104,7 +104,9 @@ def encode(front: Front, rows: Int32) -> FrontRows:
     wanted = image.astype(np.float64) @ front.solve
     largest = np.abs(wanted).max(axis=1)
     shift = np.clip(np.frexp(largest * (1.0 / (_BYTE + 0.5)))[1], 0, _MOST_SHIFT).astype(np.int64)
-    z = np.clip(np.floor(wanted * np.ldexp(1.0, -shift)[:, None] + 0.5), -_BYTE, _BYTE).astype(np.int64)
+    z = np.clip(np.floor(wanted * np.ldexp(1.0, (-shift).astype(np.int32))[:, None] + 0.5), -_BYTE, _BYTE).astype(
+        np.int64
+    )
     back = (z.astype(np.float64) @ front.gram).astype(np.int64)  # R R^T z
     z_squares = np.einsum("ij,ij->i", z, z)
     lengths = _root_up(z_squares) << shift
@@ -144,7 +146,8 @@ def _directions(floats: Float64, count: int) -> Float64 | None:
     """Orthonormal rows (count, d) that hold most of the sample's energy, the strongest first; None if there is none."""
     moments = floats.T @ floats
     dimension = len(moments)
-    places = np.arange(min(dimension, count + _SPARE)) * dimension // min(dimension, count + _SPARE)
+    chosen = min(dimension, count + _SPARE)
+    places = np.arange(chosen, dtype=np.int64) * dimension // chosen
     basis: Float64 = np.ascontiguousarray(moments[:, places])
     for _ in range(_ROUNDS):
         if not np.isfinite(basis).all() or not basis.any():

@@ -52,7 +52,7 @@ _PAST = np.int64(1 << 61)
 BLOCK = 16
 
 # Numba's cache looks at this file alone, and what it compiles has lanes.py inside.  A test compares.
-LANES = "53ca10cae22680e2"
+LANES = "2d69334780a2f1ff"
 
 
 def _cache_works() -> bool:

@@ -135,8 +135,9 @@ def _data(context: Any, builder: Any, signature: Any, args: Any, number: int, ki
 
 
 def _length(context: Any, builder: Any, signature: Any, args: Any, number: int, axis: int) -> Any:
+    """An array argument's length, in 64 bits on every machine."""
     array = context.make_array(signature.args[number])(context, builder, args[number])
-    return cgutils.unpack_tuple(builder, array.shape)[axis]
+    return builder.zext(cgutils.unpack_tuple(builder, array.shape)[axis], _I64)
 
 
 def _load(builder: Any, address: Any, at: Any, kind: Any, count: int) -> Any:
