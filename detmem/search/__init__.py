@@ -137,6 +137,9 @@ def _refusal(kernel: str) -> str | None:
         kernels = _kernels()
     except ImportError as error:
         return f"it needs numba, which cannot be imported ({error})"
+    unsound: str | None = kernels.unsound()
+    if unsound is not None:
+        return unsound
     if kernel == "native" and not kernels.byte_dot_product():
         return "it needs a CPU with a dot product of bytes (AVX-512 VNNI or AVX-VNNI)"
     return None

@@ -26,7 +26,18 @@ from numba.core import cgutils, types
 from numba.core import config as numba_config
 from numba.extending import intrinsic
 
-__all__ = ["TILE", "UNSIGNED", "byte_dot_product", "dots", "dots_of_tile", "fetch", "least", "least_shown", "lower"]
+__all__ = [
+    "TILE",
+    "UNSIGNED",
+    "byte_dot_product",
+    "dots",
+    "dots_of_tile",
+    "fetch",
+    "least",
+    "least_shown",
+    "lower",
+    "unsound",
+]
 
 TILE = 16  # queries whose sums fit the vector registers beside a line of rows
 UNSIGNED = 128  # added to each coarse byte by the native kernel
@@ -37,6 +48,16 @@ _NONE = (1 << 63) - 1
 _PANEL = 1 << 9  # steps whose int32 sums cannot overflow, in each of the 64 places
 
 assert _PANEL * 127 * (127 * 128 + 63) < 1 << 31
+
+
+def unsound() -> str | None:
+    """Why nothing compiled may be used here, or None.
+
+    Numba declares the runtime's 32-bit arguments without saying how they are extended.  s390x's calling convention
+    leaves that to the caller, and its LLVM then leaves garbage: an array allocated in a kernel ends in a crash.
+    """
+    triple = str(llvm.get_default_triple())
+    return f"numba's calls are unsound on {triple}" if triple.startswith("s390x") else None
 
 
 def byte_dot_product() -> int:

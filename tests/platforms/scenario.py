@@ -2,7 +2,8 @@
 
     python tests/platforms/scenario.py              one JSON line: the platform, a SHA-256 for each stage, seconds
     python tests/platforms/scenario.py --leave DIR  also leave a store there, written on this platform
-    python tests/platforms/scenario.py --read DIR   only read such a store, and say what is in it as a SHA-256
+    python tests/platforms/scenario.py --read DIR   also read such stores, and say what is in each as a SHA-256
+    python tests/platforms/scenario.py --stages ""  only these stages; here none
     python tests/platforms/scenario.py --renew      write detmem/data/golden.json anew; package and twin must agree
 
 Exit status 1: not what golden.json says.  It needs no pytest, and no installed package.
@@ -77,27 +78,28 @@ def main() -> int:
     asked = argparse.ArgumentParser(description="the fixed life of a store")
     asked.add_argument("--renew", action="store_true")
     asked.add_argument("--leave", type=Path)
-    asked.add_argument("--read", type=Path)
+    asked.add_argument("--read", type=Path, nargs="*", default=[])
+    asked.add_argument("--stages")
     options = asked.parse_args()
     began = time.perf_counter()
     if options.renew:
         return renew()
-    if options.read is not None:
-        print(json.dumps({"platform": selfcheck.particulars(), "read": read(options.read)}))
-        return 0
     golden = json.loads(selfcheck.REFERENCE.read_text(encoding="ascii"))
     machine = selfcheck.particulars()
     digests: dict[str, str] = {}
     differences = []
-    for name in selfcheck.STAGES:
+    chosen = list(selfcheck.STAGES) if options.stages is None else options.stages.split()
+    for name in chosen:
         for kernel in selfcheck.kernels_of(name, machine["kernels"]):
             life = played(name, kernel)
             digests.setdefault(name, life.digest)
             differences += [found for found in [selfcheck.difference(life, golden)] if found is not None]
     if options.leave is not None:
         leave(options.leave)
+    stores = {folder.name: read(folder) for folder in options.read}
     story = {"sha256": selfcheck.total(digests), "identical": not differences, "differences": differences}
-    print(json.dumps({**story, "platform": machine, "stages": digests, "seconds": time.perf_counter() - began}))
+    seconds = round(time.perf_counter() - began, 1)
+    print(json.dumps({**story, "platform": machine, "stages": digests, "stores": stores, "seconds": seconds}))
     return 1 if differences else 0
 
 

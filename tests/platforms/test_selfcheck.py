@@ -122,10 +122,10 @@ def test_the_scenario_is_a_program_that_needs_nothing_but_the_checkout(tmp_path)
     story = json.loads(done.stdout)
     assert story["sha256"] == GOLDEN["sha256"]
     assert story["stages"] == GOLDEN["stages"]
-    command = [sys.executable, program, "--read", str(left)]
+    command = [sys.executable, program, "--stages", "", "--read", str(left)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["read"]) == 64
+    assert len(json.loads(done.stdout)["stores"]["left"]) == 64
 
 
 def test_dead_rows_are_let_go_in_their_stage(tmp_path, monkeypatch):
