@@ -5,7 +5,7 @@ over its notes is the stage's digest, and the one over all stages is the machine
 they must be.
 
 Rule 1  Stages share nothing, neither stores nor drawn numbers.  So a new stage moves no old one: write a generator,
-        put it into ``STAGES``, and renew the file (``python tests/platforms/scenario.py --renew``).
+        put it into ``STAGES``, and renew the file (``make golden``).
 Rule 2  Inputs come from SHAKE-256 and from literals.  Nothing noted depends on a clock, a path or a random number.
 Rule 3  A stage asks the world for stores, never the package.  The tests have a second world, in which the naive twin
         lives the same life: what stands in the file is what two programs written apart came to.
