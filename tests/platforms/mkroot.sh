@@ -23,7 +23,10 @@ options=(
   -o Binary::apt-get::APT::Keep-Downloaded-Packages=true -qq
 )
 if [ -z "$(find "$state/stamp" -mmin -1440 2> /dev/null)" ]; then
-  apt-get "${options[@]}" update > "$state/update.log" 2>&1 || { grep -m 1 '^E:' "$state/update.log" | sed 's/ [^ ]*:[^ ]*\// /' >&2; exit 1; }
+  apt-get "${options[@]}" update > "$state/update.log" 2>&1 || {
+    grep -m 1 '^E:' "$state/update.log" | sed 's/ [^ ]*:[^ ]*\// /; s/ \[IP.*//' >&2
+    exit 1
+  }
   touch "$state/stamp"
 fi
 # An empty archive folder for the resolving: files that lie in the cache already would not be listed.

@@ -266,14 +266,14 @@ def report(rows: list[Row], golden: str, seconds: float) -> str:
     skipped, failed = (
         sum(bool(word) for word in words) for words in zip(*[(r.skipped, r.failed) for r in rows], strict=True)
     )
-    return f"""**{len(sound)} of {len(rows)} platforms come to `{golden}`**, {compiled} of them with compiled kernels;
-{ends} endian, {bits} bits. {skipped} skipped, {failed} failed; {seconds:.0f} s in all.
+    return f"""**{len(sound)} of {len(rows)} platforms come to one digest**, {compiled} of them with compiled kernels;
+{ends} endian, {bits} bits. {skipped} skipped, {failed} failed; {seconds:.0f} s in all. The digest: `{golden}`.
 
-`make platforms`, or `make platforms-all` for the long list. Each platform plays tests/platforms/scenario.py, every stage,
-those about searching with each of the kernels named, and must come to the digest in detmem/data/golden.json, which the
-naive twin derives as well. *Stores*: a log and a snapshot written there are verified, replayed, opened and asked here, and
-ours there, with the same result. Foreign systems are Debian's, run by QEMU; `{OWN}` is this machine's Python with PyPI's
-wheels. *Seconds* include unpacking and compiling, where nothing was kept from an earlier run.
+`make platforms`, or `make platforms-all` for the long list. Each platform plays tests/platforms/scenario.py, every
+stage, those about searching with each of the kernels named, and must come to the digest in detmem/data/golden.json,
+which the naive twin derives as well. *Stores*: a log and a snapshot written there are verified, replayed, opened and asked
+here, and ours there, with the same result. Foreign systems are Debian's, run by QEMU; `{OWN}` is this machine's Python
+with PyPI's wheels. *Seconds* include unpacking and compiling, where nothing was kept from an earlier run.
 
 {common.table(COLUMNS, [cells(row) for row in rows])}"""
 
