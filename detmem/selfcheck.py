@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import shutil
 import sys
@@ -211,7 +212,7 @@ _BITS = {"Q16.16": 16, "Q8.24": 24, "Q4.28": 28}
 def _numbers(world: World) -> Iterator[Note]:
     """Floats at the door: halves, corners of every format, subnormals, every width of float, and what is refused."""
     for format, bits in _BITS.items():
-        limit, unit = 2.0 ** (31 - bits), 2.0**-bits
+        limit, unit = math.ldexp(1.0, 31 - bits), math.ldexp(1.0, -bits)
         exact = [half * unit for half in _HALVES]
         yield f"halves {format}", world.quantize(exact, format)
         corners = [-limit, limit - unit, limit - 0.5 * unit - unit * 2.0**-20, 5e-324, -5e-324]

@@ -80,7 +80,7 @@ def learn(sample: Int32, population: int) -> Front | None:
     floats = sample.astype(np.float64)
     squares = np.einsum("ij,ij->i", floats, floats)
     reduction = max(0, (math.frexp(4.0 * float(squares.max()))[1] - _REDUCED_BITS + 1) // 2)
-    floats *= 2.0**-reduction
+    floats *= math.ldexp(1.0, -reduction)
     widths = [width for width in _WIDTHS if 4 * width <= 3 * dimension]
     directions = _directions(floats, widths[-1])
     if directions is None:
@@ -166,14 +166,14 @@ def _directions(floats: Float64, count: int) -> Float64 | None:
 
 
 def _front(directions: Float64, reduction: int) -> Front | None:
-    matrix = np.floor(directions * 2.0**SCALE + 0.5)
+    matrix = np.floor(directions * math.ldexp(1.0, SCALE) + 0.5)
     gram = matrix @ matrix.T
     sums = np.abs(gram).sum(axis=1)
     # ||R||^2 <= the largest absolute row sum of R R^T; the bounds of encode and front_queries rest on 2^(2 SCALE) 3/2.
     # Where the diagonal dominates there is an inverse.
-    if float(sums.max()) > 1.5 * 4.0**SCALE or not (2.0 * np.diagonal(gram) > sums).all():
+    if float(sums.max()) > math.ldexp(1.5, 2 * SCALE) or not (2.0 * np.diagonal(gram) > sums).all():
         return None
-    solve = np.linalg.inv(gram) * 2.0**SCALE
+    solve = np.linalg.inv(gram) * math.ldexp(1.0, SCALE)
     return Front(np.ascontiguousarray(matrix, dtype=np.int16), reduction, gram, solve)
 
 

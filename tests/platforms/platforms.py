@@ -19,6 +19,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 from bench import common  # noqa: E402
 
 WORK = Path(os.environ.get("DETMEM_PLATFORMS") or ROOT / "build" / "platforms").resolve()
+unpacking = threading.Lock()  # apt keeps one cache
 OWN = "pypi"  # this very interpreter: where stores are written first, and read last
 LONGEST = {"build": 900, "run": 1800}  # seconds
 COMMON = ("python3", "python3-numpy", "python3-msgpack", "libblas3", "liblapack3")
@@ -201,12 +203,16 @@ def start(platform: Platform, left: Path) -> subprocess.CompletedProcess[str]:
         raise SkipError(reason)
     suite, architecture, *_ = platform.name.split("-")
     packages = (*COMMON, "python3-numba") if platform.numba else COMMON
-    unpack(platform.root, architecture, suite, *packages, stubs=STUBS)
+    qemu = platform.qemu or QEMU[architecture]
+    with unpacking:
+        if not qemu.startswith("-"):
+            unpack(WORK / "qemu", "amd64", "trixie", "qemu-user")
+        unpack(platform.root, architecture, suite, *packages, stubs=STUBS)
     settings = [f"{key}={value}" for key, value in platform.settings.items()]
-    binds = f"{source}:/work {WORK / 'stores'}:/stores"
+    binds = f"{source}:/checkout {WORK / 'stores'}:/stores"
     return shell(
-        HERE / "xrun.sh", platform.root, platform.qemu or QEMU[architecture], *settings, "--",
-        "/usr/bin/python3", "-W", "ignore", f"/work/{program}",
+        HERE / "xrun.sh", platform.root, qemu, *settings, "--",
+        "/usr/bin/python3", "-W", "ignore", f"/checkout/{program}",
         "--leave", f"/stores/{left.name}", "--read", f"/stores/{OWN}",
         limit=LONGEST["run"], BIND=binds, QEMU_DIR=str(WORK / "qemu" / "usr" / "bin"),
     )  # fmt: skip
@@ -271,9 +277,9 @@ def report(rows: list[Row], golden: str, seconds: float) -> str:
 
 `make platforms`, or `make platforms-all` for the long list. Each platform plays tests/platforms/scenario.py, every
 stage, those about searching with each of the kernels named, and must come to the digest in detmem/data/golden.json,
-which the naive twin derives as well. *Stores*: a log and a snapshot written there are verified, replayed, opened and asked
-here, and ours there, with the same result. Foreign systems are Debian's, run by QEMU; `{OWN}` is this machine's Python
-with PyPI's wheels. *Seconds* include unpacking and compiling, where nothing was kept from an earlier run.
+which the naive twin derives as well. *Stores*: a log and a snapshot written there are verified, replayed, opened and
+asked here, and ours there, with the same result. Foreign systems are Debian's, run by QEMU; `{OWN}` is this machine's
+Python with PyPI's wheels. *Seconds* include unpacking and compiling, where nothing was kept from an earlier run.
 
 {common.table(COLUMNS, [cells(row) for row in rows])}"""
 
@@ -294,8 +300,6 @@ def main() -> int:
     began = time.monotonic()
     golden = json.loads((ROOT / "detmem" / "data" / "golden.json").read_text(encoding="ascii"))["sha256"]
     (WORK / "stores").mkdir(parents=True, exist_ok=True)
-    if ready() is None:
-        unpack(WORK / "qemu", "amd64", "trixie", "qemu-user")
     rows = [run(known[OWN])]
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         rows += pool.map(run, [known[name] for name in names if name != OWN])

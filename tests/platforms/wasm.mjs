@@ -18,7 +18,7 @@ const mount = (host, guest) => {
   python.FS.mount(python.FS.filesystems.NODEFS, { root: path.resolve(host) }, guest);
 };
 mount(site, "/site");
-mount(source, "/work");
+mount(source, "/checkout");
 const shown = given.map((one) => {
   if (!path.isAbsolute(one)) return one;
   const parent = path.dirname(one);
@@ -26,7 +26,7 @@ const shown = given.map((one) => {
   if (!python.FS.analyzePath(guest).exists) mount(parent, guest);
   return guest + "/" + path.basename(one);
 });
-python.globals.set("ARGUMENTS", python.toPy(["/work/tests/platforms/scenario.py", ...shown]));
+python.globals.set("ARGUMENTS", python.toPy(["/checkout/tests/platforms/scenario.py", ...shown]));
 const code = await python.runPythonAsync(`
 import runpy, sys
 sys.path[:0] = ["/site"]

@@ -13,7 +13,7 @@ libraries=$(find "$root/usr/lib" -maxdepth 1 -name '*-linux-gnu*' | sort | head 
 export libraries=/usr/lib/${libraries##*/}
 exec unshare --kill-child=KILL --user --map-root-user --mount --pid --fork bash -c '
   set -e
-  mkdir -p $root/{proc,dev,tmp,work}
+  mkdir -p $root/{proc,dev,tmp}
   mount --rbind /dev $root/dev; mount -t proc proc $root/proc; mount -t tmpfs tmpfs $root/tmp
   for bind in $BIND; do mkdir -p "$root${bind#*:}"; mount --bind "${bind%%:*}" "$root${bind#*:}"; done
   before= inside=
