@@ -7,7 +7,7 @@ Rule 1  What cannot run is SKIPPED, in capitals, with the reason; it never passe
         fails or cannot read a store; skipping is no failure.
 Rule 2  Needs no root.  Foreign systems are unpacked from Debian's packages (mkroot.sh), and run by QEMU in a namespace
         of their own (xrun.sh).  They stand in DETMEM_PLATFORMS, or in build/platforms, and are made once.
-Rule 3  Each platform has its own copy of the package, for numba keeps what it compiles beside the source.
+Rule 3  Each foreign platform has its own copy of the package, for numba keeps what it compiles beside the source.
 """
 
 from __future__ import annotations
@@ -189,9 +189,9 @@ def run(platform: Platform) -> Row:
 
 def start(platform: Platform, left: Path) -> subprocess.CompletedProcess[str]:
     program, own = "tests/platforms/scenario.py", WORK / "stores" / OWN
-    source = copy_of_package(platform.name)
     if platform.name == OWN:
-        return shell(sys.executable, source / program, "--leave", left, limit=LONGEST["run"])
+        return shell(sys.executable, ROOT / program, "--leave", left, limit=LONGEST["run"])
+    source = copy_of_package(platform.name)
     if platform.name == "wasm32":
         for needed in ("node", "npm"):
             if shutil.which(needed) is None:
