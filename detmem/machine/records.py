@@ -183,7 +183,7 @@ class Records:
         dead = self.used - len(self.slots)
         if dead <= max(_DEAD_KEPT, len(self.slots)):
             return
-        kept = np.flatnonzero(self.died[: self.used] == _STILL_ALIVE).astype(np.int64)
+        kept = np.flatnonzero(self.died[: self.used] == _STILL_ALIVE)
         slots = kept.tolist()
         self.ids = [self.ids[slot] for slot in slots]
         self.metadatas = [self.metadatas[slot] for slot in slots]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from detmem import selfcheck
-from detmem.machine import commitment, fixed, units, vectors
+from detmem.machine import commitment, fixed, units
 from detmem.search import answers, front, reference
 
 GOLDEN = json.loads(selfcheck.REFERENCE.read_text(encoding="ascii"))
@@ -186,13 +186,3 @@ def test_the_rounding_mode_of_c_shows_in_nothing_that_is_stored_or_ranked(roundi
         ]
         assert len(compared) > len(found) // 2
         assert [got for wanted, got in compared if got != wanted] == []
-
-
-def test_rows_are_found_by_places_in_64_bits():
-    """NumPy 1.24 divides int32 arrays wrongly on i386 (1 // 16 is 1 there), and flatnonzero gives int32."""
-    rows = vectors.Vectors(3)
-    rows.append(np.arange(60, dtype=np.int32).reshape(20, 3))
-    piece = rows.moment().pieces[0]
-    with pytest.raises(AssertionError, match="i386"):
-        piece.take(np.arange(4, dtype=np.int32))
-    assert piece.take(np.arange(4, dtype=np.int64)).tolist() == np.arange(12).reshape(4, 3).tolist()
