@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import detmem
-from detmem import demo, history, options
+from detmem import demo, history, options, selfcheck
 
 __all__ = ["main"]
 
@@ -65,6 +65,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _demo(asked: argparse.Namespace) -> int:
     return OK if demo.run(asked.keep, as_json=asked.json) else DIFFERS
+
+
+def _selfcheck(asked: argparse.Namespace) -> int:
+    return OK if selfcheck.run(as_json=asked.json) else DIFFERS
 
 
 def _verify(asked: argparse.Namespace) -> int:
@@ -438,6 +442,7 @@ def _abandon_stdout() -> None:
 
 _RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "demo": _demo,
+    "selfcheck": _selfcheck,
     "verify": _verify,
     "replay": _replay,
     "log": _log,

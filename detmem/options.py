@@ -16,6 +16,7 @@ USAGE = 2
 
 COMMANDS = {  # name: (what it does, an example's arguments)
     "demo": ("the main job on real sentence vectors, with a crash in the middle", "--keep trial"),
+    "selfcheck": ("play one fixed life on this machine, and compare it with what every machine must come to", "--json"),
     "verify": ("read a whole store again, and say whether it is what was written", "agent.detmem --level chain"),
     "replay": ("apply a store's commands to a new store", "agent.detmem copy.detmem --until 100"),
     "log": ("what happened, commit by commit", "agent.detmem --start 10 --stop 20"),
@@ -64,7 +65,7 @@ def parser(version: str) -> argparse.ArgumentParser:
         made[name].add_argument("--json", action="store_true", help="print JSON")
         if name == "check-receipt":
             made[name].add_argument("receipt", metavar="R", help="a file that search --receipt wrote")
-        if name not in ("demo", "diff"):
+        if name not in ("demo", "diff", "selfcheck"):
             made[name].add_argument("path", metavar="PATH", help="a store")
 
     made["demo"].add_argument("--keep", metavar="DIR", help="make the stores in DIR, and leave them there")

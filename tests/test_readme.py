@@ -67,7 +67,7 @@ def test_every_room_on_the_map_stands_and_every_room_stands_on_the_map():
 def test_every_command_has_its_row():
     rows = re.findall(r"^\| `([\w-]+)[ `]", README, re.MULTILINE)
     assert rows == [
-        "demo", "verify", "replay", "log", "inspect", "stats", "diff", "search",
+        "demo", "selfcheck", "verify", "replay", "log", "inspect", "stats", "diff", "search",
         "check-receipt", "sign", "snapshot", "backup", "salvage", "repair",
     ]  # fmt: skip
     assert rows == list(options.COMMANDS)
