@@ -69,20 +69,33 @@ def _demo(asked: argparse.Namespace) -> int:
 
 def _verify(asked: argparse.Namespace) -> int:
     root, checkpoint = _expected(asked.expect)
-    report = detmem.verify(asked.path, level=asked.level, expect=checkpoint)
+    report = detmem.verify(asked.path, level=asked.level, expect=checkpoint, progress=_progress(asked))
     if report.ok and root not in (None, report.state_root):
         reason = f"expected to end in state root {root}, found {report.state_root}"
         report = detmem.Report(False, report.seq, report.state_root, None, reason)
     if asked.json:
         _document({**asdict(report), "level": asked.level})
-    elif report.ok:
-        _say(f"ok {f'1..{report.seq}' if report.seq else 'empty'} state {report.state_root}")
     else:
-        place = "end" if report.first_bad_seq is None else f"seq {report.first_bad_seq}"
-        intact = f"; {report.seq} commits before it are intact"  # some reasons say it; here each does, once
-        reason = (report.reason or "").replace(intact, "")
-        _say(f"FAIL {place}: {reason}; {report.seq} commands before it are intact")
+        _say(_verdict(report))
     return OK if report.ok else DIFFERS
+
+
+def _verdict(report: detmem.Report) -> str:
+    """One line; some reasons name the place and how much is intact, here each does, once."""
+    if report.ok:
+        return f"ok {f'1..{report.seq}' if report.seq else 'empty'} state {report.state_root}"
+    place = "end" if report.first_bad_seq is None else f"seq {report.first_bad_seq}"
+    reason = (report.reason or "").replace(f"; {report.seq} commits before it are intact", "")
+    if report.offset is not None:
+        place += f" offset {report.offset}"
+        reason = re.sub(rf"^{re.escape(report.file or '')}, offset {report.offset}(, seq \d+)?: ", "", reason)
+    if report.file is not None and not reason.startswith(report.file):
+        reason = f"{report.file}: {reason}"
+    return f"FAIL {place}: {reason}; {report.seq} commands before it are intact"
+
+
+def _progress(asked: argparse.Namespace) -> bool:
+    return bool(asked.progress or sys.stderr.isatty())
 
 
 def _expected(text: str | None) -> tuple[str | None, str | None]:

@@ -6,8 +6,7 @@ into results.  It decides nothing about commits, files or roots; ``Database`` do
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from detmem.machine.commands import Definition, Operation
 from detmem.machine.records import View
 from detmem.machine.runs import Run
 from detmem.machine.state import Stage
+from detmem.progress import Progress, reporter
 from detmem.results import Commit, Records, Result
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Collection"]
 
 Where = Mapping[str, Any] | None
-Progress = bool | Callable[[int, int], object] | None
 
 _SEARCHED = ("metadatas", "documents")
 _FETCHED = (*_SEARCHED, "vectors", "raw")
@@ -277,7 +276,7 @@ class Collection:
         progress: Progress,
     ) -> Commit | None:
         names, bare = _id_list(ids)
-        report = _reporter(progress)
+        report = reporter(progress, "records")
         report(0, len(names))
         matrix = self._matrix(vectors, raw, len(names), bare)
         maps = _entries(metadatas, len(names), bare, "metadatas")
@@ -465,22 +464,3 @@ def _includes(include: object, known: tuple[str, ...]) -> frozenset[str]:
 def _check_missing(missing: object) -> None:
     if not isinstance(missing, str) or missing not in ("error", "ignore"):
         raise UsageError(f"missing: expected 'error' or 'ignore', found {missing!r}")
-
-
-def _reporter(progress: Progress) -> Callable[[int, int], object]:
-    if progress is None or progress is False:
-        return lambda done, total: None
-    if progress is True:
-        return _print_progress
-    if callable(progress):
-        return progress
-    raise UsageError(f"progress: expected True or a callable, found {type(progress).__name__}")
-
-
-def _print_progress(done: int, total: int) -> None:
-    """A line on stderr: renewed in place on a terminal, printed once at the end elsewhere."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r{done} of {total} records" + "\n" * (done == total))
-        sys.stderr.flush()
-    elif done == total:
-        sys.stderr.write(f"{done} of {total} records\n")

@@ -8,7 +8,7 @@ Rule 3  Nothing is published that the journal has not taken; after a failure the
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ from detmem.journal import audit
 from detmem.journal.copies import backup
 from detmem.journal.disk import AnyPath, Disk, File, OsDisk, call_after_fork, path_text
 from detmem.journal.files import frames
+from detmem.journal.frame import Frame
 from detmem.journal.log import Journal
 from detmem.journal.recovery import Opened, Recovery, follow
 from detmem.machine import commands, encoding, fixed
@@ -40,6 +41,7 @@ from detmem.machine.runs import Operations, Run
 from detmem.machine.state import Change, Stage
 from detmem.machine.vectors import Vectors
 from detmem.parallel import Workers, said_if_long
+from detmem.progress import Progress, reporter
 from detmem.proof.checkpoint import Checkpoint
 from detmem.results import Commit, Entry, Report, SnapshotInfo
 
@@ -288,11 +290,14 @@ class Database:
         backup(self._disk, target, self._opened.head.store_id, checkpoint.seq)
         return checkpoint
 
-    def verify(self, level: str = "replay") -> Report:
-        """Read the whole log again: ``chain`` checks every byte against the links, ``replay`` also every state root."""
+    def verify(self, level: str = "replay", *, progress: Progress = None) -> Report:
+        """Read the whole log again: ``chain`` checks every byte against the links, ``replay`` also every state root.
+
+        ``progress``: True, or called with (done, total) bytes of the log.
+        """
         self._check_open()
         with self._writer:
-            return verify_disk(self._disk, level, None)
+            return verify_disk(self._disk, level, None, progress=progress)
 
     # -- for Collection
 
@@ -460,10 +465,18 @@ class _Writing:
             journal.wait()
 
 
-def verify_disk(disk: Disk, level: str, expect: Checkpoint | None) -> Report:
-    """``Database.verify`` for a store that may not even open."""
+def verify_disk(
+    disk: Disk,
+    level: str,
+    expect: Checkpoint | None,
+    *,
+    visit: Callable[[str, Frame], None] = lambda file, frame: None,
+    progress: Progress = None,
+) -> Report:
+    """``Database.verify`` for a store that may not even open.  ``visit`` sees every good frame and its file's name."""
     if not isinstance(level, str) or level not in _LEVELS:
         raise UsageError(f"level: expected one of {', '.join(_LEVELS)}, found {level!r}")
+    told = reporter(progress, "bytes of the log")
 
     def watch(position: audit.Position) -> None:
         if expect is not None and position.seq == expect.seq:
@@ -471,14 +484,14 @@ def verify_disk(disk: Disk, level: str, expect: Checkpoint | None) -> Report:
             if found != expect:
                 raise Divergence(f"expected the log to pass through {expect!r}, found {found!r}")
 
-    verdict = audit.verify(disk, replay=level == "replay", watch=watch)
+    verdict = audit.verify(disk, replay=level == "replay", watch=watch, visit=visit, progress=told)
     position, error = verdict.position, verdict.error
     if error is None and expect is not None and expect.seq > position.seq:
         error = Divergence(f"expected a log of at least {expect.seq} commits, this one has {position.seq}")
     if error is None:
         return Report(True, position.seq, position.state_root.hex())
     first_bad = None if isinstance(error, SnapshotDamaged) else position.seq + 1  # the log may be whole
-    return Report(False, position.seq, position.state_root.hex(), first_bad, str(error))
+    return Report(False, position.seq, position.state_root.hex(), first_bad, str(error), verdict.file, verdict.offset)
 
 
 def _dimension(dim: object) -> int:

@@ -32,6 +32,7 @@ COMMANDS = {  # name: (what it does, an example's arguments)
     "repair": ("write damaged segments anew, from a copy of the same history", "agent.detmem --from copy.detmem"),
 }
 
+_PROGRESS = "say on stderr how far it is, also when that is no terminal"
 _RAW = argparse.RawDescriptionHelpFormatter
 
 
@@ -67,6 +68,7 @@ def parser(version: str) -> argparse.ArgumentParser:
     one.add_argument("--level", choices=("chain", "replay"), default="replay", help=levels)
     expected = "the state root it must end in, or a file with a checkpoint that it must pass through"
     one.add_argument("--expect", metavar="HEX|FILE", help=expected)
+    one.add_argument("--progress", action="store_true", help=_PROGRESS)
 
     one = made["replay"]
     one.add_argument("dest", metavar="DEST", help="the new store; nothing may stand there")

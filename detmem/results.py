@@ -52,8 +52,9 @@ class SnapshotInfo:
 class Report:
     """A verification's verdict.
 
-    ``seq`` and ``state_root`` are of the last good commit, ``reason`` is None when ok.  ``first_bad_seq`` is None
-    when no commit is bad; a snapshot may be.
+    ``seq`` and ``state_root`` are of the last good commit, ``reason`` is None when ok; else it says what was expected
+    and what was found, in ``file`` at byte ``offset`` (None: the file as a whole).  ``first_bad_seq`` is None when no
+    commit is bad; a snapshot may be.
     """
 
     ok: bool
@@ -61,6 +62,8 @@ class Report:
     state_root: str
     first_bad_seq: int | None = None
     reason: str | None = None
+    file: str | None = None
+    offset: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

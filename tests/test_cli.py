@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -83,7 +84,8 @@ def root_of(store):
 def test_a_whole_store_verifies(store, run, run_json, level):
     root = root_of(store)
     assert run("verify", store, "--level", level) == (0, f"ok 1..7 state {root}\n", "")
-    expected = {"ok": True, "seq": 7, "state_root": root, "first_bad_seq": None, "reason": None, "level": level}
+    nowhere = dict.fromkeys(["first_bad_seq", "reason", "file", "offset"])
+    expected = {"ok": True, "seq": 7, "state_root": root, **nowhere, "level": level}
     assert run_json("verify", store, "--level", level) == (0, expected)
 
 
@@ -96,11 +98,22 @@ def test_a_flipped_bit_fails_with_its_seq_file_and_offset(store, run, run_json):
     flipped = copy_with_flipped_bit(store, b"five away")
     code, out, _ = run("verify", flipped)
     assert code == 1
-    assert out.startswith("FAIL seq 3: log/00000000000000000001.seg, offset ")
+    assert re.match(r"FAIL seq 3 offset \d+: log/00000000000000000001\.seg: operation at byte 0 ", out)
     assert out.endswith("; 2 commands before it are intact\n")
     assert out.count("intact") == 1
     code, report = run_json("verify", flipped, "--level", "chain")
     assert (code, report["ok"], report["seq"], report["first_bad_seq"]) == (1, False, 2, 3)
+    assert report["file"] == "log/00000000000000000001.seg"
+    assert f"offset {report['offset']}" in out
+    frame = Path(flipped, report["file"]).read_bytes()[report["offset"] :]
+    assert frame[:4] == b"DMF1"  # the place is that of the commit's frame
+    assert int.from_bytes(frame[12:20], "little") == 3
+
+
+def test_progress_is_told_on_stderr_and_only_when_asked(store, run):
+    size = sum(file.stat().st_size for file in (Path(store) / "log").iterdir())
+    assert run("verify", store, "--progress")[2] == f"{size} of {size} bytes of the log\n"
+    assert run("verify", store)[2] == ""
 
 
 def test_expected_state_root_is_compared(store, run, run_json):

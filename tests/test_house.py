@@ -32,6 +32,7 @@ FLOORS = {
     "search": 2,
     "results": 2,
     "options": 2,
+    "progress": 2,
     "parallel": 3,
     "database": 4,
     "collection": 4,
