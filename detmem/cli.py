@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 import detmem
 from detmem import demo, history, options
+from detmem.report import report as auditors_page
 
 __all__ = ["main"]
 
@@ -68,11 +69,8 @@ def _demo(asked: argparse.Namespace) -> int:
 
 
 def _verify(asked: argparse.Namespace) -> int:
-    root, checkpoint = _expected(asked.expect)
-    report = detmem.verify(asked.path, level=asked.level, expect=checkpoint, progress=_progress(asked))
-    if report.ok and root not in (None, report.state_root):
-        reason = f"expected to end in state root {root}, found {report.state_root}"
-        report = detmem.Report(False, report.seq, report.state_root, None, reason)
+    expect = _expected(asked.expect)
+    report = detmem.verify(asked.path, level=asked.level, expect=expect, progress=_progress(asked))
     if asked.json:
         _document({**asdict(report), "level": asked.level})
     else:
@@ -80,32 +78,36 @@ def _verify(asked: argparse.Namespace) -> int:
     return OK if report.ok else DIFFERS
 
 
+def _report(asked: argparse.Namespace) -> int:
+    expect, moments = _expected(asked.expect), {"start": asked.start, "stop": asked.stop}
+    page, report = auditors_page(asked.path, level=asked.level, expect=expect, **moments, progress=_progress(asked))
+    Path(asked.output).write_text(page, encoding="utf-8", newline="\n")
+    if asked.json:
+        _document({**asdict(report), "level": asked.level, "page": asked.output})
+    else:
+        _say(f"{_verdict(report)}\n{asked.output} tells the rest")
+    return OK if report.ok else DIFFERS
+
+
 def _verdict(report: detmem.Report) -> str:
-    """One line; some reasons name the place and how much is intact, here each does, once."""
     if report.ok:
         return f"ok {f'1..{report.seq}' if report.seq else 'empty'} state {report.state_root}"
     place = "end" if report.first_bad_seq is None else f"seq {report.first_bad_seq}"
-    reason = (report.reason or "").replace(f"; {report.seq} commits before it are intact", "")
-    if report.offset is not None:
-        place += f" offset {report.offset}"
-        reason = re.sub(rf"^{re.escape(report.file or '')}, offset {report.offset}(, seq \d+)?: ", "", reason)
-    if report.file is not None and not reason.startswith(report.file):
-        reason = f"{report.file}: {reason}"
-    return f"FAIL {place}: {reason}; {report.seq} commands before it are intact"
+    place += "" if report.offset is None else f" offset {report.offset}"
+    where = "" if report.file is None or report.cause.startswith(report.file) else f"{report.file}: "
+    return f"FAIL {place}: {where}{report.cause}; {report.seq} commands before it are intact"
 
 
 def _progress(asked: argparse.Namespace) -> bool:
     return bool(asked.progress or sys.stderr.isatty())
 
 
-def _expected(text: str | None) -> tuple[str | None, str | None]:
-    """(state root, checkpoint text): what ``--expect`` names, one of them or neither."""
-    if text is None:
-        return None, None
-    if _ROOT.fullmatch(text.lower()):
-        return text.lower(), None
+def _expected(text: str | None) -> str | None:
+    """What ``--expect`` names: the hex of a state root, or the text in a file."""
+    if text is None or _ROOT.fullmatch(text.lower()):
+        return text
     try:
-        return None, Path(text).read_text(encoding="ascii").replace("\r\n", "\n")
+        return Path(text).read_text(encoding="ascii").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise detmem.UsageError(
             f"--expect: expected 64 hex digits of a state root, or a file with a checkpoint: {error}"
@@ -433,6 +435,7 @@ _RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "snapshot": _snapshot,
     "backup": _backup,
     "salvage": _salvage,
+    "report": _report,
     "repair": _repair,
 }
 assert list(_RUN) == list(options.COMMANDS)

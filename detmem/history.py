@@ -33,13 +33,12 @@ def verify(
     """Read a whole store, which need not be fit to open, and say whether it is what was written.
 
     ``level``: ``chain`` checks every byte against the links, ``replay`` also that applying each commit gives its root.
-    ``expect``: a checkpoint, or its text, that the log must pass through.  ``progress``: True, or called
-    with (done, total) bytes of the log.  Writes nothing, takes no lock.
+    ``expect``: a checkpoint, or its text, that the log must pass through, or the state root (hex) that it must end in.
+    ``progress``: True, or called with (done, total) bytes of the log.  Writes nothing, takes no lock.
 
     ``StoreNotFoundError`` and ``FormatError`` where there is no store; damage is in the report.
     """
-    wanted = Checkpoint.read(expect, "expect")
-    return verify_disk(disk_for_reading(path), level, wanted, progress=progress)
+    return verify_disk(disk_for_reading(path), level, expect, progress=progress)
 
 
 def replay(source: AnyPath | Database, dest: AnyPath, *, until: int | None = None) -> Checkpoint:

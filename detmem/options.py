@@ -29,6 +29,7 @@ COMMANDS = {  # name: (what it does, an example's arguments)
     "snapshot": ("write a snapshot, so that the next open is quick", "agent.detmem"),
     "backup": ("copy a consistent store, beside a live writer", "agent.detmem copy.detmem"),
     "salvage": ("take the longest good prefix of a damaged log over to a new store", "agent.detmem saved.detmem"),
+    "report": ("one page for an auditor: roots, timeline, what changed, the verdict", "agent.detmem -o report.html"),
     "repair": ("write damaged segments anew, from a copy of the same history", "agent.detmem --from copy.detmem"),
 }
 
@@ -63,12 +64,18 @@ def parser(version: str) -> argparse.ArgumentParser:
 
     made["demo"].add_argument("--keep", metavar="DIR", help="make the stores in DIR, and leave them there")
 
-    one = made["verify"]
-    levels = "chain: every byte against the links; replay (default): also every state root"
-    one.add_argument("--level", choices=("chain", "replay"), default="replay", help=levels)
-    expected = "the state root it must end in, or a file with a checkpoint that it must pass through"
-    one.add_argument("--expect", metavar="HEX|FILE", help=expected)
-    one.add_argument("--progress", action="store_true", help=_PROGRESS)
+    for name in ("verify", "report"):
+        one = made[name]
+        levels = "chain: every byte against the links; replay (default): also every state root"
+        one.add_argument("--level", choices=("chain", "replay"), default="replay", help=levels)
+        expected = "the state root it must end in, or a file with a checkpoint that it must pass through"
+        one.add_argument("--expect", metavar="HEX|FILE", help=expected)
+        one.add_argument("--progress", action="store_true", help=_PROGRESS)
+
+    one = made["report"]
+    one.add_argument("-o", metavar="FILE", dest="output", required=True, help="the page; written over if it is there")
+    one.add_argument("--start", metavar="SEQ", type=_whole, default=0, help="compare from this moment (default 0)")
+    one.add_argument("--stop", metavar="SEQ", type=_whole, help="compare to this moment (default: the end)")
 
     one = made["replay"]
     one.add_argument("dest", metavar="DEST", help="the new store; nothing may stand there")

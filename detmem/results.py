@@ -1,10 +1,11 @@
-"""What calls give back: small values that name their parts.  Nothing here computes.
+"""What calls give back: small values that name their parts.  Nothing here decides.
 
 Roots and links are lower-case hex; raw values are exact integers; distances are float64, for people.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -64,6 +65,12 @@ class Report:
     reason: str | None = None
     file: str | None = None
     offset: int | None = None
+
+    @property
+    def cause(self) -> str:
+        """``reason`` without the place and the count of intact commits that it may repeat."""
+        cause = (self.reason or "").replace(f"; {self.seq} commits before it are intact", "")
+        return re.sub(rf"^{re.escape(self.file or '')}, offset {self.offset}(, seq \d+)?: ", "", cause)
 
 
 @dataclass(frozen=True, slots=True)

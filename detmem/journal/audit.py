@@ -72,7 +72,7 @@ class _Walk:
         disk: Disk,
         replay: bool,
         watch: Callable[[Position], None],
-        visit: Callable[[str, Frame], None],
+        visit: Callable[[str, Frame, Position], None],
         progress: Callable[[int, int], object],
     ) -> None:
         self.position = Position()
@@ -182,8 +182,8 @@ class _Walk:
 
     def _took(self, position: Position, frame: Frame) -> None:
         assert self.file is not None
+        self._visit(self.file, frame, position)
         self.position = position
-        self._visit(self.file, frame)
 
     def _check_border(self, header: SegmentHeader) -> None:
         log = self.position.log
@@ -231,13 +231,14 @@ def verify(
     *,
     replay: bool,
     watch: Callable[[Position], None],
-    visit: Callable[[str, Frame], None] = lambda file, frame: None,
+    visit: Callable[[str, Frame, Position], None] = lambda file, frame, position: None,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Verdict:
     """Check HEAD, every segment, frame, seal and snapshot; with ``replay`` also that applying gives each logged root.
 
     ``watch`` sees every position in order (seq 0 included), and may raise a ``CorruptionError`` of its own; ``visit``
-    sees every good frame, with the file it stands in; ``progress`` is told (done, total) bytes of the log.
+    sees every good frame, with the file it stands in and where it leads; ``progress`` is told (done, total) bytes of
+    the log.
     """
     walk = _Walk(disk, replay, watch, visit, progress)
     try:
