@@ -7,10 +7,12 @@ The house, from the top (a room imports only rooms below it):
 
     cli, options, demo      the auditor's desk, its words, and the main job on real data
     history                 verify, replay, diff, salvage, repair: whole stores at once
+    exchange                export and import: files that other programs read
+    report                  one page for an auditor
     opening                 from a path to an open database
     database, collection    the shell: check -> stage -> append -> sync -> publish; arrays in, results out
     results                 what calls give back
-    parallel                threads for searches
+    parallel, progress      threads for searches; how far long work is
     proof                   checkpoints
     journal                 the only rooms that touch a disk: frames, HEAD, recovery, snapshots
     search                  exact nearest neighbours: the definition, and planes and kernels with the same bits

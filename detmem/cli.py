@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import detmem
-from detmem import demo, history, options
+from detmem import demo, exchange, history, options
 from detmem.report import report as auditors_page
 
 __all__ = ["main"]
@@ -309,6 +309,32 @@ def _backup(asked: argparse.Namespace) -> int:
     return OK
 
 
+def _export(asked: argparse.Namespace) -> int:
+    if asked.format == "log" and asked.collection is not None:
+        raise detmem.UsageError("--collection: a log is of the whole store")
+    with _open(asked.path) as db:
+        if asked.format == "log":
+            done = exchange.export_log(db, asked.dest)
+        else:
+            done = exchange.export(db, asked.dest, asked.format, collection=asked.collection)
+    if asked.json:
+        _document(asdict(done))
+    else:
+        _say(f"exported seq {done.checkpoint.seq}, state {done.checkpoint.state_root}")
+        for name in done.files:
+            _say(f"  {name}")
+    return OK
+
+
+def _import(asked: argparse.Namespace) -> int:
+    made = exchange.load(asked.source, asked.path)
+    if asked.json:
+        _document(asdict(made))
+    else:
+        _say(f"imported {made.seq} commands, state {made.state_root}")
+    return OK
+
+
 def _salvage(asked: argparse.Namespace) -> int:
     found = history.salvage(asked.path, asked.dest)
     seq = found.checkpoint.seq
@@ -434,6 +460,8 @@ _RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "search": _search,
     "snapshot": _snapshot,
     "backup": _backup,
+    "export": _export,
+    "import": _import,
     "salvage": _salvage,
     "report": _report,
     "repair": _repair,

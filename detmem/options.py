@@ -28,6 +28,8 @@ COMMANDS = {  # name: (what it does, an example's arguments)
     ),
     "snapshot": ("write a snapshot, so that the next open is quick", "agent.detmem"),
     "backup": ("copy a consistent store, beside a live writer", "agent.detmem copy.detmem"),
+    "export": ("write contents or the log to files that other programs read", "agent.detmem out --format npz"),
+    "import": ("make a new store of what was exported", "copy.detmem out"),
     "salvage": ("take the longest good prefix of a damaged log over to a new store", "agent.detmem saved.detmem"),
     "report": ("one page for an auditor: roots, timeline, what changed, the verdict", "agent.detmem -o report.html"),
     "repair": ("write damaged segments anew, from a copy of the same history", "agent.detmem --from copy.detmem"),
@@ -89,6 +91,15 @@ def parser(version: str) -> argparse.ArgumentParser:
 
     for name in ("backup", "salvage"):
         made[name].add_argument("dest", metavar="DEST", help="the new store; nothing may stand there")
+
+    one = made["export"]
+    one.add_argument("dest", metavar="DEST", help="a new folder; for --format log a new file")
+    formats = "vectors as npy (default), npz, parquet or fvecs, with the records beside them; log: the canonical log"
+    one.add_argument("--format", choices=("npy", "npz", "parquet", "fvecs", "log"), default="npy", help=formats)
+    one.add_argument("--collection", metavar="C", help="only this collection")
+
+    one = made["import"]
+    one.add_argument("source", metavar="SOURCE", help="an exported folder or log; PATH is the new store")
 
     one = made["repair"]
     one.add_argument("--from", metavar="COPY", dest="copy", required=True, help="a backup, or a replayed store")

@@ -40,6 +40,7 @@ FLOORS = {
     "opening": 5,
     "history": 6,
     "report": 6,
+    "exchange": 6,
     "front": 7,  # detmem/__init__.py: the door through which users, and the desk above, come in
     "cli": 8,
     "demo": 8,
