@@ -462,8 +462,8 @@ _RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "backup": _backup,
     "export": _export,
     "import": _import,
-    "salvage": _salvage,
     "report": _report,
+    "salvage": _salvage,
     "repair": _repair,
 }
 assert list(_RUN) == list(options.COMMANDS)

@@ -30,8 +30,8 @@ COMMANDS = {  # name: (what it does, an example's arguments)
     "backup": ("copy a consistent store, beside a live writer", "agent.detmem copy.detmem"),
     "export": ("write contents or the log to files that other programs read", "agent.detmem out --format npz"),
     "import": ("make a new store of what was exported", "copy.detmem out"),
-    "salvage": ("take the longest good prefix of a damaged log over to a new store", "agent.detmem saved.detmem"),
     "report": ("one page for an auditor: roots, timeline, what changed, the verdict", "agent.detmem -o report.html"),
+    "salvage": ("take the longest good prefix of a damaged log over to a new store", "agent.detmem saved.detmem"),
     "repair": ("write damaged segments anew, from a copy of the same history", "agent.detmem --from copy.detmem"),
 }
 

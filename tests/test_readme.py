@@ -68,7 +68,7 @@ def test_every_command_has_its_row():
     rows = re.findall(r"^\| `(\w+)[ `]", README, re.MULTILINE)
     assert rows == [
         "demo", "verify", "replay", "log", "inspect", "stats", "diff", "search", "snapshot",
-        "backup", "salvage", "repair",
+        "backup", "export", "import", "report", "salvage", "repair",
     ]  # fmt: skip
     assert rows == list(options.COMMANDS)
 
