@@ -11,6 +11,7 @@ The house, from the top (a room imports only rooms below it):
     report                  one page for an auditor
     opening                 from a path to an open database
     database, collection    the shell: check -> stage -> append -> sync -> publish; arrays in, results out
+    past, graph             a database as it was at a seq; links as callers see them
     results                 what calls give back
     parallel, progress      threads for searches; how far long work is
     proof                   checkpoints
@@ -30,6 +31,7 @@ from detmem.errors import (
     DimensionError,
     Divergence,
     DuplicateIdError,
+    Erased,
     FormatError,
     LockedError,
     LogDamaged,
@@ -48,7 +50,7 @@ from detmem.journal.recovery import Recovery
 from detmem.machine.fixed import dequantize, quantize
 from detmem.opening import kernels, open
 from detmem.proof.checkpoint import Checkpoint
-from detmem.results import Commit, Diff, Entry, Hit, Records, Report, Result, SnapshotInfo
+from detmem.results import Commit, Diff, Entry, Hit, Link, Linked, Records, Report, Result, SnapshotInfo
 
 __version__ = "0.1.0"
 
@@ -65,8 +67,11 @@ __all__ = [
     "Divergence",
     "DuplicateIdError",
     "Entry",
+    "Erased",
     "FormatError",
     "Hit",
+    "Link",
+    "Linked",
     "LockedError",
     "LogDamaged",
     "NotFoundError",

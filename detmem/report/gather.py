@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-from detmem.journal.audit import Position
 from detmem.journal.frame import Frame
+from detmem.journal.past import Position
 from detmem.machine.commands import OPERATION_NAMES, Definition, Operation
 from detmem.machine.commitment import LogTree
 
