@@ -73,6 +73,11 @@ class Collection:
         """``Q16.16``, ``Q8.24`` or ``Q4.28``."""
         return self._definition.format
 
+    @property
+    def erasable(self) -> bool:
+        """Whether what is committed to is salted."""
+        return self._definition.erasable
+
     def __repr__(self) -> str:
         return f"<detmem.Collection {self._name!r} dim={self.dim} metric={self.metric} format={self.format}>"
 

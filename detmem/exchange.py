@@ -37,7 +37,8 @@ MANIFEST = "export.json"
 _KIND, _VERSION = "detmem-export", 1
 _ROWS_AT_ONCE = 4096
 _NOBODY = bytes(16)  # the store id of an exported log: a log that is no store's
-_DEFINED = ("name", "dim", "metric", "format", "count")
+_DEFINED = ("name", "dim", "metric", "format", "erasable", "count")
+_LINKS = "links.jsonl"
 
 Row = tuple[str, dict[str, Any], str | None]
 
@@ -73,17 +74,19 @@ def export(db: Database, dest: AnyPath, format: str = "npy", *, collection: str 
     described: list[dict[str, Any]] = []
     for number, name in enumerate(names):
         one = db[name]
-        definition = dict(zip(_DEFINED, (name, one.dim, one.metric, one.format, len(one)), strict=True))
-        described.append({**definition, **_WRITE[format](one, folder, f"{number:04d}")})
+        values = (name, one.dim, one.metric, one.format, one.erasable, len(one))
+        described.append(dict(zip(_DEFINED, values, strict=True)) | _WRITE[format](one, folder, f"{number:04d}"))
+    _write_links([db[name] for name in names], folder / _LINKS)
     if db.checkpoint() != checkpoint:
         raise UsageError("the store was written while it was exported: export a reader, or a backup")
+    comparable = collection is None and not any(one["erasable"] for one in described)
     manifest = {
         "kind": _KIND,
         "version": _VERSION,
         "vectors": format,
         "seq": checkpoint.seq,
         "log_root": checkpoint.log_root,
-        "state_root": checkpoint.state_root if collection is None else None,
+        "state_root": checkpoint.state_root if comparable else None,
         "collections": described,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="ascii", newline="\n")
@@ -139,6 +142,18 @@ def _write_records(collection: Collection, folder: Path, stem: str, write: Calla
             write(raw)
             for id, metadata, document in rows:
                 lines.write(json.dumps({"id": id, "metadata": metadata, "document": document}) + "\n")
+
+
+def _write_links(collections: list[Collection], path: Path) -> None:
+    """The links between records of these collections, one a line."""
+    names = {one.name for one in collections}
+    with path.open("w", encoding="ascii", newline="\n") as lines:
+        for one in collections:
+            for id in one:
+                for link in one.neighbors(id):
+                    target = [one.name, link.dst] if isinstance(link.dst, str) else list(link.dst)
+                    if target[0] in names:
+                        lines.write(json.dumps([one.name, id, link.relation, *target]) + "\n")
 
 
 def _write_parquet(collection: Collection, folder: Path, stem: str) -> dict[str, Any]:
@@ -254,19 +269,29 @@ def _load_contents(folder: Path, dest: AnyPath) -> Checkpoint:
     read = _READ[manifest["vectors"]]
     with open(dest, "x", durability="os") as new:
         for described in manifest["collections"]:
-            name, dim, metric, number_format, count = (described[field] for field in _DEFINED)
-            collection = new.collection(name, dim=dim, metric=metric, format=number_format)
+            name, dim, metric, number_format, erasable, count = (described[field] for field in _DEFINED)
+            collection = new.collection(name, dim=dim, metric=metric, format=number_format, erasable=erasable)
             for raw, rows in read(folder, described):
                 if rows:
                     ids, metadatas, documents = (list(column) for column in zip(*rows, strict=True))
                     collection.add(ids, raw=raw, metadatas=metadatas, documents=documents)
             if len(collection) != count:
                 raise CorruptionError(f"{MANIFEST} says {count} records for {name!r}, its files hold {len(collection)}")
+        _load_links(new, folder)
         if manifest["state_root"] not in (None, new.state_root):
             raise Divergence(
                 f"{MANIFEST} names state root {manifest['state_root']}, what its files hold gives {new.state_root}"
             )
         return new.checkpoint()
+
+
+def _load_links(new: Database, folder: Path) -> None:
+    with new.batch():
+        for line in _lines(folder, _LINKS):
+            if not isinstance(line, list) or len(line) != 5 or not all(isinstance(part, str) for part in line):
+                raise CorruptionError(f"{_LINKS}: expected five texts, found {line!r:.80}")
+            collection, source, relation, *target = line
+            new[collection].link(source, relation, tuple(target))
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -288,18 +313,25 @@ def _manifest(folder: Path) -> dict[str, Any]:
 def _read_lines(folder: Path, described: dict[str, Any]) -> Iterator[list[Row]]:
     """The records of a collection, some at a time."""
     rows: list[Row] = []
-    path = _inside(folder, described["records"])
+    for record in _lines(folder, described["records"]):
+        if not isinstance(record, dict) or sorted(record) != ["document", "id", "metadata"]:
+            raise CorruptionError(f"{described['records']}: expected a record, found {record!r:.80}")
+        rows.append((record["id"], record["metadata"], record["document"]))
+        if len(rows) == _ROWS_AT_ONCE:
+            yield rows
+            rows = []
+    yield rows
+
+
+def _lines(folder: Path, name: object) -> Iterator[Any]:
+    """The values of a file that has one JSON value a line."""
+    path = _inside(folder, name)
     with path.open(encoding="utf-8", newline="\n") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                record = json.loads(line)
-                rows.append((record["id"], record["metadata"], record["document"]))
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                yield json.loads(line)
+            except (ValueError, RecursionError) as error:
                 raise CorruptionError(f"{path.name}, line {number}: {type(error).__name__} {error}") from None
-            if len(rows) == _ROWS_AT_ONCE:
-                yield rows
-                rows = []
-    yield rows
 
 
 def _beside(

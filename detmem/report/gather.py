@@ -18,6 +18,7 @@ __all__ = ["Bin", "Change", "Commit", "Story"]
 MAX_BINS = 2048  # about one for each pixel of a wide screen
 MAX_COMMITS = 1000  # listed one by one
 MAX_EVENTS = 10_000  # touches of records that the page can compare moments from
+MAX_RECEIPTS = 1000
 
 Key = tuple[str, str]
 Version = tuple[bytes, bytes]  # commitments to vector and content
@@ -73,6 +74,7 @@ class Story:
         self.peaks: dict[str, int] = {}
         self.live: dict[str, dict[str, Version]] = {}
         self.files: dict[str, tuple[int, int]] = {}  # first and last seq of each segment
+        self.receipts: list[tuple[int, str, str | None]] = []  # seq, hash, note
         self.events: list[tuple[int, Key, Version | None]] | None = []
         self._first, self._last = first, last
         self._before: dict[Key, Version | None] = {}
@@ -92,6 +94,8 @@ class Story:
                 ids.append(operation.id)
             self._apply(operation)
         for (name, collection), ids in groups.items():
+            if name == "record":  # of the whole store
+                continue
             self.by_collection.setdefault(collection, Counter())[name] += max(1, len(ids))
             now.live[collection] = count = len(self.live.get(collection, ()))
             self.peaks[collection] = max(count, self.peaks.get(collection, 0))
@@ -122,8 +126,13 @@ class Story:
                 for dropped in list(self.live.get(name, ())):
                     self._set(name, dropped, None)
                 self.live.pop(name, None)
-            case "delete":
-                self._set(name, id, None)
+            case "delete" | "erase":
+                if id in self.live.get(name, ()):
+                    self._set(name, id, None)
+            case "record":
+                digest, note = operation.recorded()
+                if len(self.receipts) < MAX_RECEIPTS:
+                    self.receipts.append((self.seq, digest.hex(), note))
             case "add" | "upsert" | "update":
                 self._set(name, id, (operation.vector_commitment, operation.content_commitment))
 

@@ -51,7 +51,7 @@ def render(disk: Disk, story: Story, found: Report, level: str, *, expected: boo
         _timeline(story),
         _collections(story),
         _changes(change, story),
-        _receipts(),
+        _receipts(story),
         _commits(story),
         _files(disk, story),
         _again(found, story, level),
@@ -148,7 +148,7 @@ def _timeline(story: Story) -> str:
 
 
 def _collections(story: Story) -> str:
-    kinds = [name for name in story.kinds() if name not in ("create_collection", "drop_collection")]
+    kinds = [name for name in story.kinds() if name not in ("create_collection", "drop_collection", "record")]
     rows = []
     for name in sorted(story.by_collection):
         definition = story.definitions.get(name)
@@ -194,8 +194,21 @@ def _changes(change: Change, story: Story) -> str:
     return _section("changes", "What changed between two moments", text)
 
 
-def _receipts() -> str:
-    return _section("receipts", "Recorded receipts", "<p>None. The log records no answer that was given.</p>")
+def _receipts(story: Story) -> str:
+    if not story.receipts:
+        text = "<p>None: nobody put on record what was read from this memory (<code>db.record</code>).</p>"
+        return _section("receipts", "Recorded receipts", text)
+    rows = [
+        [f"{seq:,}", f"<code>{digest}</code>", "" if note is None else shown(note)]
+        for seq, digest, note in story.receipts
+    ]
+    count = story.operations["record"]
+    more = f" The first {len(rows):,} of {count:,} are listed." if len(rows) < count else ""
+    text = (
+        "<p>Each is the SHA-256 of an answer that the memory gave, and was put on record with the note beside it: who "
+        f"kept the answer can show that it is this one (<code>detmem check-receipt FILE PATH</code>).{more}</p>"
+    )
+    return _section("receipts", "Recorded receipts", text + _table(["seq", "SHA-256", "note"], rows, "rll", tall=True))
 
 
 def _commits(story: Story) -> str:
@@ -357,7 +370,7 @@ def _pairs(rows: Iterable[tuple[str, str]]) -> str:
     return "<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows) + "</dl>"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], sides: str) -> str:
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], sides: str, *, tall: bool = False) -> str:
     def line(tag: str, cells: Sequence[str]) -> str:
         inside = (
             f"<{tag}{' class=r' if side == 'r' else ''}>{cell}</{tag}>" for cell, side in zip(cells, sides, strict=True)

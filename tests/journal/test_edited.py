@@ -18,7 +18,8 @@ from detmem.machine.commands import Operation
 from detmem.machine.commitment import LINK_ZERO, LogTree, commit_leaf
 from detmem.machine.commitment import link as link_of
 from detmem.machine.runs import Operations
-from detmem.machine.state import COMMIT_KIND, VERSION, State
+from detmem.machine.stage import COMMIT_KIND, VERSION
+from detmem.machine.state import State
 from tests.journal.stores import copy, frames_of, names, newest_head, opened, set_heads, small_store
 
 LEVELS = ("chain", "replay")
