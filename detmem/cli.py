@@ -140,14 +140,15 @@ def _log(asked: argparse.Namespace) -> int:
 
 
 def _inspect(asked: argparse.Namespace) -> int:
-    try:
-        db = _open(asked.path)
-    except detmem.StoreNotFoundError as error:
-        if re.search(r"@\d+$", asked.path):
-            raise detmem.UsageError(f"{error}; PATH@SEQ, a look at the past, is not in this version") from None
-        raise
-    with db:
-        return _inspect_store(db, asked) if asked.id is None else _inspect_record(db, asked)
+    path, at = _moment_of(asked.path)
+    with _open(path) as db, db if at is None else db.at(at) as seen:
+        return _inspect_store(seen, asked) if asked.id is None else _inspect_record(seen, asked)
+
+
+def _moment_of(path: str) -> tuple[str, int | None]:
+    """PATH, or PATH@SEQ when no store of that whole name stands there."""
+    found = re.fullmatch(r"(.+)@([0-9]{1,18})", path, re.DOTALL)
+    return (path, None) if found is None or Path(path).exists() else (found[1], int(found[2]))
 
 
 def _inspect_store(db: detmem.Database, asked: argparse.Namespace) -> int:
@@ -249,11 +250,11 @@ def _diff(asked: argparse.Namespace) -> int:
 def _search(asked: argparse.Namespace) -> int:
     where = None if asked.where is None else _where(asked.where)
     vector = None if asked.vector is None else _vector(asked.vector)
-    with _open(asked.path) as db:
-        collection = db[_names(db, asked.collection)[0]]
+    with _open(asked.path) as db, db if asked.at is None else db.at(asked.at) as seen:
+        collection = seen[_names(seen, asked.collection)[0]]
         raw = None if asked.id is None else collection.get(asked.id, include=("raw",)).raw
         result = collection.search(vector, asked.k, raw=None if raw is None else raw[0], where=where)
-        root = db.state_root
+        root = seen.state_root
     several = result.raw.ndim == 2
     if asked.json:
         hits = [[asdict(hit) for hit in one] for one in result] if several else [asdict(hit) for hit in result]

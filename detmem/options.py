@@ -62,7 +62,8 @@ def parser(version: str) -> argparse.ArgumentParser:
         made[name].epilog = f"example: detmem {name} {example}"
         made[name].add_argument("--json", action="store_true", help="print JSON")
         if name not in ("demo", "diff"):
-            made[name].add_argument("path", metavar="PATH", help="a store")
+            what = ("PATH[@SEQ]", "a store, as it was after that commit") if name == "inspect" else ("PATH", "a store")
+            made[name].add_argument("path", metavar=what[0], help=what[1])
 
     made["demo"].add_argument("--keep", metavar="DIR", help="make the stores in DIR, and leave them there")
 
@@ -119,6 +120,7 @@ def parser(version: str) -> argparse.ArgumentParser:
     query.add_argument("--id", metavar="ID", help="the vector of this record")
     one.add_argument("-k", metavar="K", type=_whole, default=10, help="how many (default 10)")
     one.add_argument("--where", metavar="JSON", help="a filter on metadata")
+    one.add_argument("--at", metavar="SEQ", type=_whole, help="ask the memory as it was after this commit")
     return top
 
 

@@ -384,7 +384,8 @@ WRONG_WORDS = [
     ["log", "STORE", "--stop", "-1"],
     ["inspect", "STORE", "never"],
     ["inspect", "STORE", "--collection", "never"],
-    ["inspect", "STORE@3"],
+    ["inspect", "STORE@8"],
+    ["inspect", "STORE@3", "gone"],
     ["search", "STORE", "--collection", "notes"],
     ["search", "STORE", "--id", "a"],
     ["search", "STORE", "--collection", "notes", "--id", "a", "--vector", "f.npy"],
@@ -397,7 +398,8 @@ WRONG_WORDS = [
     ["search", "STORE", "--collection", "notes", "--id", "a", "--where", '{"n": 1, "n": 2}'],
     ["search", "STORE", "--collection", "notes", "--vector", "no such file.npy"],
     ["search", "STORE", "--collection", "notes", "--vector", __file__],
-    ["search", "STORE", "--collection", "notes", "--id", "a", "--at", "3"],
+    ["search", "STORE", "--collection", "notes", "--id", "a", "--at", "8"],
+    ["search", "STORE", "--collection", "notes", "--id", "a", "--at", "1"],
     ["stats", "STORE", "--verbose"],
 ]
 
@@ -428,8 +430,28 @@ def test_wrong_words_are_one_line_and_2(store, tmp_path, run, words):
     assert not new.exists()
 
 
-def test_a_time_that_is_not_in_this_version_is_named(store, run):
-    assert "PATH@SEQ" in run("inspect", f"{store}@3")[2]
+def test_inspect_of_a_moment_shows_it_as_it_was(store, tmp_path, run, run_json):
+    then = detmem.replay(store, tmp_path / "then", until=3)
+    code, told = run_json("inspect", f"{store}@3")
+    assert (code, told["checkpoint"]["state_root"], told["checkpoint"]["log_root"]) == (
+        0,
+        then.state_root,
+        then.log_root,
+    )
+    assert [collection["count"] for collection in told["collections"]] == [4]
+    assert run_json("inspect", f"{store}@2", "b")[1]["records"][0]["document"] is None
+    assert run_json("inspect", f"{store}@3", "c")[1]["records"][0]["metadata"] == {"n": 2}
+    assert [entry["seq"] for entry in run_json("inspect", f"{store}@3", "c")[1]["history"]] == [2]
+    Path(store).rename(tmp_path / "odd@3")  # a store of that name is that store
+    assert run_json("inspect", tmp_path / "odd@3")[1]["checkpoint"]["seq"] == 7
+
+
+def test_search_at_a_moment_answers_as_then(store, run_json):
+    code, told = run_json("search", store, "--collection", "notes", "--id", "a", "--at", 3)
+    assert (code, told["seq"]) == (0, 3)
+    assert [hit["id"] for hit in told["hits"]] == ["a", "c", "d", "b"]
+    with detmem.open(store, "r") as db:
+        assert told["state_root"] == db.at(3).state_root
 
 
 ON_ONE_STORE = [

@@ -116,6 +116,34 @@ def test_many_records_are_written_and_read_in_parts(tmp_path: Path, monkeypatch:
             assert exchange.load(tmp_path / format, tmp_path / f"{format}.copy").state_root == db.state_root
 
 
+def test_links_come_back(tmp_path: Path) -> None:
+    with filled(tmp_path / "s") as db:
+        odd = db.collections()[0]
+        db["b"].link("z", "knows", "é")
+        db["b"].link("z", "about", (odd, "id 0"))
+        db[odd].link("id 0", "\x00<b>", ("c", "one"))
+        exchange.export(db, tmp_path / "all")
+        assert exchange.load(tmp_path / "all", tmp_path / "copy").state_root == db.state_root
+        exchange.export(db, tmp_path / "b", collection="b")
+    lines = (tmp_path / "b" / "links.jsonl").read_text(encoding="ascii").splitlines()
+    assert [json.loads(line) for line in lines] == [["b", "z", "knows", "b", "é"]]  # the other end of the rest stays
+    exchange.load(tmp_path / "b", tmp_path / "one")
+
+
+def test_an_erasable_collection_comes_back_under_the_new_stores_key(tmp_path: Path) -> None:
+    with detmem.open(tmp_path / "s") as db:
+        db.collection("c", dim=1, metric="l2", erasable=True).add("a", [1], documents="x")
+        exchange.export(db, tmp_path / "out")
+        exchange.export_log(db, tmp_path / "log")
+        made = exchange.load(tmp_path / "out", tmp_path / "copy")
+        assert made.state_root != db.state_root
+        assert json.loads((tmp_path / "out" / "export.json").read_text(encoding="ascii"))["state_root"] is None
+        assert exchange.load(tmp_path / "log", tmp_path / "replica") == db.checkpoint()  # salts travel with the log
+    with detmem.open(tmp_path / "copy", "r") as copy:
+        assert copy["c"].erasable
+        assert copy["c"].get("a").documents == ["x"]
+
+
 # --- what is not an export, or no longer ------------------------------------------------------------------------------
 
 

@@ -56,8 +56,8 @@ NEIGHBOURS = {
 PURE_ROOMS = ("machine", "search")
 # Everything that a pure room may import from outside the house.  An allow-list: a clock has too many names to forbid.
 PURE_IMPORTS = {
-    "__future__", "abc", "bisect", "collections", "contextlib", "dataclasses", "enum", "functools", "hashlib", "heapq", "hmac",
-    "itertools", "math", "msgpack", "numpy", "operator", "struct", "sys", "types", "typing", "zlib",
+    "__future__", "abc", "bisect", "collections", "contextlib", "dataclasses", "enum", "functools", "hashlib", "heapq",
+    "hmac", "itertools", "math", "msgpack", "numpy", "operator", "struct", "sys", "types", "typing", "zlib",
 }  # fmt: skip
 ONLY_IN = {
     "numba": {"search/kernels.py", "search/lanes.py"},

@@ -204,6 +204,24 @@ def test_an_empty_store_has_a_page(tmp_path: Path) -> None:
     assert "Nothing has happened yet" in page.texts["timeline"]
 
 
+def test_recorded_receipts_links_and_erasures_are_told(tmp_path: Path) -> None:
+    with detmem.open(tmp_path / "s") as db:
+        c = db.collection("c", dim=1, metric="l2", erasable=True)
+        c.add(["a", "b"], [[1], [2]], request_id="req-1")
+        c.link("a", "knows", "b")
+        db.record(bytes(range(32)), HOSTILE[1])
+        db.record(b"\xff" * 32)
+        with db.batch():
+            c.unlink("a", "knows", "b")
+            c.delete("b")
+    page = page_of(str(tmp_path / "s"))
+    assert f"4{bytes(range(32)).hex()}{HOSTILE[1]}5{'ff' * 32}" in page.texts["receipts"]
+    kinds = [kind for kind, _ in page.data["kinds"]]
+    assert kinds == ["create collection", "add", "delete", "link", "unlink", "record", "request"]
+    assert [sum(counts) for counts in zip(*page.data["bins"], strict=True)] == [1, 2, 1, 1, 1, 2, 1]
+    assert page.data["series"] == [{"name": "c", "points": [[0, 0], [1, 2], [2, 2], [5, 1]]}]
+
+
 def test_a_long_log_is_put_into_bins_that_lose_no_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds made small: 100 commits in at most 16 bins, the last 5 of them listed, no moments compared in the page."""
     for name, value in {"MAX_BINS": 16, "MAX_COMMITS": 5, "MAX_EVENTS": 50}.items():
