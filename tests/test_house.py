@@ -26,6 +26,7 @@ PACKAGE = ROOT / "detmem"
 # A room imports only rooms on lower floors, and its own files.  A file directly in detmem/ is a room of its own.
 FLOORS = {
     "errors": 0,
+    "verifier": 0,  # imports nothing of the house, and nothing of the house imports it
     "machine": 1,
     "proof": 2,
     "journal": 2,
@@ -411,6 +412,18 @@ def test_every_exception_in_the_tables_still_has_its_file():
 def test_the_reference_program_stands_alone():
     source = (ROOT / "spec" / "reference.py").read_text(encoding="utf-8")
     assert check_stands_alone("../spec/reference.py", source) == []
+
+
+def test_the_verifier_stands_alone():
+    source = (PACKAGE / "verifier.py").read_text(encoding="utf-8")
+    assert check_stands_alone("verifier.py", source) == []
+    importers = [
+        place
+        for place in modules()
+        for _, module in imports_of(place, (PACKAGE / place).read_text(encoding="utf-8"))
+        if module == "detmem.verifier"
+    ]
+    assert importers == []
 
 
 def test_no_tracked_text_names_a_place_on_one_machine():
