@@ -1,0 +1,325 @@
+"""The standalone verifier: it stands alone, says of whole things what is true, and refuses everything else.
+
+Expected values come from the twin's vectors, from RFC 8032, and from what the package says of its own stores; nothing
+that the verifier printed is pasted in.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import detmem
+from detmem import exchange
+from tests import mutations
+from tests.mutations import VECTORS, VERIFIER, lived
+from tests.twin import TWIN, perform, perform_batch
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "detmem" / "verifier.py"
+GOLDEN = ROOT / "spec" / "vectors" / "golden"
+Refused: Any = VERIFIER.Refused
+with_proofs = pytest.mark.skipif(not VECTORS.exists(), reason="NO PROOFS in this version: spec/vectors/receipts.json")
+
+
+# --- alone ------------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_written_in_the_python_of_2020() -> None:
+    ast.parse(SOURCE.read_text(encoding="utf-8"), feature_version=(3, 9))
+
+
+def run(*words: object, python: str = sys.executable) -> tuple[int, str, str]:
+    """A copy somewhere else, run by a Python that sees nothing of this checkout."""
+    command = [python, "-I", "-S", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="ascii", check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("python", [sys.executable, "python3.9", "python3.10"])
+def test_a_copy_verifies_on_its_own(tmp_path: Path, python: str) -> None:
+    if shutil.which(python) is None or run("-c", "", python=python)[0]:
+        pytest.skip(f"NO {python} on this machine")
+    copy = tmp_path / "verifier.py"
+    shutil.copy(SOURCE, copy)
+    lived(tmp_path / "store")
+    checkpoint = tmp_path / "checkpoint"
+    with detmem.open(tmp_path / "store", "r") as db:
+        checkpoint.write_text(str(db.checkpoint()), encoding="ascii", newline="\n")
+        expected = f"ok 1..{db.seq} state {db.state_root}\n{db.checkpoint()}"
+    assert run(copy, "store", tmp_path / "store", python=python) == (0, expected, "")
+    assert run(copy, "store", tmp_path / "store", "--checkpoint", checkpoint, python=python) == (0, expected, "")
+    (tmp_path / "store" / "HEAD").unlink()
+    code, out, err = run(copy, "store", tmp_path / "store", python=python)
+    assert (code, out, err.split(":")[0]) == (1, "", "REFUSED")
+
+
+# --- whole stores -----------------------------------------------------------------------------------------------------
+
+
+def checkpoint_of(path: Path) -> Any:
+    with detmem.open(path, "r") as db:
+        return VERIFIER.read_checkpoint(str(db.checkpoint()))
+
+
+def test_golden_stores_arrive_at_their_checkpoints() -> None:
+    stores = [path for path in sorted(GOLDEN.iterdir()) if path.is_dir()]
+    assert stores
+    for store in stores:
+        checkpoint = VERIFIER.read_checkpoint(store.with_suffix(".checkpoint").read_text(encoding="ascii"))
+        assert VERIFIER.verify_store(store, checkpoint) == (checkpoint, [])
+
+
+def test_a_store_with_every_operation_arrives_where_the_package_does(tmp_path: Path) -> None:
+    lived(tmp_path / "s")
+    found = VERIFIER.verify_store(tmp_path / "s")
+    assert found == (checkpoint_of(tmp_path / "s"), [])
+
+
+def test_an_empty_store_and_the_moments_of_another(tmp_path: Path) -> None:
+    detmem.open(tmp_path / "empty").close()
+    assert VERIFIER.verify_store(tmp_path / "empty").checkpoint.seq == 0
+    lived(tmp_path / "s")
+    with detmem.open(tmp_path / "s", "r") as db:
+        for seq in range(db.seq + 1):
+            then = VERIFIER.read_checkpoint(str(db.at(seq).checkpoint()))
+            assert VERIFIER.verify_store(tmp_path / "s", then).checkpoint.seq == db.seq
+            with pytest.raises(Refused, match=f"checkpoint at seq {seq}"):
+                VERIFIER.verify_store(tmp_path / "s", then._replace(log_root=bytes(32)))
+        late = VERIFIER.read_checkpoint(str(db.checkpoint()))._replace(seq=db.seq + 1)
+        with pytest.raises(Refused, match="before the checkpoint's"):
+            VERIFIER.verify_store(tmp_path / "s", late)
+
+
+def test_drawn_commands_arrive_where_the_package_and_the_twin_do(tmp_path: Path) -> None:
+    """The first 300 commands of the accumulated vector, with snapshots in between."""
+    memory = TWIN.Memory()
+    with detmem.open(tmp_path / "s", durability="os") as db:
+        for number, (command, _) in zip(range(300), TWIN.Draw().rounds(), strict=False):
+            try:
+                memory.write(command)
+            except TWIN.Refused:
+                continue
+            (perform_batch(db, command[1]) if command[0] == "batch" else perform(db, command))
+            if number % 100 == 50:
+                db.snapshot()
+    found = VERIFIER.verify_store(tmp_path / "s")
+    assert found == (VERIFIER.read_checkpoint(memory.checkpoint()), [])
+
+
+def test_a_store_that_was_left_open_or_torn_is_good_and_noted(tmp_path: Path) -> None:
+    lived(tmp_path / "s")
+    whole = checkpoint_of(tmp_path / "s")
+    last = sorted((tmp_path / "s" / "log").iterdir())[-1]
+    last.write_bytes(last.read_bytes() + b"DMF1 torn")
+    found = VERIFIER.verify_store(tmp_path / "s")
+    assert found.checkpoint == whole
+    assert [note for note in found.notes if "a torn tail" in note]
+
+
+def test_exported_logs_are_verified_and_cut_ones_refused(tmp_path: Path) -> None:
+    lived(tmp_path / "s")
+    with detmem.open(tmp_path / "s", "r") as db:
+        exchange.export_log(db, tmp_path / "log")
+    assert VERIFIER.verify_log(tmp_path / "log") == (checkpoint_of(tmp_path / "s"), [])
+    data = (tmp_path / "log").read_bytes()
+    for cut in (0, 100, len(data) - 144, len(data) - 1):
+        (tmp_path / "log").write_bytes(data[:cut])
+        with pytest.raises(Refused):
+            VERIFIER.verify_log(tmp_path / "log")
+
+
+def test_verifier_and_package_agree_on_every_kind_of_damage(tmp_path: Path) -> None:
+    """The same 300 mutations for both: neither accepts what the other refuses."""
+    rng = random.Random(11)
+    lived(tmp_path / "s")
+    logs = {
+        path: path.read_bytes() for folder in ("log", "snap") for path in sorted((tmp_path / "s" / folder).iterdir())
+    }
+    refused = 0
+    for _ in range(300):
+        path = rng.choice(list(logs))
+        how, changed = mutations.scrambled(logs[path], rng)
+        path.write_bytes(changed)
+        try:
+            VERIFIER.verify_store(tmp_path / "s")
+            good = True
+        except Refused:
+            good = False
+            refused += 1
+        assert detmem.verify(tmp_path / "s").ok == good, f"{path.name}, {how}"
+        path.write_bytes(logs[path])
+    assert refused > 200
+
+
+# --- proofs -----------------------------------------------------------------------------------------------------------
+
+
+def vectors() -> dict[str, Any]:
+    return json.loads(VECTORS.read_text(encoding="ascii"))  # type: ignore[no-any-return]
+
+
+def trusted() -> Any:
+    return VERIFIER.read_checkpoint(vectors()["signed_checkpoint"])
+
+
+@with_proofs
+def test_every_proof_of_the_twin_is_accepted_and_says_what_it_should() -> None:
+    found, unhex, read = vectors(), bytes.fromhex, VERIFIER.read_checkpoint
+    for one in found["inclusion_paths"]:
+        path = VERIFIER.split(unhex(one["path"]), "path")
+        VERIFIER.check_inclusion(unhex(one["leaf"]), one["index"], one["size"], path, unhex(one["root"]))
+    for one in found["consistency_paths"]:
+        path = VERIFIER.split(unhex(one["path"]), "path")
+        VERIFIER.check_growth(one["old"], unhex(one["old_root"]), one["new"], unhex(one["new_root"]), path)
+    for one in found["state_proofs"]:
+        shown = VERIFIER.check_state_proof(unhex(one["bytes"]), read(one["checkpoint"]))
+        assert [[*names, there] for names, there in shown.items()] == one["shows"]
+    for one in found["consistency_proofs"]:
+        VERIFIER.check_consistency(unhex(one["bytes"]), read(one["old"]), read(one["new"]))
+    for one in found["receipts"]:
+        receipt = VERIFIER.check_receipt(unhex(one["bytes"]), read(one["checkpoint"]))
+        assert [[name, raw] for name, (raw, _) in receipt.results.items()] == one["results"]
+        assert receipt.sha256.hex() == one["sha256"]
+    for one in found["notes"]:
+        assert VERIFIER.check_note(one["note"], found["signer"]["verifier_key"]) == trusted()
+
+
+@with_proofs
+def test_every_broken_neighbour_of_the_twin_is_refused() -> None:
+    found, unhex, read = vectors(), bytes.fromhex, VERIFIER.read_checkpoint
+    whole = VERIFIER.check_receipt(unhex(found["receipts"][-1]["bytes"]), trusted())
+    false = VERIFIER.check_receipt(unhex(found["false_receipt"]["bytes"]), trusted())
+    checks = {
+        "invalid_state_proofs": lambda one: VERIFIER.check_state_proof(
+            unhex(one["bytes"]), read(one.get("checkpoint", found["signed_checkpoint"]))
+        ),
+        "invalid_consistency_proofs": lambda one: VERIFIER.check_consistency(
+            unhex(one["bytes"]), read(one["old"]), read(one["new"])
+        ),
+        "invalid_receipts": lambda one: VERIFIER.check_receipt(unhex(one["bytes"]), trusted()),
+        "invalid_subtrees": lambda one: VERIFIER.check_subtree(unhex(one["bytes"]), whole, trusted()),
+        "invalid_refutations": lambda one: VERIFIER.check_refutation(unhex(one["bytes"]), false, trusted()),
+        "invalid_notes": lambda one: VERIFIER.check_note(one["note"], found["signer"]["verifier_key"]),
+    }
+    accepted = []
+    for name, check in checks.items():
+        assert found[name]
+        for one in found[name]:
+            try:
+                check(one)
+                accepted.append(f"{name}: {one['why']}")
+            except Refused:
+                pass
+    assert accepted == []
+
+
+@with_proofs
+def test_a_missing_neighbour_shows_in_its_subtree_and_by_its_refutation() -> None:
+    found, unhex = vectors(), bytes.fromhex
+    false = VERIFIER.check_receipt(unhex(found["false_receipt"]["bytes"]), trusted())  # R1 holds: the results are real
+    wrong = 0
+    for one in found["subtrees"]:
+        if one["wrong"] is None:
+            continue
+        wrong += 1
+        with pytest.raises(Refused, match=f"left out '{found['false_receipt']['missing']}'"):
+            VERIFIER.check_subtree(unhex(one["bytes"]), false, trusted())
+    assert wrong == 1
+    missing = VERIFIER.check_refutation(unhex(found["refutation"]["bytes"]), false, trusted())
+    assert missing == found["false_receipt"]["missing"]
+
+
+@with_proofs
+def test_a_receipt_is_verified_in_50_milliseconds() -> None:
+    data = max((bytes.fromhex(one["bytes"]) for one in vectors()["receipts"]), key=len)
+    checkpoint = trusted()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        VERIFIER.check_receipt(data, checkpoint)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.050
+
+
+# --- signatures: RFC 8032, section 7.1 --------------------------------------------------------------------------------
+
+RFC_8032 = [
+    (
+        "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
+        "",
+        "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b",
+    ),
+    (
+        "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c",
+        "72",
+        "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00",
+    ),
+    (
+        "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025",
+        "af82",
+        "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a",
+    ),
+]
+
+
+@pytest.mark.parametrize("public, message, signature", RFC_8032)
+def test_the_signatures_of_rfc_8032_verify_and_no_neighbour_does(public: str, message: str, signature: str) -> None:
+    key, text, sign = map(bytes.fromhex, (public, message, signature))
+    VERIFIER.check_signature(key, text, sign)
+    with pytest.raises(Refused):
+        VERIFIER.check_signature(key, text + b"\0", sign)
+    for at in range(0, 64, 3):
+        with pytest.raises(Refused):
+            VERIFIER.check_signature(key, text, sign[:at] + bytes([sign[at] ^ 1]) + sign[at + 1 :])
+    above = int.from_bytes(sign[32:], "little") + VERIFIER.ORDER  # the same number, in a second spelling
+    with pytest.raises(Refused, match="order"):
+        VERIFIER.check_signature(key, text, sign[:32] + above.to_bytes(32, "little"))
+
+
+# --- the encoding -----------------------------------------------------------------------------------------------------
+
+
+def test_the_decoder_accepts_the_vectors_of_the_encoding_and_refuses_their_neighbours() -> None:
+    found = json.loads((ROOT / "spec" / "vectors" / "encoding.json").read_text(encoding="ascii"))
+    counts = [0, 0]
+    for name, cases in found.items():
+        for one in cases if isinstance(cases, list) else []:
+            if not isinstance(one, dict) or "bytes" not in one or not isinstance(one["bytes"], str):
+                continue
+            data = bytes.fromhex(one["bytes"])
+            try:
+                expected = TWIN.decode(data)
+            except TWIN.Refused:
+                counts[1] += 1
+                with pytest.raises(Refused):
+                    VERIFIER.decode(data, name)
+            else:
+                counts[0] += 1
+                assert repr(VERIFIER.decode(data, name)) == repr(expected)
+    assert min(counts) > 20
+
+
+# --- campaigns, small; `make mutations` runs the large ones -----------------------------------------------------------
+
+
+def test_no_mutation_of_a_store_is_accepted(tmp_path: Path) -> None:
+    seen, accepted = mutations.mutate_store(tmp_path, 600, random.Random(20261))
+    assert accepted == []
+    assert sum(count for how, count in seen.items() if how.endswith("refused")) > 400
+
+
+@with_proofs
+def test_no_mutation_of_a_proof_is_accepted() -> None:
+    seen, accepted = mutations.mutate_proofs(6000, random.Random(20262))
+    assert accepted == []
+    assert len(seen) > 80
