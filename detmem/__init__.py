@@ -19,6 +19,7 @@ The house, from the top (a room imports only rooms below it):
     search                  exact nearest neighbours: the definition, and planes and kernels with the same bits
     machine                 the pure core: numbers, encoding, operations, state, filters, commitments
     errors                  every way to say no
+    verifier                stands alone: copied elsewhere, it checks stores and proofs without this package
 
 Normative texts stand in ``spec/``.
 """

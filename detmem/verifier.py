@@ -462,6 +462,8 @@ class Memory:
         self.requests: dict[str, tuple[int, bytes, bytes]] = {}  # seq, digest, state root; the oldest first
         self.erased: dict[tuple[str, str], int] = {}
         self.missing: set[tuple[str, str]] = set()  # payloads that are gone, and no erasure says why yet
+        self.payloads: dict[tuple[str, str], int] = {}  # that are there, of every version of a record
+        self.remaining = 0  # payloads that are there, though an erasure names them
         self.tree = StateTree()
 
     def apply(self, frame: Frame) -> None:
@@ -512,6 +514,7 @@ class Memory:
                 self.delete(name, record_id)
             self.erased[node] = seq
             self.missing.discard(node)
+            self.remaining += self.payloads.pop(node, 0)
             return
         need(name in self.records, f"{what}: no such collection")
         records, definition = self.records[name], self.definitions[name]
@@ -549,6 +552,8 @@ class Memory:
                 same(f"{what}: standing commitment to the content", standing and standing.of_content, one.of_content)
             if one.erased:
                 self.missing.add(node)
+            else:
+                self.payloads[node] = self.payloads.get(node, 0) + 1
             if one.vector is not None:
                 read_vector(one.vector, definition.dim)
             if one.content is not None:
@@ -648,6 +653,8 @@ class Log:
             self.wanted is None or self.met,
             f"the log ends at seq {self.seq}, before the checkpoint's {self.wanted and self.wanted.seq}",
         )
+        if self.memory.remaining:
+            notes.append(f"an erasure is unfinished: {self.memory.remaining} payloads that it names are still there")
         return Verified(self.checkpoint(), notes)
 
 

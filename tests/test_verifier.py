@@ -126,6 +126,33 @@ def test_a_store_that_was_left_open_or_torn_is_good_and_noted(tmp_path: Path) ->
     assert [note for note in found.notes if "a torn tail" in note]
 
 
+def test_a_payload_may_be_gone_exactly_where_a_later_erasure_names_it(tmp_path: Path) -> None:
+    """Exported logs of the twin's: with the payload and without, with the erasure and without."""
+    said: dict[tuple[bool, bool], Any] = {}
+    for gone in (False, True):
+        for erased in (False, True):
+            memory, nobody = TWIN.Memory(), bytes(16)
+            data = TWIN.segment_header(TWIN.Segment(nobody, 1, 0, memory.link, memory.log_root()))
+            calls = [("create", "c", 1, "l2", "Q16.16"), ("add", "c", [("a", [1], {"k": 1}, "one")])]
+            for call in [*calls, ("erase", "c", ["a"])] if erased else calls:
+                commit = memory.write(call)
+                if gone:
+                    stripped = [TWIN.without_payload(o) if o.type == TWIN.ADD else o for o in commit.operations]
+                    commit = commit._replace(operations=tuple(stripped))
+                data += TWIN.commit_frame(commit, 0, nobody, 1)
+            data += TWIN.seal_frame(*[memory.seq] * 3, memory.log_size, memory.link, memory.log_root(), nobody, 1)
+            (tmp_path / "log").write_bytes(data)
+            try:
+                found = VERIFIER.verify_log(tmp_path / "log")
+                assert found.checkpoint.text() == memory.checkpoint()
+                said[gone, erased] = found.notes
+            except Refused as error:
+                said[gone, erased] = str(error)
+    assert said[False, False] == said[True, True] == []
+    assert "no erasure names" in said[True, False]
+    assert said[False, True] == ["an erasure is unfinished: 1 payloads that it names are still there"]
+
+
 def test_exported_logs_are_verified_and_cut_ones_refused(tmp_path: Path) -> None:
     lived(tmp_path / "s")
     with detmem.open(tmp_path / "s", "r") as db:
