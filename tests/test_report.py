@@ -292,7 +292,10 @@ def test_the_command_writes_the_page_and_says_the_verdict(tmp_path: Path, capsys
     assert page.read_bytes() == report(store)[0].encode()
     assert main(["report", store, "-o", str(page), "--start", "2", "--stop", "3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ok"] is True
-    assert page.read_text(encoding="utf-8") == report(store, start=2, stop=3)[0]
+    text = page.read_text(encoding="utf-8")
+    assert text == report(store, start=2, stop=3)[0]
+    assert "detmem report PATH -o report.html --start 2 --stop 3\n" not in text  # it is the last line
+    assert "detmem report PATH -o report.html --start 2 --stop 3</pre>" in text
     assert main(["report", store, "-o", str(page), "--expect", "ab" * 32]) == 1
     assert main(["report", store, "-o", str(page), "--start", "3", "--stop", "2"]) == 2
     assert main(["report", store]) == 2

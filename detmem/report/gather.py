@@ -76,7 +76,7 @@ class Story:
         self.files: dict[str, tuple[int, int]] = {}  # first and last seq of each segment
         self.receipts: list[tuple[int, str, str | None]] = []  # seq, hash, note
         self.events: list[tuple[int, Key, Version | None]] | None = []
-        self._first, self._last = first, last
+        self.first, self.last = first, last
         self._before: dict[Key, Version | None] = {}
         self._change: Change | None = None
 
@@ -101,10 +101,10 @@ class Story:
             self.peaks[collection] = max(count, self.peaks.get(collection, 0))
         self.operations.update(now.operations)
         self._put(now)
-        if self._last is None or frame.seq <= self._last:
+        if self.last is None or frame.seq <= self.last:
             named = [(name, collection, ids) for (name, collection), ids in groups.items()]
             self.commits.append(Commit(frame.seq, named, frame.link.hex(), frame.state_root.hex()))
-        if frame.seq == self._last:
+        if frame.seq == self.last:
             self._change = self._compare()
 
     def change(self) -> Change:
@@ -138,7 +138,7 @@ class Story:
 
     def _set(self, collection: str, id: str, version: Version | None) -> None:
         records, key = self.live.setdefault(collection, {}), (collection, id)
-        if self._first < self.seq <= (self.seq if self._last is None else self._last):
+        if self.first < self.seq <= (self.seq if self.last is None else self.last):
             self._before.setdefault(key, records.get(id))
         if version is None:
             records.pop(id, None)
@@ -176,4 +176,4 @@ class Story:
                 ]
                 changed.append((*key, " and ".join(parts)))
         self._before = {}
-        return Change(min(self._first, self.seq), self.seq, added, removed, changed)
+        return Change(min(self.first, self.seq), self.seq, added, removed, changed)

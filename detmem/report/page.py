@@ -54,7 +54,7 @@ def render(disk: Disk, story: Story, found: Report, level: str, *, expected: boo
         _receipts(story),
         _commits(story),
         _files(disk, story),
-        _again(found, story, level),
+        _again(found, story, level, expected),
     ]
     return "\n".join(
         [
@@ -256,17 +256,21 @@ def _files(disk: Disk, story: Story) -> str:
     return _section("files", "Files", _table(["file", "holds", "bytes"], rows, "llr"))
 
 
-def _again(found: Report, story: Story, level: str) -> str:
-    checkpoint = _checkpoint(found, story)
+def _again(found: Report, story: Story, level: str, expected: bool) -> str:
     lines = [f"detmem verify PATH --level {level} --expect {found.state_root}" if found.ok else "detmem verify PATH"]
     if found.ok:
         lines += [
-            "detmem replay PATH COPY          # every commit applied anew, to a new store",
-            "detmem diff PATH COPY            # must say: the same history, same contents",
+            "detmem replay PATH COPY             # every commit applied anew, to a new store",
+            "detmem diff PATH COPY               # must say: the same history, same contents",
         ]
-    if checkpoint is not None:
-        lines.append("detmem verify PATH --expect FILE # FILE: the checkpoint above, as it stands")
-    lines.append("detmem report PATH -o report.html")
+    if _checkpoint(found, story) is not None:
+        lines.append("detmem verify PATH --expect FILE    # FILE: the checkpoint above, as it stands")
+    lines.append("python verifier.py store PATH       # detmem/verifier.py, copied: Python alone, without detmem")
+    moments = (f" --start {story.first}" if story.first else "") + (f" --stop {story.last}" if story.last else "")
+    wanted = " --expect ..." if expected else ""
+    lines.append(
+        "detmem report PATH -o report.html" + moments + (" --level chain" if level == "chain" else "") + wanted
+    )
     text = (
         "<p>With PATH for the store. The first must end in the state root above; the last must write this page again, "
         "byte for byte, as long as nothing has been written to the store.</p>"
