@@ -338,7 +338,7 @@ def test_the_decoder_accepts_the_vectors_of_the_encoding_and_refuses_their_neigh
     assert min(counts) > 20
 
 
-# --- the twin's broken neighbours, page by page: what no random change would come upon ---------------------------------
+# --- the twin's broken neighbours, page by page: what no random change would come upon ------------------------------
 
 
 def page(name: str) -> dict[str, Any]:
