@@ -625,9 +625,11 @@ class Log:
                 frame = read_frame(data, at, seed, first, self.seq, self.link, self.log)
             except Refused as bad:
                 need(last, f"{name}, offset {at}, seq {self.seq + 1}: {bad}")
-                for behind in range(at, len(data)):
-                    header = frame_header(data, behind, seed) if data[behind] == 0x44 else None
+                behind = data.find(b"DMF1", at)
+                while behind >= 0:  # any header behind it says what had been acknowledged when it was written
+                    header = frame_header(data, behind, seed)
                     self.durable = max(self.durable, header[5] if header else 0)
+                    behind = data.find(b"DMF1", behind + 1)
                 return at, str(bad)
             sealed = frame.operations is None
             self.durable = max(self.durable, frame.durable_seq)
@@ -692,6 +694,9 @@ def verify_store(path: Path, wanted: Checkpoint | None = None) -> Verified:
         if now.seq in snapshots:
             snapshots.pop(now.seq).compare(now, head)
 
+    if head.snapshot_seq and head.snapshot_seq not in snapshots:
+        notes.append(f"HEAD names a snapshot of seq {head.snapshot_seq}, which is absent; the log has it all")
+    visit(log)
     need(head.segment == 0 or head.segment in segments, f"HEAD names segment {head.segment}, which is absent")
     bad = None
     for number in segments:
@@ -1228,6 +1233,7 @@ def check_subtree(data: bytes, receipt: Receipt, trusted: Checkpoint, via: bytes
     for record in records:
         need(isinstance(record, list) and len(record) == 5 and isinstance(record[0], str), "subtree: a record")
         record_id, vector, content, one, two = record
+        need(1 <= len(record_id.encode()) <= 512, "subtree: size of an id")
         need(all(isinstance(part, bytes) for part in record[1:]), "subtree: a record's bytes")
         need(len(one) in (0, 32) and len(two) in (0, 32), "subtree: a salt")
         need(last < record_id.encode(), "subtree: records out of order")
@@ -1288,6 +1294,7 @@ def check_refutation(data: bytes, receipt: Receipt, trusted: Checkpoint, via: by
         isinstance(record_id, str) and all(isinstance(x, bytes) for x in (content, two, vector, one)),
         "refutation: its values",
     )
+    need(1 <= len(record_id.encode()) <= 512, "refutation: size of the id")
     need(len(one) in (0, 32) and len(two) in (0, 32), "refutation: a salt")
     leaf = record_leaf(receipt.collection, record_id, commitment(vector, one), commitment(content, two))
     check_state_part(part, {state_key(receipt.collection, record_id): leaf}, seq, trust(text, trusted, via))

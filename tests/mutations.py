@@ -119,7 +119,7 @@ def _judge(store: Path, checkpoint: str, removed: list[str]) -> str:
         return f"WRONG, {type(error).__name__} {error}"
     if found.checkpoint.text() != checkpoint:
         return f"WRONG, accepted with another checkpoint: {found.checkpoint}"
-    if not found.notes and not all(name.startswith("snap/") for name in removed or ["log/"]):
+    if not found.notes and not all(name.startswith("snap/") for name in removed or ["log/"]):  # an old one may go
         return "WRONG, accepted without a word"
     return "the whole store, and a note"
 

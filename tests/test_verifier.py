@@ -88,8 +88,10 @@ def test_a_store_with_every_operation_arrives_where_the_package_does(tmp_path: P
 
 
 def test_an_empty_store_and_the_moments_of_another(tmp_path: Path) -> None:
-    detmem.open(tmp_path / "empty").close()
-    assert VERIFIER.verify_store(tmp_path / "empty").checkpoint.seq == 0
+    with detmem.open(tmp_path / "empty") as db:
+        for _ in range(2):
+            assert VERIFIER.verify_store(tmp_path / "empty").checkpoint.text() == str(db.checkpoint())
+            db.snapshot()  # of nothing
     lived(tmp_path / "s")
     with detmem.open(tmp_path / "s", "r") as db:
         for seq in range(db.seq + 1):
@@ -153,6 +155,19 @@ def test_a_payload_may_be_gone_exactly_where_a_later_erasure_names_it(tmp_path: 
     assert said[False, False] == said[True, True] == []
     assert "no erasure names" in said[True, False]
     assert said[False, True] == ["an erasure is unfinished: 1 payloads that it names are still there"]
+
+
+def test_what_is_less_than_a_closed_store_leaves_is_noted(tmp_path: Path) -> None:
+    lived(tmp_path / "s")
+    whole, head = checkpoint_of(tmp_path / "s"), (tmp_path / "s" / "HEAD").read_bytes()
+    newest = sorted((tmp_path / "s" / "snap").iterdir())[-1]
+    newest.rename(tmp_path / "elsewhere")
+    assert "a snapshot of seq" in VERIFIER.verify_store(tmp_path / "s", whole).notes[0]
+    (tmp_path / "elsewhere").rename(newest)
+    (tmp_path / "s" / "HEAD").write_bytes(head[:4096] + bytes(4096))
+    assert "a slot of HEAD" in VERIFIER.verify_store(tmp_path / "s", whole).notes[0]
+    (tmp_path / "s" / "HEAD").write_bytes(head[:-1] + b"x")
+    assert "where zeros are written" in VERIFIER.verify_store(tmp_path / "s", whole).notes[0]
 
 
 def test_exported_logs_are_verified_and_cut_ones_refused(tmp_path: Path) -> None:
@@ -266,6 +281,21 @@ def test_a_missing_neighbour_shows_in_its_subtree_and_by_its_refutation() -> Non
     assert wrong == 1
     missing = VERIFIER.check_refutation(unhex(found["refutation"]["bytes"]), false, trusted())
     assert missing == found["false_receipt"]["missing"]
+
+
+@with_proofs
+def test_an_id_of_any_length_is_refused_and_not_stumbled_over() -> None:
+    found = vectors()
+    receipt = VERIFIER.check_receipt(bytes.fromhex(found["receipts"][-1]["bytes"]), trusted())
+    false = VERIFIER.check_receipt(bytes.fromhex(found["false_receipt"]["bytes"]), trusted())
+    kind, subtree = TWIN.decode(bytes.fromhex(found["subtrees"][0]["bytes"]))
+    refuting, refutation = TWIN.decode(bytes.fromhex(found["refutation"]["bytes"]))
+    for id in ("", "x" * 513, "x" * 70_000):
+        with pytest.raises(Refused, match="size of an id"):
+            record = [id, b"", b"", b"", b""]
+            VERIFIER.check_subtree(TWIN.encode([kind, {**subtree, "records": [record]}]), receipt, trusted())
+        with pytest.raises(Refused, match="size of the id"):
+            VERIFIER.check_refutation(TWIN.encode([refuting, {**refutation, "id": id}]), false, trusted())
 
 
 @with_proofs
