@@ -10,6 +10,7 @@ The house, from the top (a room imports only rooms below it):
     checking                what a receipt is worth, asked of a store again
     opening                 from a path to an open database
     database, collection    the shell: check -> stage -> append -> sync -> publish; arrays in, results out
+    past, graph             a database as it was at a seq; links as callers see them
     results                 what calls give back
     parallel                threads for searches
     prover                  from a store to proofs
@@ -31,6 +32,7 @@ from detmem.errors import (
     DimensionError,
     Divergence,
     DuplicateIdError,
+    Erased,
     FormatError,
     LockedError,
     LogDamaged,
@@ -52,7 +54,7 @@ from detmem.proof.checkpoint import Checkpoint
 from detmem.proof.note import SignerKey, VerifierKey
 from detmem.proof.proofs import ConsistencyProof, Proof, RecordProof, Verdict
 from detmem.proof.receipt import Receipt, Refutation, Subtree
-from detmem.results import Commit, Diff, Entry, Hit, Records, Report, Result, SnapshotInfo
+from detmem.results import Commit, Diff, Entry, Hit, Link, Linked, Records, Report, Result, SnapshotInfo
 
 __version__ = "0.1.0"
 
@@ -70,8 +72,11 @@ __all__ = [
     "Divergence",
     "DuplicateIdError",
     "Entry",
+    "Erased",
     "FormatError",
     "Hit",
+    "Link",
+    "Linked",
     "LockedError",
     "LogDamaged",
     "NotFoundError",

@@ -10,10 +10,9 @@ from itertools import zip_longest
 
 import numpy as np
 
-from detmem.database import MEMORY, Database
-from detmem.errors import CorruptionError, NotFoundError, UsageError
+from detmem.database import Database
+from detmem.errors import CorruptionError, Erased, NotFoundError, UsageError
 from detmem.journal.disk import AnyPath
-from detmem.journal.files import frames
 from detmem.machine import fixed
 from detmem.opening import open
 from detmem.proof.checkpoint import Checkpoint
@@ -64,7 +63,7 @@ def _checked(receipt: Receipt, db: Database, trusted: Checkpoint | None) -> Verd
             receipt.show(receipt.checkpoint, None)
         try:
             again = _asked_again(receipt, db)
-        except (NotFoundError, UsageError) as error:
+        except (Erased, NotFoundError, UsageError) as error:
             return Verdict(False, None, f"the store cannot be asked this at seq {receipt.seq}: {error}")
         for rank, (said, found) in enumerate(zip_longest(receipt.results, again.results), 1):
             if said != found:
@@ -82,27 +81,21 @@ def _checked(receipt: Receipt, db: Database, trusted: Checkpoint | None) -> Verd
 
 def _asked_again(receipt: Receipt, db: Database) -> Receipt:
     """The receipt that the store gives for the same question at the same seq."""
-    with ExitStack() as stack:
-        then = db
-        if db.seq != receipt.seq:
-            then = stack.enter_context(open(MEMORY))
-            for segment, frame in frames(db._disk, 1, receipt.seq + 1):
-                then._apply(frame.operations, frame.link, frame.state_root, f"{segment.name}, seq {frame.seq}")
-        collection = then[receipt.collection]
-        if collection._definition != receipt.definition:
-            raise UsageError(f"collection {receipt.collection!r} is defined differently")
-        more = {} if receipt.max_distance is None else {"max_distance": receipt.max_distance}
-        found = collection.search(
-            raw=np.frombuffer(receipt.query, fixed.RAW).astype(np.int32),
-            k=receipt.k,
-            where=receipt.where,
-            ids=None if receipt.ids is None else list(receipt.ids),
-            include=(),
-            **more,
-        )
-        if found.seq != receipt.seq:
-            raise CorruptionError(f"the store moved on to seq {found.seq} while it was asked")
-        return found.receipt("R3" if receipt.level == "R3" else "R0")
+    then = db if db.seq == receipt.seq else db.at(receipt.seq)
+    collection = then[receipt.collection]
+    if collection._definition != receipt.definition:
+        raise UsageError(f"collection {receipt.collection!r} is defined differently")
+    found = collection.search(
+        raw=np.frombuffer(receipt.query, fixed.RAW).astype(np.int32),
+        k=receipt.k,
+        where=receipt.where,
+        ids=None if receipt.ids is None else list(receipt.ids),
+        max_distance=receipt.max_distance,
+        include=(),
+    )
+    if found.seq != receipt.seq:
+        raise CorruptionError(f"the store moved on to seq {found.seq} while it was asked")
+    return found.receipt("R3" if receipt.level == "R3" else "R0", checkpoint=receipt.checkpoint)
 
 
 def _shown(one: Named | None) -> str:

@@ -17,16 +17,15 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from detmem.errors import Divergence, NotFoundError, SnapshotDamaged, UsageError
-from detmem.journal import snapshot
+from detmem.errors import Divergence, Erased, NotFoundError, UsageError
 from detmem.journal.disk import Disk
-from detmem.journal.files import frames, open_if_there, snapshot_name, snapshot_seqs
-from detmem.journal.recovery import advance
+from detmem.journal.files import frames
+from detmem.journal.past import state_at
 from detmem.journal.tiles import StaleTiles, Tiles
 from detmem.machine import encoding, filters, fixed
-from detmem.machine.commands import Definition
+from detmem.machine.commands import SALT_BYTES, Definition
 from detmem.machine.commitment import LogTree, commit
-from detmem.machine.records import Records, View
+from detmem.machine.records import Record, Records, View
 from detmem.machine.state import State
 from detmem.proof.checkpoint import Checkpoint
 from detmem.proof.merkle import BadProof, consistency_path, inclusion_path, log_root, prove_state, verify_consistency
@@ -34,7 +33,7 @@ from detmem.proof.proofs import Anchor, Claim, Closing, ConsistencyProof, Record
 from detmem.proof.receipt import LEVELS, SUBTREES, Named, Receipt, Row, Subtree, list_hash
 from detmem.search import reference
 
-__all__ = ["Prover", "Question"]
+__all__ = ["Place", "Prover", "Question"]
 
 _STATE_ENTRY_BYTES = 64
 _BUCKETS = 1 << 16
@@ -56,8 +55,8 @@ class Question(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Now:
-    """Where the store stands: the checkpoint, and the tree under it."""
+class Place:
+    """Where a store stands, or stood: the checkpoint, and the log's tree under it."""
 
     checkpoint: Checkpoint
     log: LogTree
@@ -83,27 +82,31 @@ class Prover:
 
     # -- proofs
 
-    def record(self, collection: str, id: str) -> RecordProof:
-        """That a record (or with ``id`` "" a collection) is live now, or is not."""
+    def record(
+        self, collection: str, id: str, place: Place | None = None, checkpoint: Checkpoint | None = None
+    ) -> RecordProof:
+        """That a record (or with ``id`` "" a collection) was there at ``place``, or was not; by default, now."""
         key = key_of(collection, id)
-        with self._moment():
-            now, seq, root = self._now(), self._state.seq, self._state.root
-            buckets, nodes = self._prove_state(self._state, [key])
-            records = self._state.collections.get(collection)
+        with self._standing(None if place is None else place.checkpoint.seq) as (now, state):
+            seq, root = state.seq, state.root
+            buckets, nodes = self._prove_state(state, [key])
+            records = state.collections.get(collection)
             opening = None
             if records is not None and not id:
                 opening = commit(records.definition.encode())
             elif records is not None and id in records.slots:
-                opening = b"".join(records.commitments(records.slots[id]))
-        part = StatePart(self._anchor(now, seq, root, now.checkpoint), buckets, nodes)
+                record = records.record(records.slots[id])
+                opening = record.vector_commitment + record.content_commitment
+        under = self._under(now, seq, checkpoint or (place or now).checkpoint)
+        part = StatePart(self._anchor(now, seq, root, under), buckets, nodes)
         claim = Claim(collection, id, opening)
-        part.show({key: claim.leaf}, seq, now.checkpoint)
-        return RecordProof(now.checkpoint, seq, (claim,), part)
+        part.show({key: claim.leaf}, seq, under)
+        return RecordProof(under, seq, (claim,), part)
 
-    def consistency(self, old: Checkpoint) -> ConsistencyProof:
-        """That the log, as it stands, begins with that of ``old``; ``Divergence`` when it does not."""
+    def consistency(self, old: Checkpoint, place: Place | None = None) -> ConsistencyProof:
+        """That the log, as it stands or stood at ``place``, begins with that of ``old``; ``Divergence`` when not."""
         with self._moment():
-            now = self._now()
+            now = place or self._now()
         return self._consistency(now, old)
 
     def receipt(
@@ -113,9 +116,10 @@ class Prover:
         seq: int,
         level: str,
         checkpoint: Checkpoint | None = None,
+        place: Place | None = None,
     ) -> Receipt:
-        """The receipt of an answer (ids and raw distances) given at ``seq``, under ``checkpoint``, or where the store
-        stands now."""
+        """The receipt of an answer (ids and raw distances) given at ``seq``, under ``checkpoint``; by default, under
+        that of ``place``, or of the store as it stands now."""
         if not isinstance(level, str) or level not in LEVELS:
             raise UsageError(f"level: expected one of {', '.join(LEVELS)}, found {level!r}")
         name = question.collection
@@ -126,13 +130,10 @@ class Prover:
             buckets, nodes = self._prove_state(state, [key_of(name, ""), *keys])
         if None in leaves:
             raise Divergence(f"a result that was no record of {name!r} at seq {seq}")
-        if checkpoint is not None and checkpoint != now.checkpoint:
-            self._consistency(now, checkpoint)
-            if checkpoint.seq < seq:
-                raise UsageError(f"checkpoint: expected one of seq {seq} or later, found {checkpoint.seq}")
+        under = self._under(now, seq, checkpoint or (place or now).checkpoint)
         named = tuple(Named(raw, id, leaf or b"") for (id, raw), leaf in zip(results, leaves, strict=True))
         receipt = Receipt(
-            checkpoint or now.checkpoint,
+            under,
             name,
             question.definition,
             seq,
@@ -147,18 +148,18 @@ class Prover:
             None,
         )
         if level != "R0":
-            anchor = self._anchor(now, seq, root, receipt.checkpoint)
+            anchor = self._anchor(now, seq, root, under)
             receipt = replace(receipt, part=StatePart(anchor, buckets, nodes))
-            receipt.show(receipt.checkpoint, None)
+            receipt.show(under, None)
         if level == "R3":
             receipt = replace(receipt, subtrees=self._local_lists(receipt, view, state))
         return receipt
 
-    def subtree(self, collection: str, number: int, seq: int | None = None) -> Subtree:
-        """All that is live in one of the 256 parts of the state, at ``seq`` or now."""
+    def subtree(self, collection: str, number: int, place: Place | None = None) -> Subtree:
+        """All that was live in one of the 256 parts of the state at ``place``; by default, now."""
         if not 0 <= number < SUBTREES:
             raise UsageError(f"number: expected 0..{SUBTREES - 1}, found {number}")
-        with self._standing(self._state.seq if seq is None else seq) as (now, state):
+        with self._standing(None if place is None else place.checkpoint.seq) as (now, state):
             seq, root, records, rows = state.seq, state.root, state.collections.get(collection), []
             if records is None:
                 raise NotFoundError(f"no collection {collection!r} at seq {seq}")
@@ -172,14 +173,13 @@ class Prover:
                     if id is None:
                         others.append(entry)
                     else:
-                        rows.append(_row(records, id))
+                        rows.append(_row(id, records.record(records.slots[id])))
             top = _BUCKETS >> 8 | number
             siblings = b"".join([state.tree.node(top >> height ^ 1) for height in range(8)])
-        anchor = self._anchor(now, seq, root, now.checkpoint)
-        subtree = Subtree(
-            now.checkpoint, seq, collection, number, tuple(sorted(rows)), b"".join(others), siblings, anchor
-        )
-        subtree.show(now.checkpoint, None)
+        under = (place or now).checkpoint
+        anchor = self._anchor(now, seq, root, under)
+        subtree = Subtree(under, seq, collection, number, tuple(sorted(rows)), b"".join(others), siblings, anchor)
+        subtree.show(under, None)
         return subtree
 
     def first_difference(self, other: Prover) -> int:
@@ -220,40 +220,29 @@ class Prover:
 
     # -- inside
 
-    def _now(self) -> _Now:
+    def _now(self) -> Place:
         """Under ``moment``."""
         state = self._state
-        return _Now(Checkpoint.of(state.seq, state.log, state.root), state.log)
+        return Place(Checkpoint.of(state.seq, state.log, state.root), state.log)
 
     @contextmanager
-    def _standing(self, seq: int) -> Iterator[tuple[_Now, State]]:
-        """The state as it stood at ``seq``, and where the store stands now."""
+    def _standing(self, seq: int | None) -> Iterator[tuple[Place, State]]:
+        """The state as it stood at ``seq`` (None: now), and where the store stands now."""
         with self._moment():
             now = self._now()
-            if now.checkpoint.seq == seq:
+            if seq in (None, now.checkpoint.seq):
                 yield now, self._state
                 return
-        yield now, self._replayed(seq, now.checkpoint.seq)
+        assert seq is not None
+        yield now, state_at(self._disk, seq)
 
-    def _replayed(self, seq: int, last: int) -> State:
-        """The state at ``seq``, from the nearest snapshot before it and the log."""
-        if not 0 <= seq <= last:
-            raise UsageError(f"seq: expected 0..{last}, found {seq}")
-        state = State()
-        for number in reversed([one for one in snapshot_seqs(self._disk) if one <= seq]):
-            file = open_if_there(self._disk, snapshot_name(number))
-            if file is None:  # a live writer has newer ones, and let this one go since it was listed
-                continue
-            try:
-                state, _ = snapshot.load(file, snapshot_name(number))
-                break
-            except SnapshotDamaged:  # a cache: an older one, or the log, says the same
-                continue
-            finally:
-                file.close()
-        for segment, frame in frames(self._disk, state.seq + 1, seq + 1):
-            advance(state, segment, frame)
-        return state
+    def _under(self, now: Place, seq: int, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint, seen to be one of this log and not before ``seq``."""
+        if checkpoint != now.checkpoint:
+            self._consistency(now, checkpoint)
+            if checkpoint.seq < seq:
+                raise UsageError(f"checkpoint: expected one of seq {seq} or later, found {checkpoint.seq}")
+        return checkpoint
 
     def _records(self, state: State, question: Question, seq: int) -> Records:
         records = state.collections.get(question.collection)
@@ -265,7 +254,7 @@ class Prover:
         buckets, nodes = prove_state(state.tree.bucket, state.tree.node, keys)
         return tuple(buckets), nodes
 
-    def _proven(self, now: _Now, make: Callable[[], Made]) -> Made:
+    def _proven(self, now: Place, make: Callable[[], Made]) -> Made:
         """What ``make`` makes of the tiles and verifies; they are made anew if it is bad."""
         with self._using:
             self._tiles.follow(now.checkpoint.seq, now.log)
@@ -275,7 +264,7 @@ class Prover:
                 self._tiles.rebuild(now.checkpoint.seq, now.log)
             return make()
 
-    def _anchor(self, now: _Now, seq: int, state_root: bytes, checkpoint: Checkpoint) -> Anchor | None:
+    def _anchor(self, now: Place, seq: int, state_root: bytes, checkpoint: Checkpoint) -> Anchor | None:
         """What binds the state root of ``seq`` to ``checkpoint``, which is one of this log."""
         if seq == 0:
             return None
@@ -288,7 +277,7 @@ class Prover:
 
         return self._proven(now, make)
 
-    def _consistency(self, now: _Now, old: Checkpoint) -> ConsistencyProof:
+    def _consistency(self, now: Place, old: Checkpoint) -> ConsistencyProof:
         new, node = now.checkpoint, self._tiles.node
         if old.seq > new.seq or old.log_size > new.log_size:
             raise Divergence(f"the log ends at seq {new.seq} with {new.log_size} leaves, it has not been at {old!r}")
@@ -343,7 +332,8 @@ class Prover:
         return b"".join([list_hash(number, entries) for number, entries in enumerate(lists)])
 
 
-def _row(records: Records, id: str) -> Row:
-    slot = records.slots[id]
-    content = encoding.encode_content(records.metadatas[slot], records.documents[slot])
-    return Row(id, records.vector_bytes(slot), content)
+def _row(id: str, record: Record) -> Row:
+    if record.erased:
+        raise Erased(f"{id!r} was erased since: nobody can show what it held")
+    content = encoding.encode_content(record.metadata, record.document)
+    return Row(id, bytes(record.vector), content, record.salts[:SALT_BYTES], record.salts[SALT_BYTES:])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from detmem.proof.checkpoint import Checkpoint
     from detmem.proof.receipt import Receipt
 
-__all__ = ["Commit", "Diff", "Entry", "Hit", "Records", "Report", "Result", "SnapshotInfo"]
+__all__ = ["Commit", "Diff", "Entry", "Hit", "Link", "Linked", "Records", "Report", "Result", "SnapshotInfo"]
 
 Metadata = dict[str, Any]
 
@@ -72,7 +72,8 @@ class Diff:
     """What ``b`` has and ``a`` has not, and so on, as sorted (collection, id) pairs.
 
     ``common_seq`` is the last seq at which both logs are the same; ``collections`` names those that only one side
-    has, or whose definitions differ.
+    has, or whose definitions differ; ``links`` are those that only one side has, as (collection, id, relation,
+    collection, id).
     """
 
     common_seq: int
@@ -80,36 +81,62 @@ class Diff:
     removed: list[tuple[str, str]]
     changed: list[tuple[str, str]]
     collections: list[str] = field(default_factory=list)
+    links: list[tuple[str, str, str, str, str]] = field(default_factory=list)
 
     @property
     def same(self) -> bool:
         """Whether both hold the same (their histories may differ)."""
-        return not (self.added or self.removed or self.changed or self.collections)
+        return not (self.added or self.removed or self.changed or self.collections or self.links)
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Records, by position.  What was not included is None; ``vectors`` float64 (n, dim), ``raw`` int32 (n, dim)."""
+    """Records, by position.  What was not included is None; ``vectors`` float64 (n, dim), ``raw`` int32 (n, dim).
+
+    ``erased``: ids that a view of the past left out, because their records have been erased since.
+    """
 
     ids: list[str]
     metadatas: list[Metadata] | None
     documents: list[str | None] | None
     vectors: NDArray[np.float64] | None
     raw: NDArray[np.int32] | None
+    erased: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
+class Link(NamedTuple):
+    """A directed link; an end is an id, or (collection, id) where it lies in another collection than was asked."""
+
+    src: str | tuple[str, str]
+    relation: str
+    dst: str | tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """A record that a hit leads to: ``depth`` links away, the last of them a ``relation``."""
+
+    collection: str
+    id: str
+    relation: str
+    depth: int
+    metadata: Metadata | None
+    document: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One record of an answer; ``metadata`` and ``document`` are None when not included."""
+    """One record of an answer; ``metadata`` and ``document`` are None when not included, ``linked`` when not asked."""
 
     id: str
     distance: float
     raw: int
     metadata: Metadata | None
     document: str | None
+    linked: list[Linked] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,7 +145,9 @@ class Result:
 
     One query: ``ids`` list of m str, ``raw`` int64 (m,), ``distances`` float64 (m,), ``metadatas`` and ``documents``
     lists of m or None; ``result[i]`` and iteration give ``Hit``.  n queries: lists of n lists, arrays (n, m), and
-    ``result[i]`` and iteration give the ``Result`` of one query.  ``seq`` is the moment that answered.
+    ``result[i]`` and iteration give the ``Result`` of one query.  ``seq`` is the moment that answered.  ``linked``:
+    with ``expand``, for each hit the records that it leads to, by (depth, relation, id).  ``erased``: ids that a view
+    of the past left out, because their records have been erased since.
     """
 
     ids: list[Any]
@@ -127,6 +156,8 @@ class Result:
     metadatas: list[Any] | None
     documents: list[Any] | None
     seq: int
+    linked: list[Any] | None = None
+    erased: list[str] = field(default_factory=list)
     _asked: Any = field(default=None, repr=False)  # who can say what was asked: see ``receipt``
     _number: int = field(default=0, repr=False)  # which of its queries this answers
 
@@ -134,9 +165,9 @@ class Result:
         """What was asked and answered, with a proof, as a file for somebody else (spec/receipts.md).
 
         ``level``: R0 what was said, R1 that the results were live, R2 to ask again, R3 to check completeness by parts.
-        ``checkpoint``: the one to prove it under, of ``seq`` or later; by default, where the store stands now.
-        For one query: of several, take ``result[i].receipt()``.  Made from the open store; a store that has moved on
-        is replayed up to ``seq``.
+        ``checkpoint``: the one to prove it under, of ``seq`` or later; by default that of the database (or the view of
+        the past) that answered, as it stands now.  For one query: of several, take ``result[i].receipt()``.
+        Made from the open store; one that has moved on is replayed up to ``seq``.
         """
         if self.raw.ndim != 1:
             raise UsageError("a receipt is of one query: take result[i].receipt()")
@@ -164,10 +195,11 @@ class Result:
             raise IndexError(f"result index {index} out of range: there are {len(self)}")  # ends old-style iteration
         metadata = None if self.metadatas is None else self.metadatas[index]
         document = None if self.documents is None else self.documents[index]
+        linked = None if self.linked is None else self.linked[index]
         if self.raw.ndim == 1:
-            return Hit(self.ids[index], float(self.distances[index]), int(self.raw[index]), metadata, document)
-        number = int(index) % len(self)
-        parts = self.ids[index], self.raw[index], self.distances[index], metadata, document, self.seq
+            return Hit(self.ids[index], float(self.distances[index]), int(self.raw[index]), metadata, document, linked)
+        raw, distances, number = self.raw[index], self.distances[index], int(index) % len(self)
+        parts = self.ids[index], raw, distances, metadata, document, self.seq, linked, self.erased
         return Result(*parts, self._asked, number)
 
     def __repr__(self) -> str:

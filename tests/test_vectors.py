@@ -298,7 +298,33 @@ def test_operation(case: dict[str, Any]) -> None:
     assert (None if operation.content is None else bytes(operation.content).hex()) == case["content"]
     assert operation.header.hex() == case["header"]
     assert operation.leaf.hex() == case["leaf"]
+    assert operation.salt.hex() == case["salt"]
     assert commands.encode([operation], 1 << 20).hex() == case["bytes"]
+    if case["erased"] is not None:
+        assert commands.encode([commands.erased(operation)], 1 << 20).hex() == case["erased"]
+        (gone,) = commands.decode(memoryview(hexed(case, "erased")))
+        assert (gone.leaf, gone.vector, gone.content, gone.erased) == (operation.leaf, None, None, True)
+
+
+def test_a_log_with_erased_payloads_comes_to_the_same_roots() -> None:
+    """Each commit of the rich store, its first life and after the erasure of "ann"."""
+    _, commits = twin_commits(vectors("log")["rich_commands"])
+    before, after, again = State(), State(), twin.Memory()
+    for commit in commits:
+        gone = [
+            twin.without_payload(o) if commit.seq < 14 and o.id == "ann" and o.type in twin.WRITES else o
+            for o in commit.operations
+        ]
+        for state, operations in ((before, commit.operations), (after, gone)):
+            body = b"".join(map(twin.encode_operation, operations))
+            change = state.apply(commands.decode(memoryview(body)))
+            assert (change.state_root, change.link) == (commit.state_root, commit.link)
+            state.publish(change)
+        again.replay(commit._replace(operations=tuple(gone)))
+        assert set(after.missing) == again.state.missing
+        assert bool(after.missing) == (3 <= commit.seq < 14)
+    assert after.erased == again.state.erased == {("people", "ann"): 14, ("people", "cat"): 15}
+    assert before.erased == after.erased
 
 
 @cases("log", "invalid_operations")
