@@ -234,7 +234,8 @@ def _diff(asked: argparse.Namespace) -> int:
 def _search(asked: argparse.Namespace) -> int:
     where = None if asked.where is None else _where(asked.where)
     vector = None if asked.vector is None else _vector(asked.vector)
-    with _open(asked.path) as db:
+    with _open(asked.path) as opened:
+        db = opened if asked.at is None else opened.at(asked.at)
         collection = db[_names(db, asked.collection)[0]]
         raw = None if asked.id is None else collection.get(asked.id, include=("raw",)).raw
         result = collection.search(vector, asked.k, raw=None if raw is None else raw[0], where=where)

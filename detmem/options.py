@@ -106,6 +106,7 @@ def parser(version: str) -> argparse.ArgumentParser:
     query.add_argument("--id", metavar="ID", help="the vector of this record")
     one.add_argument("-k", metavar="K", type=_whole, default=10, help="how many (default 10)")
     one.add_argument("--where", metavar="JSON", help="a filter on metadata")
+    one.add_argument("--at", metavar="SEQ", type=_whole, help="as it was at this seq")
     one.add_argument("--receipt", metavar="OUT", help="write a receipt of the answer to this file (one query)")
     levels = "R0: what was said; R1 (default): its records are proven; R2; R3: and completeness, by parts"
     one.add_argument("--level", choices=("R0", "R1", "R2", "R3"), default="R1", help=levels)

@@ -373,6 +373,17 @@ def test_a_receipt_is_written_and_asked_again(store, tmp_path, run, run_json):
     assert run("check-receipt", tmp_path / "none", store)[0] == 3
 
 
+def test_a_search_of_the_past_and_its_receipt(store, tmp_path, run, run_json):
+    place = tmp_path / "answer.receipt"
+    words = ["search", store, "--collection", "notes", "--id", "a", "-k", 2, "--at", 3, "--receipt", place]
+    code, told = run_json(*words)
+    assert (code, told["seq"]) == (0, 3)
+    assert [hit["id"] for hit in told["hits"]] == ["a", "c"]  # which was deleted at seq 4
+    assert detmem.Receipt.load(place).seq == 3
+    assert run("check-receipt", place, store)[0] == 0
+    assert run(*words[:-4], "--at", 99)[0] == 2
+
+
 def test_a_receipt_is_of_one_query_only(store, tmp_path, run):
     np.save(tmp_path / "two.npy", np.array([[3.0, 3.0], [-1.0, 0.0]], np.float32))
     words = ["search", store, "--collection", "notes", "--vector", tmp_path / "two.npy", "--receipt", tmp_path / "r"]
@@ -443,7 +454,7 @@ WRONG_WORDS = [
     ["search", "STORE", "--collection", "notes", "--id", "a", "--where", '{"n": 1, "n": 2}'],
     ["search", "STORE", "--collection", "notes", "--vector", "no such file.npy"],
     ["search", "STORE", "--collection", "notes", "--vector", __file__],
-    ["search", "STORE", "--collection", "notes", "--id", "a", "--at", "3"],
+    ["search", "STORE", "--collection", "notes", "--id", "a", "--at", "99"],
     ["stats", "STORE", "--verbose"],
 ]
 

@@ -153,6 +153,84 @@ def test_an_empty_answer_has_a_receipt() -> None:
             assert receipt.check_subtree(db.subtree("notes", number), db.checkpoint()).ok
 
 
+def test_a_view_of_the_past_proves_itself_and_can_be_proven_from_now() -> None:
+    with detmem.open(":memory:") as db:
+        notes = small(db)
+        hits = notes.search(raw=[0, 0, 0, 0], k=4)
+        then = db.checkpoint()
+        notes.delete(hits.ids[:2])
+        view = db.at(then.seq)
+        assert view.prove("notes", hits.ids[0]).verify(then, "notes", hits.ids[0]).ok
+        assert view.prove("notes", hits.ids[0]).present
+        late = view.prove("notes", hits.ids[0], checkpoint=db.checkpoint())
+        assert late.verify(db.checkpoint(), "notes", hits.ids[0]).ok  # the old root, out of the present one
+        again = view["notes"].search(raw=[0, 0, 0, 0], k=4)
+        for level in ("R1", "R3"):
+            assert again.receipt(level).verify(then).ok
+            assert again.receipt(level, checkpoint=db.checkpoint()) == hits.receipt(level)
+        receipt, subtree = again.receipt("R3"), view.subtree("notes", key_of("notes", hits.ids[0])[0])
+        assert receipt.check_subtree(subtree, then).ok
+        first = view.prove_consistency(then)
+        assert (first.old, first.new) == (then, then)
+        with pytest.raises(Divergence):
+            view.prove_consistency(db.checkpoint())
+        with pytest.raises(UsageError, match="later"):
+            db.prove("notes", "n1", checkpoint=then)
+        assert detmem.diff(view, db).common_seq == then.seq
+
+
+def test_links_requests_and_recorded_receipts_stand_beside_the_records() -> None:
+    """Links are leaves of the state like any other, the rest leaves of the log alone."""
+    with detmem.open(":memory:") as db:
+        notes = small(db, 60)
+        for number in range(0, 50, 2):
+            notes.link(f"n{number}", "after", f"n{number + 1}")
+        notes.upsert("n7", raw=[1, 1, 1, 1], request_id="r1")
+        hits = notes.search(raw=[0, 0, 0, 0], k=4, expand="after")
+        receipt = hits.receipt("R3")
+        commit = db.record(receipt, "asked by the planner")
+        assert commit is not None
+        assert (commit.seq, commit.state_root) == (receipt.seq + 1, db.state_root)
+        with pytest.raises(UsageError):
+            db.record(receipt.sha256)  # type: ignore[arg-type]
+        assert receipt.verify(receipt.checkpoint).ok
+        view = db.at(receipt.seq)
+        others = [view.subtree("notes", number) for number in range(0, 256, 5)]
+        assert any(one.others for one in others)
+        assert all(receipt.check_subtree(one, receipt.checkpoint).ok for one in others)
+        assert detmem.check_receipt(receipt, db).level == "R3"
+
+
+def test_salted_records_are_shown_with_their_salts() -> None:
+    with detmem.open(":memory:") as db:
+        notes = db.collection("notes", dim=2, metric="l2", erasable=True)
+        notes.add([f"n{i}" for i in range(30)], raw=[[i, 2 * i] for i in range(30)], documents=["text"] * 30)
+        notes.update("n3", documents="another")
+        receipt, checkpoint = notes.search(raw=[0, 0], k=3).receipt("R3"), db.checkpoint()
+        missing = receipt.results[2]
+        fourth = notes.search(raw=[0, 0], k=4).receipt().results[3]
+        lying = forged(receipt, db, (*receipt.results[:2], fourth))
+        subtree = db.subtree("notes", key_of("notes", missing.id)[0])
+        assert all(row.vector_salt and row.content_salt for row in subtree.records)
+        assert receipt.check_subtree(subtree, checkpoint).ok
+        refutation = lying.refute(subtree, checkpoint)
+        assert refutation is not None
+        assert detmem.Refutation.decode(refutation.encode()).verify(lying, checkpoint).ok
+        assert db.prove("notes", "n3").verify(checkpoint, "notes", "n3").ok
+
+
+@pytest.mark.parametrize("within", [-1.0, 0.0, 1e-4, 0.5, float("inf")])
+def test_a_greatest_distance_is_part_of_the_question(within: float) -> None:
+    with detmem.open(":memory:") as db:
+        notes = small(db)
+        receipt = notes.search(raw=[0, 0, 0, 0], k=9, max_distance=within).receipt("R3")
+        assert Receipt.decode(receipt.encode()) == receipt
+        assert receipt.max_distance == (None if within == float("inf") else within)
+        assert detmem.check_receipt(receipt, db).level == "R3"
+        for number in range(0, 256, 9):
+            assert receipt.check_subtree(db.subtree("notes", number), db.checkpoint()).ok
+
+
 # ------------------------------------------------------------------------------------------------------- false answers
 
 
