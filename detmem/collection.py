@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -42,6 +43,7 @@ Progress = bool | Callable[[int, int], object] | None
 
 _SEARCHED = ("metadatas", "documents")
 _FETCHED = (*_SEARCHED, "vectors", "raw")
+_FEW = 16  # where less than a 16th matches, sorting that is cheaper than passing over all in order
 
 
 class Collection:
@@ -186,9 +188,7 @@ class Collection:
         with self._database._writing() as stage:
             self._check_standing(stage)
             if ids is None:
-                contents = stage.contents(self._name)
-                matches = chosen.select(list(contents.values())).tolist()
-                names = sorted(id for id, match in zip(contents, matches, strict=True) if match)
+                names = sorted(self._matching_ids(stage, chosen))
             elif missing == "ignore":
                 names = [id for id in names if stage.has(self._name, id)]
             return self._database._write(stage, [commands.delete(self._name, id) for id in names])
@@ -258,7 +258,8 @@ class Collection:
         chosen = filters.parse(where)
         if ids is None:
             _, view = self._view()
-            slots, lost = view.in_id_order, view.gone
+            slots: list[int] = []
+            lost = view.gone
         else:
             names, _ = _id_list(ids, empty=True, repeated=True)
             _, view, found = self._find(names)
@@ -271,8 +272,10 @@ class Collection:
             slots = [slot for slot in found if slot is not None]
         if included or not chosen.is_all:
             self._check_erased(view, lost)
-        if not chosen.is_all:
-            matches = _matching(view, chosen)
+        if ids is None:
+            slots = view.in_id_order if chosen.is_all else self._matching_slots(view, chosen)
+        elif not chosen.is_all:
+            matches = self._database._matching(view, chosen)
             slots = [slot for slot in slots if matches[slot]]
         slots = slots[first:] if most is None else slots[first : first + most]
         raw = view.rows.take(np.array(slots, dtype=np.int64)) if {"vectors", "raw"} & included else None
@@ -320,7 +323,7 @@ class Collection:
             views = None if reach is None else self._database._views()
         lost = view.gone if names is None else [slot for slot in view.gone if view.ids[slot] in names]
         self._check_erased(view, lost)
-        mask = None if chosen.is_all else _matching(view, chosen)
+        mask = None if chosen.is_all else self._database._matching(view, chosen)
         if allowed is not None:
             inside = np.zeros(view.rows.count, dtype=np.bool_)
             inside[allowed] = True
@@ -344,7 +347,7 @@ class Collection:
         if chosen.is_all:
             return view.count
         self._check_erased(view, view.gone)
-        return int(np.count_nonzero(_matching(view, chosen)))
+        return int(np.count_nonzero(self._database._matching(view, chosen)))
 
     def __len__(self) -> int:
         return self._view()[1].count
@@ -510,6 +513,23 @@ class Collection:
             for steps in walks
         ]
 
+    def _matching_slots(self, view: View, chosen: filters.Filter) -> list[int]:
+        """Slots of live records that match, by id."""
+        matches = self._database._matching(view, chosen)
+        found = np.flatnonzero(matches).tolist()
+        if len(found) * _FEW < view.count:
+            return sorted(found, key=view.ids.__getitem__)
+        shown = matches.tobytes()
+        return [slot for slot in view.in_id_order if shown[slot]]
+
+    def _matching_ids(self, stage: Stage, chosen: filters.Filter) -> list[str]:
+        """Ids of records that match, those of an open batch included, in any order."""
+        if stage.operations:
+            contents = stage.contents(self._name)
+            return list(compress(contents, chosen.select(list(contents.values())).tolist()))
+        _, view = self._view()
+        return [view.ids[slot] for slot in np.flatnonzero(self._database._matching(view, chosen)).tolist()]
+
     def _check_standing(self, stage: Stage) -> None:
         found = stage.definition(self._name)
         if found is not self._definition and found != self._definition:  # the same object, nearly always
@@ -590,13 +610,6 @@ def _distance(value: object, flat: bool) -> float | None:
     if not flat:
         raise UsageError("max_distance: expected one query (dim,), found several: their answers differ in length")
     return float(value)
-
-
-def _matching(view: View, chosen: filters.Filter) -> NDArray[np.bool_]:
-    """Which slots are live and match, bool (n,)."""
-    matches = np.zeros(view.rows.count, dtype=np.bool_)
-    matches[view.live] = chosen.select([view.metadatas[slot] for slot in view.live.tolist()])
-    return matches
 
 
 def _id_list(ids: object, *, empty: bool = False, repeated: bool = False) -> tuple[list[str], bool]:

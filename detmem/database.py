@@ -35,7 +35,9 @@ from detmem.journal.log import Journal
 from detmem.journal.past import Position
 from detmem.journal.recovery import Opened, Recovery, follow
 from detmem.machine import commands, encoding, fixed
+from detmem.machine.columns import Columns
 from detmem.machine.commands import Definition, Link, Operation
+from detmem.machine.filters import Filter
 from detmem.machine.links import Node
 from detmem.machine.past import Moment, PastRecords
 from detmem.machine.records import Records, View
@@ -94,6 +96,7 @@ class Database:
         self._workers = workers
         self._compiled = {"reference"}
         self._followers: WeakKeyDictionary[Vectors, tuple[search.Follower, threading.Lock]] = WeakKeyDictionary()
+        self._columns: WeakKeyDictionary[Vectors, tuple[Columns, threading.Lock]] = WeakKeyDictionary()
         self._writer = threading.RLock()
         self._moment = threading.Lock()
         self._batch: Stage | None = None
@@ -498,6 +501,14 @@ class Database:
         self._compiled.add(kernel)
         return answers
 
+    def _matching(self, view: View, chosen: Filter) -> NDArray[np.bool_]:
+        """Which slots of ``view`` are live and match, bool (n,)."""
+        with self._moment:
+            columns, following = self._columns.setdefault(view.rows.owner, (Columns(), threading.Lock()))
+        with following:
+            fields = columns.follow(view.metadatas, view.rows.count, chosen.fields)
+        return chosen.select_columns(fields, view.alive)
+
     # -- inside
 
     def _commit(self, stage: Stage) -> Commit:
@@ -583,6 +594,7 @@ class Database:
         self._workers.after_fork()
         self._prover.after_fork()
         self._followers = WeakKeyDictionary()  # one of their locks may have been held by a thread that is not here
+        self._columns = WeakKeyDictionary()
         if self._journal is not None:
             self._journal.disown()
         if self._lock is not None:

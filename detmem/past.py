@@ -49,7 +49,7 @@ class Past(Database):
         """Locks and caches are the origin's, and after a fork its new ones."""
         self._writer: threading.RLock = self._origin._writer
         self._moment, self._followers = self._origin._moment, self._origin._followers
-        self._prover = self._origin._prover
+        self._columns, self._prover = self._origin._columns, self._origin._prover
 
     def _folded(self) -> Moment:
         return Moment(state_at(self._disk, self._seq), self._seq, self._without_erased)

@@ -310,8 +310,15 @@ def filters() -> Case:
     numbers_only = [m for m in metadatas if not isinstance(m.get("f"), str)]
     strings_only = [m for m in metadatas if not twin.is_number(m.get("f"))]
     rows = [example, {"kind": "b", "year": 1999.5}, {}]
+    edges: list[Any] = [-(2**63), -(2**63) + 1, -(2**53) - 1, -(2**53), -129, -128, -1, 127, 128, 2**53 + 2]
+    edges += [2**63 - 1024, 2**63 - 1, -(2.0**63), -(2.0**53) - 2, -128.5, -5e-324, 0.0, 5e-324, 127.5, 2.0**53 + 2]
+    edges += [2.0**63 - 1024, 2.0**63, -1e308, 1e308, True, None]
+    lists: list[Any] = [[], [0], [-0.0], [False], [1], [True], [2**53 + 1], [float(2**53)], [None], ["ab"], ["a", "b"]]
+    lists += [["b", "a"], ["a", "b", "a"], [1.0, None, "a", True], "a", "", 1, True, None]
     sets = {
         "everything": metadatas,
+        "numbers at the edges": [{}, *({"f": value} for value in edges)],
+        "lists, and what is none": [{}, *({"f": value} for value in lists)],
         "no strings": numbers_only,
         "no numbers": strings_only,
         "a number and a string": [{"f": 1.5}, {"f": "a"}],
@@ -358,6 +365,33 @@ def filters() -> Case:
             table("an order of strings", strings_only, {"f": {operator: text}})
         table("a number against a stored string", sets["a number and a string"], {"f": {operator: 1}})
         table("a string against a stored number", sets["a number and a string"], {"f": {operator: "a"}})
+    at_the_edges = sets["numbers at the edges"]
+    bounds: list[Any] = [-(2**63), -(2.0**63), -(2**53) - 1, -(2.0**53), -128, -128.5, -129.0, -5e-324, 127, 127.5, 128]
+    bounds += [2**53 + 1, 2.0**53 + 2, 2**63 - 1024, 2**63 - 1, 2.0**63 - 1024, 2.0**63, -1e308, 1e308]
+    for bound in bounds:
+        for operator in (*twin.ORDERS, "$eq"):
+            table("a number near the edge of its type", at_the_edges, {"f": {operator: bound}})
+    table("$in with ints and floats", at_the_edges, {"f": {"$in": [*bounds, True]}})
+    table("$nin with ints and floats", at_the_edges, {"f": {"$nin": [*bounds, None]}})
+    some_lists = sets["lists, and what is none"]
+    for value in (0, -0.0, False, 1, True, 1.0, 2**53 + 1, float(2**53), None, "a", "", "ab", "c"):
+        table("$contains: an element, by equality", some_lists, {"f": {"$contains": value}})
+    for value in (
+        [],
+        [0.0],
+        [False],
+        [1.0],
+        [True],
+        [float(2**53)],
+        ["a", "b"],
+        ["b", "a"],
+        ["a"],
+        [1, None, "a", True],
+    ):
+        table("a whole list", some_lists, {"f": value})
+        table("not a whole list", some_lists, {"f": {"$ne": value}})
+    table("$in with lists", some_lists, {"f": {"$in": [["b", "a"], [True], [], "a", 1.0]}})
+    table("$nin with lists", some_lists, {"f": {"$nin": [["b", "a"], [True], [], "a", 1.0]}})
     for why, where in [
         ("None means all", None),
         ("{} means all", {}),
@@ -370,6 +404,9 @@ def filters() -> Case:
         ("the whole list", {"tags": ["x", 1.0]}),
         ("a list is not its element", {"tags": "x"}),
         ("a missing field equals nothing", {"absent": None}),
+        ("several operators of one field", {"year": {"$gte": 1999, "$lt": 2024, "$ne": 2000}}),
+        ("not of a missing field", {"$not": {"absent": 1}}),
+        ("exists under $not", {"$not": {"seen": {"$exists": True}}}),
         ("a conflict behind a clause that matches", {"$or": [{"kind": "a"}, {"kind": {"$gt": 5}}]}),
         ("a conflict behind a clause that fails", {"kind": "zzz", "year": {"$lt": "2020"}}),
         ("a conflict under $not", {"$not": {"year": {"$lt": "x"}}}),

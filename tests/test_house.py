@@ -99,7 +99,7 @@ FLOAT_ROOMS = {
     "machine/units.py": "floats propose what integers would decide, with a bound of the error",
     "machine/contents.py": "as encoding",
     "machine/encoding.py": "float64 metadata values are data and have a byte string",
-    "machine/filters.py": "float64 metadata values are compared, exactly",
+    "machine/columns.py": "float64 metadata values are held by their bits and compared, exactly",
     "search/front.py": "learning what to read first, and guarded products; no answer depends on either",
 }
 WITHOUT_DOOR = {"__main__.py"}  # run, never imported
