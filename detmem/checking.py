@@ -11,7 +11,7 @@ from itertools import zip_longest
 import numpy as np
 
 from detmem.database import Database
-from detmem.errors import CorruptionError, Erased, NotFoundError, UsageError
+from detmem.errors import Erased, NotFoundError, UsageError
 from detmem.journal.disk import AnyPath
 from detmem.machine import fixed
 from detmem.opening import open
@@ -81,21 +81,19 @@ def _checked(receipt: Receipt, db: Database, trusted: Checkpoint | None) -> Verd
 
 def _asked_again(receipt: Receipt, db: Database) -> Receipt:
     """The receipt that the store gives for the same question at the same seq."""
-    then = db if db.seq == receipt.seq else db.at(receipt.seq)
-    collection = then[receipt.collection]
-    if collection._definition != receipt.definition:
-        raise UsageError(f"collection {receipt.collection!r} is defined differently")
-    found = collection.search(
-        raw=np.frombuffer(receipt.query, fixed.RAW).astype(np.int32),
-        k=receipt.k,
-        where=receipt.where,
-        ids=None if receipt.ids is None else list(receipt.ids),
-        max_distance=receipt.max_distance,
-        include=(),
-    )
-    if found.seq != receipt.seq:
-        raise CorruptionError(f"the store moved on to seq {found.seq} while it was asked")
-    return found.receipt("R3" if receipt.level == "R3" else "R0", checkpoint=receipt.checkpoint)
+    with db.at(receipt.seq) as then:
+        collection = then[receipt.collection]
+        if collection._definition != receipt.definition:
+            raise UsageError(f"collection {receipt.collection!r} is defined differently")
+        found = collection.search(
+            raw=np.frombuffer(receipt.query, fixed.RAW).astype(np.int32),
+            k=receipt.k,
+            where=receipt.where,
+            ids=None if receipt.ids is None else list(receipt.ids),
+            max_distance=receipt.max_distance,
+            include=(),
+        )
+        return found.receipt("R3" if receipt.level == "R3" else "R0")
 
 
 def _shown(one: Named | None) -> str:

@@ -545,8 +545,8 @@ class Collection:
         asked: _Asked,
     ) -> Result:
         distances = fixed.distances_to_float(raw, self.metric, self.format)
-        if asked.within is not None:
-            near = int(np.count_nonzero(distances <= asked.within))
+        if asked.max_distance is not None:
+            near = int(np.count_nonzero(distances <= asked.max_distance))
             slots, raw, distances = slots[:near], raw[:near], distances[:near]
         order = slots.tolist()
         return Result(
@@ -568,19 +568,18 @@ class _Asked(NamedTuple):
     k: int
     where: dict[str, Any] | None
     ids: list[str] | None
-    within: float | None
+    max_distance: float | None
 
     def receipt(self, result: Result, number: int, level: str, checkpoint: Checkpoint | None) -> Receipt:
         """The receipt of the answer to query ``number``."""
         if result.erased:
-            raise UsageError("this answer left out records that were erased since: it is not what was answered then")
+            raise Erased("this answer left out records that have been erased: there is no receipt for it")
         ids = None if self.ids is None else tuple(sorted(set(self.ids)))
-        within = None if self.within == math.inf else self.within
         name, definition = self.collection._name, self.collection._definition
+        within = None if self.max_distance == math.inf else self.max_distance
         question = Question(name, definition, self.queries[number], self.k, self.where, ids, within)
         answer = list(zip(result.ids, result.raw.tolist(), strict=True))
-        database = self.collection._database
-        return database._prover.receipt(question, answer, result.seq, level, checkpoint, database._place())
+        return self.collection._database._prover.receipt(question, answer, result.seq, level, checkpoint)
 
 
 def _batch(results: list[Result], asked: _Asked) -> Result:

@@ -50,7 +50,7 @@ from detmem.proof.checkpoint import Checkpoint
 from detmem.proof.note import SignerKey
 from detmem.proof.proofs import ConsistencyProof, RecordProof, given_checkpoint
 from detmem.proof.receipt import Receipt, Subtree
-from detmem.prover import Place, Prover
+from detmem.prover import Prover
 from detmem.results import Commit, Entry, Report, SnapshotInfo
 
 if TYPE_CHECKING:
@@ -335,14 +335,15 @@ class Database:
         return checkpoint
 
     def record(self, receipt: Receipt | bytes, note: str | None = None) -> Commit | None:
-        """Put what was read into the audit trail: a receipt's SHA-256 (or any 32 bytes), ``note`` at most 64 KiB.
+        """Put what was read into the audit trail: the hash of a ``receipt`` (or any SHA-256, 32 bytes), and a note of
+        at most 64 KiB.
 
         It changes no state root; the log root covers it.
         """
         if isinstance(receipt, Receipt):
             receipt = bytes.fromhex(receipt.sha256)
         if not isinstance(receipt, bytes) or len(receipt) != 32:
-            raise UsageError(f"receipt: expected a Receipt or 32 bytes, found {receipt!r:.80}")
+            raise UsageError(f"receipt: expected a Receipt or a hash of 32 bytes, found {receipt!r:.80}")
         text = encoding.check_document(note, "note")
         if text is not None and len(text.encode()) > commands.MAX_NOTE_BYTES:
             raise UsageError(f"note: expected at most {commands.MAX_NOTE_BYTES} bytes, found {len(text.encode())}")
@@ -357,17 +358,14 @@ class Database:
 
     # -- proofs
 
-    def prove(self, collection: str, id: str, *, checkpoint: Checkpoint | str | None = None) -> RecordProof:
-        """That the record is there, or is not: for whoever trusts a checkpoint, and has no store.
-
-        ``checkpoint``: the one to prove it under; by default that of this database, or view of the past, itself.
-        """
+    def prove(self, collection: str, id: str) -> RecordProof:
+        """That the record is live now, or is not: for whoever trusts a checkpoint, and has no store."""
         name, id = encoding.check_name(collection, "collection"), encoding.check_id(id, "id")
-        return self._prover.record(name, id, self._place(), Checkpoint.read(checkpoint, "checkpoint"))
+        return self._prover.record(name, id)
 
     def prove_consistency(self, old: Checkpoint | str) -> ConsistencyProof:
         """That this log begins with that of ``old``.  ``Divergence`` when it does not."""
-        return self._prover.consistency(given_checkpoint(old, "old"), self._place())
+        return self._prover.consistency(given_checkpoint(old, "old"))
 
     def sign(self, key: SignerKey, last: Checkpoint | str | None = None) -> str:
         """The checkpoint as it stands, as a signed note (extra ``sign``).
@@ -384,11 +382,7 @@ class Database:
     def subtree(self, collection: str, number: int) -> Subtree:
         """All that is live in one of the 256 parts of the state (0..255), for checking receipts of level R3."""
         name, number = encoding.check_name(collection, "collection"), encoding.whole_number(number, "number", 0)
-        return self._prover.subtree(name, number, self._place())
-
-    def _place(self) -> Place | None:
-        """Where a view of the past stands; None for what stands now."""
-        return None
+        return self._prover.subtree(name, number)
 
     # -- for Collection
 

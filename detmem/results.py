@@ -165,9 +165,9 @@ class Result:
         """What was asked and answered, with a proof, as a file for somebody else (spec/receipts.md).
 
         ``level``: R0 what was said, R1 that the results were live, R2 to ask again, R3 to check completeness by parts.
-        ``checkpoint``: the one to prove it under, of ``seq`` or later; by default that of the database (or the view of
-        the past) that answered, as it stands now.  For one query: of several, take ``result[i].receipt()``.
-        Made from the open store; one that has moved on is replayed up to ``seq``.
+        ``checkpoint``: the one to prove it under, of ``seq`` or later; by default, where the store stands now.
+        For one query: of several, take ``result[i].receipt()``.  Made from the open store; a store that has moved on
+        is replayed up to ``seq``.
         """
         if self.raw.ndim != 1:
             raise UsageError("a receipt is of one query: take result[i].receipt()")
@@ -198,9 +198,9 @@ class Result:
         linked = None if self.linked is None else self.linked[index]
         if self.raw.ndim == 1:
             return Hit(self.ids[index], float(self.distances[index]), int(self.raw[index]), metadata, document, linked)
-        raw, distances, number = self.raw[index], self.distances[index], int(index) % len(self)
-        parts = self.ids[index], raw, distances, metadata, document, self.seq, linked, self.erased
-        return Result(*parts, self._asked, number)
+        number = int(index) % len(self)
+        parts = self.ids[index], self.raw[index], self.distances[index], metadata, document, self.seq
+        return Result(*parts, linked, self.erased, self._asked, number)
 
     def __repr__(self) -> str:
         if self.raw.ndim == 1:

@@ -24,6 +24,7 @@ _HEIGHT = 8
 _WIDTH = 1 << _HEIGHT
 _HASH_BYTES = 32
 _TILE_BYTES = _WIDTH * _HASH_BYTES
+_KEPT_CLOSINGS = 4096
 _CACHED_TILES = 256  # that a disk has as well: 2 MiB
 _FOLDER, _TILE, _PART = re.compile("x[0-9]{3}"), re.compile("[0-9]{3}"), re.compile("[0-9]{1,3}")
 
@@ -50,7 +51,7 @@ class Tiles:
         self._parts: dict[int, str | None] = {}  # and the file of these, of each level
         self._held: dict[tuple[int, int], bytes] = {}
         self._written: dict[tuple[int, int], None] = {}  # those of ``_held`` that the disk has as well
-        self._closing = (0, 0, 0)  # of the last commit read: seq, index of its leaf, number of operations
+        self._closings: dict[int, tuple[int, int]] = {}  # of the last commits read, as ``closing`` gives them
 
     def disown(self) -> None:
         """In a forked child: the store's files stay with the parent."""
@@ -140,13 +141,19 @@ class Tiles:
 
     def closing(self, seq: int) -> tuple[int, int]:
         """(index, number of operations) of the leaf that closes commit ``seq``, which is in the log."""
-        if self._closing[0] != seq:
+        if seq not in self._closings:
             first = max(number for number in segment_seqs(self._disk) if number <= seq)
             size = read_header(self._disk, first).log_size
             for _, frame in frames(self._disk, first, seq + 1):
                 size += len(frame.leaves)
-            self._closing = seq, size - 1, len(frame.leaves) - 1
-        return self._closing[1:]
+                self._remember(frame, size)
+        return self._closings[seq]
+
+    def _remember(self, frame: Frame, size: int) -> None:
+        """``size``: of the log behind the frame."""
+        self._closings[frame.seq] = size - 1, len(frame.leaves) - 1
+        if len(self._closings) > _KEPT_CLOSINGS:
+            del self._closings[next(iter(self._closings))]
 
     def commit_with(self, leaf: int) -> int:
         """The seq of the commit that leaf ``leaf`` belongs to."""
@@ -174,7 +181,7 @@ class Tiles:
             try:
                 for frame in reader:
                     self._append(b"".join(frame.leaves))
-                    self._closing = frame.seq, self.size - 1, len(frame.leaves) - 1
+                    self._remember(frame, self.size)
                     self._arrived(header, frame)
                     if frame.seq == seq:  # before the next is looked at: it may be torn, or being written
                         return

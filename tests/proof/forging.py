@@ -28,6 +28,7 @@ import detmem
 from bench import common
 from detmem.errors import CorruptionError, UsageError
 from detmem.machine import encoding
+from detmem.proof.merkle import prove_state
 from detmem.proof.proofs import key_of
 
 __all__ = ["Target", "forged", "scrambled", "targets"]
@@ -82,9 +83,9 @@ def targets() -> list[Target]:
         fifth = notes.search(raw=[0, 0, 0], k=5, where=where).receipt().results
         named = tuple(one for one in fifth if one != missing)
         keys = [key_of("notes", ""), *(key_of("notes", one.id) for one in named)]
-        buckets, nodes = db._prover._prove_state(db._state, keys)
+        buckets, nodes = prove_state(db._state.tree.bucket, db._state.tree.node, keys)
         assert third.part is not None
-        lying = replace(third, results=named, part=third.part._replace(buckets=buckets, nodes=nodes))
+        lying = replace(third, results=named, part=third.part._replace(buckets=tuple(buckets), nodes=nodes))
         refutation = lying.refute(subtrees[1], now)
         assert refutation is not None
     encoded = [receipt.encode() for receipt in receipts]
