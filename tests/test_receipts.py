@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -430,6 +431,38 @@ def test_every_past_root_and_every_record_is_provable_after_any_history(calls: l
             proof = db.prove("c", id)
             assert (proof.verify(now, "c", id).ok, proof.present) == (True, id in c)
             assert proof.encode() == TWIN.write_state_proof(told, now.seq, now.seq, [("c", id)])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_old_roots_out_of_memory_are_the_logged_ones(seed: int) -> None:
+    """Of histories with links, several collections, batches, and collections that come and go."""
+    draw = random.Random(seed)
+    with detmem.open(":memory:") as db:
+        checkpoints = [db.checkpoint()]
+        for number in range(60):
+            names = db.collections()
+            if not names or draw.random() < 0.08:
+                db.collection(f"c{number}", dim=1, metric="l2", erasable=draw.random() < 0.3)
+            elif draw.random() < 0.04:
+                db.drop(draw.choice(names))
+            else:
+                c = db[draw.choice(names)]
+                ids = [f"i{draw.randrange(9)}" for _ in range(draw.choice((1, 1, 3, 90)))]
+                there = list(c)
+                if len(there) > 1 and draw.random() < 0.3:
+                    (c.link if draw.random() < 0.7 else c.unlink)(draw.choice(there), "to", draw.choice(there))
+                elif there and draw.random() < 0.3:
+                    c.delete(draw.sample(there, draw.randint(1, len(there))))
+                else:
+                    c.upsert(many := list(dict.fromkeys(ids)), raw=[[number]] * len(many))
+            if db.seq == len(checkpoints):
+                checkpoints.append(db.checkpoint())
+        held = 0
+        for checkpoint in checkpoints:
+            with db._prover._standing(checkpoint.seq) as (_, then):
+                assert then.root.hex() == checkpoint.state_root
+                held += then._state is db._state
+        assert held > 5
 
 
 def test_a_checkpoint_of_another_history_is_not_continued() -> None:
