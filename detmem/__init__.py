@@ -6,19 +6,23 @@ exactly.  The same commands give the same bytes on every machine: roots, snapsho
 The house, from the top (a room imports only rooms below it):
 
     cli, options, demo      the auditor's desk, its words, and the main job on real data
+    selfcheck               one fixed life, and what every machine makes of it
     history                 verify, replay, diff, salvage, repair: whole stores at once
     checking                what a receipt is worth, asked of a store again
+    exchange                export and import: files that other programs read
+    report                  one page for an auditor
     opening                 from a path to an open database
     database, collection    the shell: check -> stage -> append -> sync -> publish; arrays in, results out
     past, graph             a database as it was at a seq; links as callers see them
     results                 what calls give back
-    parallel                threads for searches
+    parallel, progress      threads for searches; how far long work is
     prover                  from a store to proofs
     proof                   checkpoints, proofs, receipts, signed notes: whatever is checked without a store
     journal                 the only rooms that touch a disk: frames, HEAD, recovery, snapshots
     search                  exact nearest neighbours: the definition, and planes and kernels with the same bits
     machine                 the pure core: numbers, encoding, operations, state, filters, commitments
     errors                  every way to say no
+    verifier                stands alone: copied elsewhere, it checks stores and proofs without this package
 
 Normative texts stand in ``spec/``.
 """

@@ -7,8 +7,7 @@ into results.  It decides nothing about commits, files or roots; ``Database`` do
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +26,7 @@ from detmem.machine.records import Records as LiveRecords
 from detmem.machine.records import View
 from detmem.machine.runs import Operations, Run
 from detmem.machine.stage import Stage
+from detmem.progress import Progress, reporter
 from detmem.proof.checkpoint import Checkpoint
 from detmem.proof.receipt import Receipt, plain_where
 from detmem.prover import Question
@@ -39,7 +39,6 @@ __all__ = ["Collection"]
 
 RecordsOf = LiveRecords | PastRecords
 Where = Mapping[str, Any] | None
-Progress = bool | Callable[[int, int], object] | None
 
 _SEARCHED = ("metadatas", "documents")
 _FETCHED = (*_SEARCHED, "vectors", "raw")
@@ -78,6 +77,11 @@ class Collection:
     def format(self) -> str:
         """``Q16.16``, ``Q8.24`` or ``Q4.28``."""
         return self._definition.format
+
+    @property
+    def erasable(self) -> bool:
+        """Whether what is committed to is salted."""
+        return self._definition.erasable
 
     def __repr__(self) -> str:
         return f"<detmem.Collection {self._name!r} dim={self.dim} metric={self.metric} format={self.format}>"
@@ -375,7 +379,7 @@ class Collection:
         names, bare = _id_list(ids)
         request = None if request_id is None else encoding.check_id(request_id, "request_id")
         key = self._salting()
-        report = _reporter(progress)
+        report = reporter(progress, "records")
         report(0, len(names))
         matrix = self._matrix(vectors, raw, len(names), bare)
         maps = _entries(metadatas, len(names), bare, "metadatas")
@@ -680,22 +684,3 @@ def _includes(include: object, known: tuple[str, ...]) -> frozenset[str]:
 def _check_missing(missing: object) -> None:
     if not isinstance(missing, str) or missing not in ("error", "ignore"):
         raise UsageError(f"missing: expected 'error' or 'ignore', found {missing!r}")
-
-
-def _reporter(progress: Progress) -> Callable[[int, int], object]:
-    if progress is None or progress is False:
-        return lambda done, total: None
-    if progress is True:
-        return _print_progress
-    if callable(progress):
-        return progress
-    raise UsageError(f"progress: expected True or a callable, found {type(progress).__name__}")
-
-
-def _print_progress(done: int, total: int) -> None:
-    """A line on stderr: renewed in place on a terminal, printed once at the end elsewhere."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r{done} of {total} records" + "\n" * (done == total))
-        sys.stderr.flush()
-    elif done == total:
-        sys.stderr.write(f"{done} of {total} records\n")

@@ -16,22 +16,29 @@ from detmem.journal.files import LOCK, damaged, frames
 from detmem.journal.head import newest_head
 from detmem.machine import encoding
 from detmem.opening import disk_for_reading, open
+from detmem.progress import Progress
 from detmem.proof.checkpoint import Checkpoint
 from detmem.results import Diff, Report
 
 __all__ = ["Salvaged", "diff", "repair", "replay", "salvage", "verify"]
 
 
-def verify(path: AnyPath, *, level: str = "replay", expect: Checkpoint | str | None = None) -> Report:
+def verify(
+    path: AnyPath,
+    *,
+    level: str = "replay",
+    expect: Checkpoint | str | None = None,
+    progress: Progress = None,
+) -> Report:
     """Read a whole store, which need not be fit to open, and say whether it is what was written.
 
     ``level``: ``chain`` checks every byte against the links, ``replay`` also that applying each commit gives its root.
-    ``expect``: a checkpoint, or its text, that the log must pass through.  Writes nothing, takes no lock.
+    ``expect``: a checkpoint, or its text, that the log must pass through, or the state root (hex) that it must end in.
+    ``progress``: True, or called with (done, total) bytes of the log.  Writes nothing, takes no lock.
 
     ``StoreNotFoundError`` and ``FormatError`` where there is no store; damage is in the report.
     """
-    wanted = Checkpoint.read(expect, "expect")
-    return verify_disk(disk_for_reading(path), level, wanted)
+    return verify_disk(disk_for_reading(path), level, expect, progress=progress)
 
 
 def replay(source: AnyPath | Database, dest: AnyPath, *, until: int | None = None) -> Checkpoint:

@@ -1,10 +1,11 @@
-"""What calls give back: small values that name their parts.  Nothing here computes.
+"""What calls give back: small values that name their parts.  Nothing here decides.
 
 Roots and links are lower-case hex; raw values are exact integers; distances are float64, for people.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -56,8 +57,9 @@ class SnapshotInfo:
 class Report:
     """A verification's verdict.
 
-    ``seq`` and ``state_root`` are of the last good commit, ``reason`` is None when ok.  ``first_bad_seq`` is None
-    when no commit is bad; a snapshot may be.
+    ``seq`` and ``state_root`` are of the last good commit, ``reason`` is None when ok; else it says what was expected
+    and what was found, in ``file`` at byte ``offset`` (None: the file as a whole).  ``first_bad_seq`` is None when no
+    commit is bad; a snapshot may be.
     """
 
     ok: bool
@@ -65,6 +67,14 @@ class Report:
     state_root: str
     first_bad_seq: int | None = None
     reason: str | None = None
+    file: str | None = None
+    offset: int | None = None
+
+    @property
+    def cause(self) -> str:
+        """``reason`` without the place and the count of intact commits that it may repeat."""
+        cause = (self.reason or "").replace(f"; {self.seq} commits before it are intact", "")
+        return re.sub(rf"^{re.escape(self.file or '')}, offset {self.offset}(, seq \d+)?: ", "", cause)
 
 
 @dataclass(frozen=True, slots=True)

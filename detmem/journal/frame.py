@@ -6,7 +6,7 @@ bad frame is the torn end of the log or damage is not decided here: that is ``re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain, islice
@@ -220,6 +220,23 @@ class SegmentReader:
                 return
             yield frame
 
+    def skip(self, seq: int, passed: Callable[[memoryview], None] | None = None) -> None:
+        """Stand before the commit ``seq``, or where this segment ends before it; of those passed over only the headers
+        and the links are read, and the bodies, unverified, if somebody wants them.  ``BadFrame`` at a header that is
+        not good."""
+        while self.seq + 1 < seq and self.offset < self._size:
+            header = memoryview(self._file.pread(_HEADER.size, self.offset))
+            kind, length, found, _ = _read_header(header, self.offset, self._header.seed)
+            if kind == _SEAL_KIND:
+                return
+            end = self.offset + _HEADER.size + length + _TRAILER[kind]
+            if found != self.seq + 1 or end > self._size:
+                raise BadFrame(self.offset, f"expected seq {self.seq + 1} whole, found seq {found}")
+            if passed is not None:
+                passed(memoryview(self._file.pread(length, self.offset + _HEADER.size)))
+            self.link = self._file.pread(32, end - 32)
+            self.offset, self.seq = end, found
+
     def _next(self) -> Frame | None:
         offset = self.offset
         kind, length, seq, durable_seq = _read_header(self._read(offset, _HEADER.size), offset, self._header.seed)
@@ -290,8 +307,10 @@ def _read_header(data: memoryview, offset: int, seed: int) -> tuple[int, int, in
     if len(data) < _HEADER.size:
         raise BadFrame(offset, f"a frame header has {_HEADER.size} bytes, found {len(data)}")
     magic, kind, flags, version, length, seq, durable_seq, crc = _HEADER.unpack_from(data)
-    if magic != _MAGIC or crc != crc32(data[: _HEADER.size - _CRC_BYTES], seed):
-        raise BadFrame(offset, "the magic or the CRC of a frame header is wrong")
+    computed = crc32(data[: _HEADER.size - _CRC_BYTES], seed)
+    if magic != _MAGIC or crc != computed:
+        expected = f"expected {_MAGIC!r} and {computed:08x}, found {magic!r} and {crc:08x}"
+        raise BadFrame(offset, f"the magic or the CRC of a frame header is wrong: {expected}")
     if kind not in _TRAILER or flags or version != VERSION:
         raise BadFrame(offset, f"a frame of unknown kind {kind}, flags {flags} or version {version}")
     if length > MAX_FRAME_BYTES or (kind == _SEAL_KIND and length != _SEAL_BODY.size):

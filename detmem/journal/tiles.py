@@ -16,6 +16,7 @@ from detmem.errors import CorruptionError, Divergence, StorageError
 from detmem.journal.disk import Disk
 from detmem.journal.files import TILES, damaged, frames, read_header, segment_name, segment_seqs
 from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader
+from detmem.machine import commands
 from detmem.machine.commitment import LogTree
 
 __all__ = ["StaleTiles", "Tiles"]
@@ -143,15 +144,22 @@ class Tiles:
         """(index, number of operations) of the leaf that closes commit ``seq``, which is in the log."""
         if seq not in self._closings:
             first = max(number for number in segment_seqs(self._disk) if number <= seq)
-            size = read_header(self._disk, first).log_size
-            for _, frame in frames(self._disk, first, seq + 1):
-                size += len(frame.leaves)
-                self._remember(frame, size)
+            counts: list[int] = []
+            file = self._disk.open(segment_name(first))
+            try:
+                header = SegmentHeader.decode(file.pread(SegmentHeader.size_bytes, 0))
+                reader = SegmentReader(file, header)
+                reader.skip(seq + 1, lambda body: counts.append(commands.count(body)))
+            finally:
+                file.close()
+            if reader.seq != seq:
+                raise damaged(segment_name(first), reader.offset, f"the log ends before seq {seq}", reader.seq, seq)
+            self._remember(seq, header.log_size + sum(counts) + len(counts), counts[-1])
         return self._closings[seq]
 
-    def _remember(self, frame: Frame, size: int) -> None:
-        """``size``: of the log behind the frame."""
-        self._closings[frame.seq] = size - 1, len(frame.leaves) - 1
+    def _remember(self, seq: int, size: int, operations: int) -> None:
+        """``size``: of the log behind the commit."""
+        self._closings[seq] = size - 1, operations
         if len(self._closings) > _KEPT_CLOSINGS:
             del self._closings[next(iter(self._closings))]
 
@@ -181,7 +189,7 @@ class Tiles:
             try:
                 for frame in reader:
                     self._append(b"".join(frame.leaves))
-                    self._remember(frame, self.size)
+                    self._remember(frame.seq, self.size, len(frame.leaves) - 1)
                     self._arrived(header, frame)
                     if frame.seq == seq:  # before the next is looked at: it may be torn, or being written
                         return

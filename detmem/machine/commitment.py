@@ -324,7 +324,8 @@ class StateTree:
         keys = _rows(b"".join(changes), _HASH_BYTES)
         leaves = _rows(b"".join([leaf or ZERO for leaf in changes.values()]), _HASH_BYTES)
         gone = np.fromiter([leaf is None for leaf in changes.values()], dtype=np.bool_, count=len(changes))
-        touched = np.flatnonzero(np.bincount(_numbers(keys), minlength=_BUCKETS))
+        numbers = _numbers(keys).astype(np.intp)  # bincount takes no more than the machine's own width
+        touched = np.flatnonzero(np.bincount(numbers, minlength=_BUCKETS))
         standing = _rows(b"".join([self._buckets.get(number, b"") for number in touched.tolist()]), _ENTRY_BYTES)
         entries = np.concatenate((standing, np.concatenate((keys, leaves), axis=1)))
         gone = np.concatenate((np.zeros(len(standing), dtype=np.bool_), gone))

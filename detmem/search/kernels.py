@@ -23,7 +23,18 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from detmem.search.lanes import TILE, UNSIGNED, byte_dot_product, dots, dots_of_tile, fetch, least, least_shown, lower
+from detmem.search.lanes import (
+    TILE,
+    UNSIGNED,
+    byte_dot_product,
+    dots,
+    dots_of_tile,
+    fetch,
+    least,
+    least_shown,
+    lower,
+    unsound,
+)
 
 __all__ = [
     "TILE",
@@ -36,6 +47,7 @@ __all__ = [
     "scan_tiles",
     "seed",
     "thresholds",
+    "unsound",
 ]
 
 _NONE = np.int64((1 << 63) - 1)  # no distance, no bound: above any true one
@@ -53,7 +65,7 @@ _PAST = np.int64(1 << 61)
 BLOCK = 16
 
 # Numba's cache looks at this file alone, and what it compiles has lanes.py inside.  A test compares.
-LANES = "53ca10cae22680e2"
+LANES = "7bd1bbe8bf258c96"
 
 
 def _cache_works() -> bool:
@@ -277,7 +289,10 @@ def _shown(mask, start, stop, lowest, blocks):
 
 @_jit
 def scan(plane, query, constants, mask, masked, start, stop, lowest):
-    """lowest[b] = the least lower bound in block b, for b in start..stop; rows that ``mask`` hides do not count."""
+    """lowest[b] = the least lower bound in block b, for b in start..stop; rows that ``mask`` hides do not count.
+
+    ``mask`` bool (blocks * 16,) if ``masked``.  Where few blocks have a shown row, only those are read.
+    """
     data, shift, rho, one, two, base = plane
     t, surplus, alpha, beta, gamma = constants[0], constants[1], constants[2], constants[3], constants[4]
     products = np.empty((1, BLOCK), dtype=np.int64)
