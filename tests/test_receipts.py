@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import pickle
 import random
 import subprocess
 import sys
@@ -133,6 +136,17 @@ def test_what_the_caller_changes_after_asking_does_not_show() -> None:
         assert receipt.encode() == expected
         assert (receipt.ids, receipt.where) == (("n3", "n5", "n8"), {"n": {"$in": [3, 5, 8]}})
         assert detmem.check_receipt(receipt, db).ok
+
+
+def test_copies_of_a_result_ask_the_same_store_and_pickled_ones_none() -> None:
+    with detmem.open(":memory:") as db:
+        hits = small(db).search(raw=[1, 2, 3, 4], k=2)
+        assert copy.deepcopy(hits).receipt() == hits.receipt()
+        assert dataclasses.asdict(hits)["ids"] == hits.ids
+        away = pickle.loads(pickle.dumps(hits))
+        assert (away.ids, away.raw.tolist(), away.seq) == (hits.ids, hits.raw.tolist(), hits.seq)
+        with pytest.raises(UsageError, match="was not made by a search"):
+            away.receipt()
 
 
 def test_a_filter_deeper_than_a_receipt_can_hold_is_said() -> None:

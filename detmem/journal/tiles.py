@@ -75,17 +75,24 @@ class Tiles:
                 return
         except StaleTiles:
             pass
+        except BaseException:  # a full disk, an interrupt: nobody knows how far it came
+            self._begin()
+            raise
         self.rebuild(seq, log)
 
     def rebuild(self, seq: int, log: LogTree) -> None:
         """The same from the log alone, whatever ``tiles/`` says."""
         self._begin()
-        if self._write:
-            self._clear()
-        self._read_on(seq)
-        if not self.agrees(log):
-            raise Divergence(f"the log up to seq {seq} has not the root {log.root.hex()} that was computed from it")
-        self._save()
+        try:
+            if self._write:
+                self._clear()
+            self._read_on(seq)
+            if not self.agrees(log):
+                raise Divergence(f"the log up to seq {seq} has not the root {log.root.hex()} that was computed from it")
+            self._save()
+        except BaseException:
+            self._begin()
+            raise
 
     def agrees(self, log: LogTree) -> bool:
         """Whether the first ``log.size`` leaves here have that tree's root."""
