@@ -585,7 +585,7 @@ class _Asked:
         """Copies of a result ask the same store."""
         return self
 
-    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """A pickled result leaves the store behind."""
         return _nobody, ()
 
