@@ -10,6 +10,7 @@ The house, from the top (a room imports only rooms below it):
     history                 verify, replay, diff, salvage, repair: whole stores at once
     opening                 from a path to an open database
     database, collection    the shell: check -> stage -> append -> sync -> publish; arrays in, results out
+    past, graph             a database as it was at a seq; links as callers see them
     results                 what calls give back
     parallel                threads for searches
     proof                   checkpoints
@@ -29,6 +30,7 @@ from detmem.errors import (
     DimensionError,
     Divergence,
     DuplicateIdError,
+    Erased,
     FormatError,
     LockedError,
     LogDamaged,
@@ -47,7 +49,7 @@ from detmem.journal.recovery import Recovery
 from detmem.machine.fixed import dequantize, quantize
 from detmem.opening import kernels, open
 from detmem.proof.checkpoint import Checkpoint
-from detmem.results import Commit, Diff, Entry, Hit, Records, Report, Result, SnapshotInfo
+from detmem.results import Commit, Diff, Entry, Hit, Link, Linked, Records, Report, Result, SnapshotInfo
 
 __version__ = "0.1.0"
 
@@ -64,8 +66,11 @@ __all__ = [
     "Divergence",
     "DuplicateIdError",
     "Entry",
+    "Erased",
     "FormatError",
     "Hit",
+    "Link",
+    "Linked",
     "LockedError",
     "LogDamaged",
     "NotFoundError",

@@ -6,31 +6,41 @@ into results.  It decides nothing about commits, files or roots; ``Database`` do
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detmem.errors import DimensionError, DuplicateIdError, NotFoundError, UsageError
+from detmem import graph
+from detmem.errors import DimensionError, DuplicateIdError, Erased, NotFoundError, UsageError
 from detmem.machine import commands, contents, encoding, filters, fixed, runs
 from detmem.machine.commands import Definition, Operation
+from detmem.machine.commitment import request_digest, salt_of
+from detmem.machine.links import Node
+from detmem.machine.past import PastRecords
+from detmem.machine.records import Records as LiveRecords
 from detmem.machine.records import View
-from detmem.machine.runs import Run
-from detmem.machine.state import Stage
-from detmem.results import Commit, Records, Result
+from detmem.machine.runs import Operations, Run
+from detmem.machine.stage import Stage
+from detmem.results import Commit, Link, Linked, Metadata, Records, Result
 
 if TYPE_CHECKING:
     from detmem.database import Database
 
 __all__ = ["Collection"]
 
+RecordsOf = LiveRecords | PastRecords
 Where = Mapping[str, Any] | None
 Progress = bool | Callable[[int, int], object] | None
 
 _SEARCHED = ("metadatas", "documents")
 _FETCHED = (*_SEARCHED, "vectors", "raw")
+_FEW = 16  # where less than a 16th matches, sorting that is cheaper than passing over all in order
 
 
 class Collection:
@@ -79,6 +89,7 @@ class Collection:
         raw: ArrayLike | None = None,
         metadatas: Any = None,
         documents: Any = None,
+        request_id: str | None = None,
         progress: Progress = None,
     ) -> Commit | None:
         """Add records, all or none.
@@ -86,10 +97,13 @@ class Collection:
         ``vectors``: array_like (n, dim), floats or ints; or ``raw``: int32 (n, dim) as stored before, exactly one of
         the two.  ``metadatas`` and ``documents``: n entries, None for absent.  ``progress``: True, or called with
         (done, total) records while they are prepared; raising in it stops the call with nothing written.
+        ``request_id``: str, 1..512 UTF-8 bytes; the same call again under the same id writes nothing and returns the
+        first commit, however often it comes.  The store remembers its last 65,536 of them.
 
         Returns the commit (None inside a batch).  ``DuplicateIdError``: an id exists, or stands twice.
+        ``UsageError``: the request id stands for another call.
         """
-        return self._put(commands.ADD, ids, vectors, raw, metadatas, documents, progress)
+        return self._put(commands.ADD, ids, vectors, raw, metadatas, documents, request_id, progress)
 
     def upsert(
         self,
@@ -99,13 +113,14 @@ class Collection:
         raw: ArrayLike | None = None,
         metadatas: Any = None,
         documents: Any = None,
+        request_id: str | None = None,
         progress: Progress = None,
     ) -> Commit | None:
         """As ``add``, but an existing record is replaced as a whole: what is not given is absent afterwards.
 
-        Replacing a record by an equal one is a commit as well: it happened, and the log says so.
+        Replacing a record by an equal one is a commit as well: it happened, and the log says so.  Its links stay.
         """
-        return self._put(commands.UPSERT, ids, vectors, raw, metadatas, documents, progress)
+        return self._put(commands.UPSERT, ids, vectors, raw, metadatas, documents, request_id, progress)
 
     def update(
         self,
@@ -128,6 +143,7 @@ class Collection:
         rows = self._some_rows(vectors, raw, len(names), bare)
         patches = _entries(metadatas, len(names), bare, "metadatas")
         texts = _entries(documents, len(names), bare, "documents")
+        key = self._salting()
         with self._database._writing() as stage:
             self._check_standing(stage)
             operations: list[Operation | Run] = []
@@ -141,13 +157,19 @@ class Collection:
                 if vector is None and content is None:
                     continue
                 standing = record.vector_commitment, record.content_commitment
-                operations.append(commands.write(commands.UPDATE, self._name, id, vector, content, standing=standing))
+                encoded = None if content is None else encoding.encode_content(*content)
+                salt = b"" if key is None else salt_of(key, self._name, id, vector or b"", encoded or b"")
+                operations.append(
+                    commands.write_encoded(
+                        commands.UPDATE, self._name, id, vector, content, encoded, standing=standing, salt=salt
+                    )
+                )
             return self._database._write(stage, operations)
 
     def delete(
         self, ids: str | Sequence[str] | None = None, *, where: Where = None, missing: str = "ignore"
     ) -> Commit | None:
-        """Delete records by id, or all that match ``where`` (never everything: ``drop`` does that).
+        """Delete records and their links, by id, or all that match ``where`` (never everything: ``drop`` does that).
 
         ``missing``: "ignore" or "error" for unknown ids.  When nothing matches, nothing is logged and the standing
         commit is returned.  Inside a batch ``where`` sees the writes before it.  ``DuplicateIdError``: an id stands
@@ -163,12 +185,50 @@ class Collection:
         with self._database._writing() as stage:
             self._check_standing(stage)
             if ids is None:
-                contents = stage.contents(self._name)
-                matches = chosen.select(list(contents.values())).tolist()
-                names = sorted(id for id, match in zip(contents, matches, strict=True) if match)
+                names = sorted(self._matching_ids(stage, chosen))
             elif missing == "ignore":
                 names = [id for id in names if stage.has(self._name, id)]
             return self._database._write(stage, [commands.delete(self._name, id) for id in names])
+
+    # -- links
+
+    def link(self, src: str, relation: str, dst: str | tuple[str, str]) -> Commit | None:
+        """Link two records: ``src`` of this collection to ``dst``, an id of it or (collection, id).
+
+        ``relation``: str, 1..128 UTF-8 bytes.  A link lives until it is taken away or one of its records is deleted.
+        One that is there already logs nothing.  ``NotFoundError``: a record is not there.
+        """
+        edge = graph.edge(self._name, src, relation, dst)
+        with self._database._writing() as stage:
+            self._check_standing(stage)
+            return self._database._write(stage, [] if stage.has_link(edge) else [commands.link(edge)])
+
+    def unlink(self, src: str, relation: str, dst: str | tuple[str, str]) -> Commit | None:
+        """Take a link away.  One that is not there logs nothing."""
+        edge = graph.edge(self._name, src, relation, dst)
+        with self._database._writing() as stage:
+            self._check_standing(stage)
+            return self._database._write(stage, [commands.unlink(edge)] if stage.has_link(edge) else [])
+
+    def neighbors(self, id: str, relation: str | None = None, direction: str = "out") -> list[Link]:
+        """The links from a record ("out"), to it ("in"), or both, in (relation, id of the other end) order.
+
+        ``NotFoundError``: no such record.
+        """
+        id = encoding.check_id(id, "id")
+        wanted = None if relation is None else encoding.check_name(relation, "relation")
+        if not isinstance(direction, str) or direction not in graph.DIRECTIONS:
+            raise UsageError(f"direction: expected one of {', '.join(graph.DIRECTIONS)}, found {direction!r}")
+        seq, _, (slot,) = self._find([id])
+        if slot is None:
+            raise NotFoundError(f"no record {id!r} in collection {self._name!r}")
+        found = {}
+        for incoming in graph.DIRECTIONS[direction]:
+            for link in self._database._near((self._name, id), incoming, seq):
+                if wanted in (None, link.relation):
+                    other = (link.source, link.collection) if incoming else (link.target, link.target_collection)
+                    found[link] = (link.relation, *other, incoming)
+        return [graph.seen_from(self._name, link) for link in sorted(found, key=found.__getitem__)]
 
     # -- reading
 
@@ -195,15 +255,24 @@ class Collection:
         chosen = filters.parse(where)
         if ids is None:
             _, view = self._view()
-            slots = view.in_id_order
+            slots: list[int] = []
+            lost = view.gone
         else:
             names, _ = _id_list(ids, empty=True, repeated=True)
-            view, found = self._find(names)
-            if missing == "error" and None in found:
-                raise NotFoundError(f"no record {names[found.index(None)]!r} in collection {self._name!r}")
+            _, view, found = self._find(names)
+            gone = {view.ids[slot]: slot for slot in view.gone}
+            lost = [gone[id] for id in dict.fromkeys(names) if id in gone]
+            if missing == "error":
+                for id, slot in zip(names, found, strict=True):
+                    if slot is None and id not in gone:
+                        raise NotFoundError(f"no record {id!r} in collection {self._name!r}")
             slots = [slot for slot in found if slot is not None]
-        if not chosen.is_all:
-            matches = _matching(view, chosen)
+        if included or not chosen.is_all:
+            self._check_erased(view, lost)
+        if ids is None:
+            slots = view.in_id_order if chosen.is_all else self._matching_slots(view, chosen)
+        elif not chosen.is_all:
+            matches = self._database._matching(view, chosen)
             slots = [slot for slot in slots if matches[slot]]
         slots = slots[first:] if most is None else slots[first : first + most]
         raw = view.rows.take(np.array(slots, dtype=np.int64)) if {"vectors", "raw"} & included else None
@@ -213,6 +282,7 @@ class Collection:
             [view.documents[slot] for slot in slots] if "documents" in included else None,
             fixed.dequantize(raw, self.format) if raw is not None and "vectors" in included else None,
             raw if "raw" in included else None,
+            sorted(view.ids[slot] for slot in lost) if view.without_erased else [],
         )
 
     def search(
@@ -223,42 +293,63 @@ class Collection:
         raw: ArrayLike | None = None,
         where: Where = None,
         ids: str | Sequence[str] | None = None,
+        max_distance: float | None = None,
+        expand: str | Mapping[str, int] | int | None = None,
         include: Sequence[str] = ("metadatas", "documents"),
     ) -> Result:
         """The exact k nearest records, in the order (distance, id): bit for bit the same on every machine.
 
         ``vectors``: one query (dim,) or several (n, dim), rounded as stored vectors are; or ``raw``, int32.
         ``where`` and ``ids`` restrict who may answer (ids that do not exist cannot).  Fewer than k matches give fewer
-        hits.
+        hits.  ``max_distance``: of the k nearest only those whose ``distance`` is at most this; one query.
+        ``expand``: a relation, {relation: depth}, or a depth for all relations: each hit comes with the records that
+        its links lead to, of the same seq, in ``linked``.
+
+        ``Erased``: in a view of the past, a record that was erased since could be among those asked.
         """
         included = _includes(include, _SEARCHED)
         chosen = filters.parse(where)
         k = encoding.whole_number(k, "k", 1)
         queries, flat = self._queries(vectors, raw)
         names = None if ids is None else _id_list(ids, empty=True, repeated=True)[0]
+        within = _distance(max_distance, flat)
+        reach = graph.expansion(expand)
         with self._database._moment_of(self._name, self._definition) as (seq, records):
             view = records.view(seq)
-            allowed = None if names is None else [records.slots[id] for id in names if id in records.slots]
-        mask = None if chosen.is_all else _matching(view, chosen)
+            allowed = None if names is None else [slot for slot in records.find(view, names) if slot is not None]
+            views = None if reach is None else self._database._views()
+        lost = view.gone if names is None else [slot for slot in view.gone if view.ids[slot] in names]
+        self._check_erased(view, lost)
+        mask = None if chosen.is_all else self._database._matching(view, chosen)
         if allowed is not None:
             inside = np.zeros(view.rows.count, dtype=np.bool_)
             inside[allowed] = True
             mask = inside if mask is None else mask & inside
+        if view.is_masked:
+            mask = view.alive if mask is None else mask & view.alive
         answers = self._database._nearest(view, self._definition, queries, k, mask)
-        results = [self._result(view, seq, slots, distances, included) for slots, distances in answers]
+        results = [self._result(view, seq, slots, distances, included, within) for slots, distances in answers]
+        if reach is not None:
+            assert views is not None
+            results = [replace(one, linked=self._linked(one, reach, views, included)) for one in results]
+        if view.without_erased:
+            results = [replace(one, erased=sorted(view.ids[slot] for slot in lost)) for one in results]
         return results[0] if flat else _batch(results)
 
     def count(self, where: Where = None) -> int:
         """The number of records, or of those that match ``where``."""
         chosen = filters.parse(where)
         _, view = self._view()
-        return view.count if chosen.is_all else int(np.count_nonzero(_matching(view, chosen)))
+        if chosen.is_all:
+            return view.count
+        self._check_erased(view, view.gone)
+        return int(np.count_nonzero(self._database._matching(view, chosen)))
 
     def __len__(self) -> int:
         return self._view()[1].count
 
     def __contains__(self, id: object) -> bool:
-        return isinstance(id, str) and self._find([id])[1] != [None]
+        return isinstance(id, str) and self._find([id])[2] != [None]
 
     def __iter__(self) -> Iterator[str]:
         _, view = self._view()
@@ -274,27 +365,41 @@ class Collection:
         raw: ArrayLike | None,
         metadatas: Any,
         documents: Any,
+        request_id: str | None,
         progress: Progress,
     ) -> Commit | None:
         names, bare = _id_list(ids)
+        request = None if request_id is None else encoding.check_id(request_id, "request_id")
+        key = self._salting()
         report = _reporter(progress)
         report(0, len(names))
         matrix = self._matrix(vectors, raw, len(names), bare)
         maps = _entries(metadatas, len(names), bare, "metadatas")
         texts = _entries(documents, len(names), bare, "documents")
         written: list[Operation | Run]
-        if len(names) >= runs.SHORTEST:
+        if len(names) >= runs.SHORTEST and key is None:
             written = [runs.write(type, self._name, names, matrix, maps, texts, report)]
         else:
             written, data, size = [], matrix.astype(fixed.RAW, copy=False).tobytes(), 4 * self.dim
             for index, id in enumerate(names):
                 metadata, document, encoded = contents.encode(maps[index], texts[index], index)
                 vector, content = data[index * size : (index + 1) * size], (metadata, document)
-                written.append(commands.write_encoded(type, self._name, id, vector, content, encoded))
+                salt = b"" if key is None else salt_of(key, self._name, id, vector, encoded)
+                written.append(commands.write_encoded(type, self._name, id, vector, content, encoded, salt=salt))
             report(len(names), len(names))
         with self._database._writing() as stage:
             self._check_standing(stage)
+            if request is not None:
+                digest = request_digest(Operations(written).leaves)
+                standing = stage.request(request)
+                if standing is not None:
+                    return self._database._repeated(stage, request, standing, digest)
+                written.insert(0, commands.request(self._name, request, len(names)))
             return self._database._write(stage, written)
+
+    def _salting(self) -> bytes | None:
+        """The key that this collection's salts are made with, or None where it has none."""
+        return self._database._key() if self._definition.erasable else None
 
     def _matrix(self, vectors: ArrayLike | None, raw: ArrayLike | None, count: int, bare: bool) -> NDArray[np.int32]:
         given = self._array(vectors, raw, "vectors")
@@ -353,9 +458,73 @@ class Collection:
         with self._database._moment_of(self._name, self._definition) as (seq, records):
             return seq, records.view(seq)
 
-    def _find(self, ids: list[str]) -> tuple[View, list[int | None]]:
+    def _find(self, ids: list[str]) -> tuple[int, View, list[int | None]]:
+        """(seq, view, slot of each id or None); the view may be older than the seq: nothing has changed since."""
         with self._database._moment_of(self._name, self._definition) as (seq, records):
-            return records.view(seq), [records.slots.get(id) for id in ids]
+            view = records.view(seq)
+            return seq, view, records.find(view, ids)
+
+    def _check_erased(self, view: View, lost: list[int]) -> None:
+        """``Erased`` where the answer could have held one of ``lost``, unless they are to be left out."""
+        if lost and not view.without_erased:
+            some = ", ".join(repr(view.ids[slot]) for slot in lost[:3])
+            raise Erased(
+                f"{len(lost)} of the records of {self._name!r} that lived at seq {view.seq} have been erased since "
+                f"({some}{', ...' if len(lost) > 3 else ''}): what they held can no longer be asked; "
+                "at(seq, erased='omit') leaves them out and says so"
+            )
+
+    def _linked(
+        self,
+        result: Result,
+        reach: graph.Expansion,
+        views: dict[str, tuple[RecordsOf, View]],
+        included: frozenset[str],
+    ) -> list[list[Linked]]:
+        """For each hit the records that its links lead to."""
+        database, seq = self._database, result.seq
+        walks = [
+            graph.walk((self._name, id), reach, lambda node: database._near(node, False, seq)) for id in result.ids
+        ]
+        found: dict[Node, tuple[Metadata | None, str | None]] = {}
+        wanted: dict[str, dict[str, None]] = {}
+        for steps in walks:
+            for step in steps:
+                wanted.setdefault(step.collection, {})[step.id] = None
+        for name, ids in wanted.items():
+            records, view = views[name]
+            slots = database._find(records, view, ids)
+            gone = {view.ids[slot]: slot for slot in view.gone}
+            self._check_erased(view, [gone[id] for id in ids if id in gone])
+            for id, slot in zip(ids, slots, strict=True):
+                if slot is not None:
+                    metadata = _copied(view.metadatas[slot]) if "metadatas" in included else None
+                    found[name, id] = metadata, view.documents[slot] if "documents" in included else None
+        return [
+            [
+                Linked(step.collection, step.id, step.relation, step.depth, *found[step.collection, step.id])
+                for step in steps
+                if (step.collection, step.id) in found
+            ]
+            for steps in walks
+        ]
+
+    def _matching_slots(self, view: View, chosen: filters.Filter) -> list[int]:
+        """Slots of live records that match, by id."""
+        matches = self._database._matching(view, chosen)
+        found = np.flatnonzero(matches).tolist()
+        if len(found) * _FEW < view.count:
+            return sorted(found, key=view.ids.__getitem__)
+        shown = matches.tobytes()
+        return [slot for slot in view.in_id_order if shown[slot]]
+
+    def _matching_ids(self, stage: Stage, chosen: filters.Filter) -> list[str]:
+        """Ids of records that match, those of an open batch included, in any order."""
+        if stage.operations:
+            contents = stage.contents(self._name)
+            return list(compress(contents, chosen.select(list(contents.values())).tolist()))
+        _, view = self._view()
+        return [view.ids[slot] for slot in np.flatnonzero(self._database._matching(view, chosen)).tolist()]
 
     def _check_standing(self, stage: Stage) -> None:
         found = stage.definition(self._name)
@@ -363,13 +532,23 @@ class Collection:
             raise NotFoundError(f"no collection {self._name!r} as this handle knew it")
 
     def _result(
-        self, view: View, seq: int, slots: NDArray[np.int64], raw: NDArray[np.int64], included: frozenset[str]
+        self,
+        view: View,
+        seq: int,
+        slots: NDArray[np.int64],
+        raw: NDArray[np.int64],
+        included: frozenset[str],
+        within: float | None,
     ) -> Result:
+        distances = fixed.distances_to_float(raw, self.metric, self.format)
+        if within is not None:
+            near = int(np.count_nonzero(distances <= within))
+            slots, raw, distances = slots[:near], raw[:near], distances[:near]
         order = slots.tolist()
         return Result(
             [view.ids[slot] for slot in order],
             raw,
-            fixed.distances_to_float(raw, self.metric, self.format),
+            distances,
             [_copied(view.metadatas[slot]) for slot in order] if "metadatas" in included else None,
             [view.documents[slot] for slot in order] if "documents" in included else None,
             seq,
@@ -386,14 +565,22 @@ def _batch(results: list[Result]) -> Result:
         None if first.metadatas is None else [result.metadatas for result in results],
         None if first.documents is None else [result.documents for result in results],
         first.seq,
+        None if first.linked is None else [result.linked for result in results],
+        first.erased,
     )
 
 
-def _matching(view: View, chosen: filters.Filter) -> NDArray[np.bool_]:
-    """Which slots are live and match, bool (n,)."""
-    matches = np.zeros(view.rows.count, dtype=np.bool_)
-    matches[view.live] = chosen.select([view.metadatas[slot] for slot in view.live.tolist()])
-    return matches
+def _distance(value: object, flat: bool) -> float | None:
+    """A checked ``max_distance``."""
+    if value is None:
+        return None
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise UsageError(f"max_distance: expected a number, found {value!r}")
+    if math.isnan(value):
+        raise UsageError("max_distance: expected a number, found NaN")
+    if not flat:
+        raise UsageError("max_distance: expected one query (dim,), found several: their answers differ in length")
+    return float(value)
 
 
 def _id_list(ids: object, *, empty: bool = False, repeated: bool = False) -> tuple[list[str], bool]:

@@ -8,11 +8,11 @@ Rule 3  Nothing is published that the journal has not taken; after a failure the
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,17 +27,23 @@ from detmem.errors import (
     StorePoisoned,
     UsageError,
 )
-from detmem.journal import audit
+from detmem.journal import audit, keys
 from detmem.journal.copies import backup
 from detmem.journal.disk import AnyPath, Disk, File, OsDisk, call_after_fork, path_text
 from detmem.journal.files import frames
 from detmem.journal.log import Journal
+from detmem.journal.past import Position
 from detmem.journal.recovery import Opened, Recovery, follow
 from detmem.machine import commands, encoding, fixed
-from detmem.machine.commands import Definition, Operation
+from detmem.machine.columns import Columns
+from detmem.machine.commands import Definition, Link, Operation
+from detmem.machine.filters import Filter
+from detmem.machine.links import Node
+from detmem.machine.past import Moment, PastRecords
 from detmem.machine.records import Records, View
 from detmem.machine.runs import Operations, Run
-from detmem.machine.state import Change, Stage
+from detmem.machine.stage import Change, Request, Stage
+from detmem.machine.state import State
 from detmem.machine.vectors import Vectors
 from detmem.parallel import Workers, said_if_long
 from detmem.proof.checkpoint import Checkpoint
@@ -45,6 +51,7 @@ from detmem.results import Commit, Entry, Report, SnapshotInfo
 
 if TYPE_CHECKING:
     from detmem.collection import Collection
+    from detmem.past import Past
 
 __all__ = ["MEMORY", "Batch", "Database", "verify_disk"]
 
@@ -85,12 +92,15 @@ class Database:
         self._workers = workers
         self._compiled = {"reference"}
         self._followers: WeakKeyDictionary[Vectors, tuple[search.Follower, threading.Lock]] = WeakKeyDictionary()
+        self._columns: WeakKeyDictionary[Vectors, tuple[Columns, threading.Lock]] = WeakKeyDictionary()
         self._writer = threading.RLock()
         self._moment = threading.Lock()
         self._batch: Stage | None = None
         self._batch_thread: int | None = None
         self._closed = False
         self._torn = False
+        self._pasts: WeakSet[Past] = WeakSet()
+        self._salting: bytes | None = None
         call_after_fork(self._after_fork)
 
     # -- lifetime
@@ -122,17 +132,24 @@ class Database:
 
     def __repr__(self) -> str:
         where = self._disk.path("") or MEMORY
-        return f"<detmem.Database {where} seq={self._state.seq}{' closed' if self._closed else ''}>"
+        return f"<detmem.{type(self).__name__} {where} seq={self.seq}{' closed' if self._closed else ''}>"
 
     # -- collections
 
     def collection(
-        self, name: str, *, dim: int | None = None, metric: str | None = None, format: str | None = None
+        self,
+        name: str,
+        *,
+        dim: int | None = None,
+        metric: str | None = None,
+        format: str | None = None,
+        erasable: bool | None = None,
     ) -> Collection:
         """Get a collection, or create it when it is absent and ``dim`` is given.
 
         ``dim`` 1..65536; ``metric`` "cosine" (default), "ip" or "l2"; ``format`` "Q16.16" (default), "Q8.24" or
-        "Q4.28".
+        "Q4.28".  ``erasable`` (default False): what is committed to is salted with the store's key, so that after an
+        erasure nobody without that key can confirm a guess of what was erased.
 
         ``NotFoundError``: absent, and no ``dim``.  ``UsageError``: present, and not as asked for (the message says
         both).
@@ -146,17 +163,24 @@ class Database:
         if format is not None:
             fixed.fraction_bits(format)
             asked["format"] = format
+        if erasable is not None:
+            if not isinstance(erasable, (bool, np.bool_)):
+                raise UsageError(f"erasable: expected True or False, found {erasable!r}")
+            asked["erasable"] = bool(erasable)
         standing = self._definition(name)
         if standing is None:
             if dim is None:
                 raise NotFoundError(f"no collection {name!r}; give dim= to create it")
             definition = Definition(
-                _dimension(dim), fixed.canonical_metric(metric if metric is not None else "cosine"), format or "Q16.16"
+                _dimension(dim),
+                fixed.canonical_metric(metric if metric is not None else "cosine"),
+                format or "Q16.16",
+                bool(erasable),
             )
             with self._writing() as stage:
                 if stage.definition(name) is None:  # else another thread was first
                     self._write(stage, [commands.create(name, definition)])
-            return self.collection(name, dim=dim, metric=metric, format=format)
+            return self.collection(name, dim=dim, metric=metric, format=format, erasable=erasable)
         for field, value in asked.items():
             if getattr(standing, field) != value:
                 raise UsageError(f"collection {name!r} has {field} {getattr(standing, field)!r}, asked for {value!r}")
@@ -174,7 +198,7 @@ class Database:
         """The names of all collections, in UTF-8 order."""
         self._check_open()
         with self._moment:
-            return self._state.names()
+            return self._reading.names()
 
     def drop(self, name: str) -> Commit | None:
         """Drop a collection and all its records.  ``NotFoundError`` when it is absent."""
@@ -246,6 +270,23 @@ class Database:
 
     # -- history and audit
 
+    def at(self, seq: int, *, erased: str = "raise") -> Database:
+        """The store as it was after commit ``seq``, read only: each answer is the one that was given then.
+
+        0 is the empty store.  The near past is a mask over what is in memory, the farther one is folded anew from a
+        snapshot and the log.  ``erased``: what becomes of records that lived then and were erased since: "raise" an
+        ``Erased`` error when an answer could touch one, or "omit" them and list them in the ``Result``.
+
+        ``UsageError``: a seq that has not been.
+        """
+        self._check_open()
+        seq = encoding.whole_number(seq, "seq", 0)
+        if seq > self.seq:
+            raise UsageError(f"seq: expected 0..{self.seq}, found {seq}")
+        if not isinstance(erased, str) or erased not in ("raise", "omit"):
+            raise UsageError(f"erased: expected 'raise' or 'omit', found {erased!r}")
+        return self._past(seq, erased == "omit")
+
     def log(
         self, start: int = 1, stop: int | None = None, *, collection: str | None = None, id: str | None = None
     ) -> Iterator[Entry]:
@@ -255,7 +296,7 @@ class Database:
         """
         self._check_open()
         start = encoding.whole_number(start, "start", 1)
-        end = self._state.seq + 1
+        end = self.seq + 1
         stop = end if stop is None else min(end, encoding.whole_number(stop, "stop", 0))
         if collection is not None:
             collection = encoding.check_name(collection, "collection")
@@ -288,6 +329,19 @@ class Database:
         backup(self._disk, target, self._opened.head.store_id, checkpoint.seq)
         return checkpoint
 
+    def record(self, receipt: bytes, note: str | None = None) -> Commit | None:
+        """Put the hash of something that was read into the audit trail: ``receipt`` 32 bytes, ``note`` at most 64 KiB.
+
+        It changes no state root; the log root covers it.
+        """
+        if not isinstance(receipt, bytes) or len(receipt) != 32:
+            raise UsageError(f"receipt: expected 32 bytes, found {receipt!r:.80}")
+        text = encoding.check_document(note, "note")
+        if text is not None and len(text.encode()) > commands.MAX_NOTE_BYTES:
+            raise UsageError(f"note: expected at most {commands.MAX_NOTE_BYTES} bytes, found {len(text.encode())}")
+        with self._writing() as stage:
+            return self._write(stage, [commands.record(receipt, text)])
+
     def verify(self, level: str = "replay") -> Report:
         """Read the whole log again: ``chain`` checks every byte against the links, ``replay`` also every state root."""
         self._check_open()
@@ -318,17 +372,58 @@ class Database:
         return self._commit(stage) if operations else self._standing()
 
     @contextmanager
-    def _moment_of(self, name: str, definition: Definition) -> Iterator[tuple[int, Records]]:
+    def _moment_of(self, name: str, definition: Definition) -> Iterator[tuple[int, Records | PastRecords]]:
         """One collection at one seq: nothing is published meanwhile, so take what you need and leave."""
         self._check_open()
         with self._moment:
             self._check_whole()
-            records = self._state.collections.get(name)
+            reading = self._reading
+            records = reading.collections.get(name)
             if records is None or records.definition != definition:
                 raise NotFoundError(
                     f"no collection {name!r} as this handle knows it: dropped, or in a batch still open"
                 )
-            yield self._state.seq, records
+            yield reading.seq, records
+
+    def _past(self, seq: int, without_erased: bool) -> Past:
+        from detmem.past import Past
+
+        past = Past(self, seq, without_erased)
+        self._pasts.add(past)
+        return past
+
+    def _views(self) -> dict[str, tuple[Records | PastRecords, View]]:
+        """Inside ``_moment_of``: every collection with its view."""
+        reading = self._reading
+        return {name: (records, records.view(reading.seq)) for name, records in reading.collections.items()}
+
+    def _all_views(self) -> dict[str, tuple[Records | PastRecords, View]]:
+        self._check_open()
+        with self._moment:
+            self._check_whole()
+            return self._views()
+
+    def _all_links(self) -> set[tuple[str, str, str, str, str]]:
+        with self._moment:
+            return set(self._state.links)
+
+    def _find(self, records: Records | PastRecords, view: View, ids: Iterable[str]) -> list[int | None]:
+        """Slots in a view that was taken earlier."""
+        with self._moment:
+            return records.find(view, ids)
+
+    def _near(self, node: Node, incoming: bool, seq: int) -> list[Link]:
+        """Links from, or to, a record as they were at ``seq``, which has just been."""
+        with self._moment:
+            links = self._state.links
+            if links.kept_from <= seq:
+                return links.near_at(node, incoming, seq)
+        return self.at(seq)._near(node, incoming, seq)
+
+    @property
+    def _reading(self) -> State | Moment:
+        """What readers see; under ``_moment``."""
+        return self._state
 
     def _nearest(
         self,
@@ -355,6 +450,14 @@ class Database:
             )
         self._compiled.add(kernel)
         return answers
+
+    def _matching(self, view: View, chosen: Filter) -> NDArray[np.bool_]:
+        """Which slots of ``view`` are live and match, bool (n,)."""
+        with self._moment:
+            columns, following = self._columns.setdefault(view.rows.owner, (Columns(), threading.Lock()))
+        with following:
+            fields = columns.follow(view.metadatas, view.rows.count, chosen.fields)
+        return chosen.select_columns(fields, view.alive)
 
     # -- inside
 
@@ -385,6 +488,25 @@ class Database:
             self._state.publish(change)
             self._torn = False
 
+    def _repeated(self, stage: Stage, id: str, standing: tuple[Request | None, bytes], digest: bytes) -> Commit | None:
+        """The commit that a request id stands for; ``UsageError`` when it was for something else."""
+        assert self._journal is not None
+        first, known = standing
+        if known != digest:
+            where = "earlier in this batch" if first is None else f"at seq {first.seq}"
+            raise UsageError(f"request_id {id!r} was used {where} for another call; nothing was written")
+        if first is None or stage is self._batch:
+            return None
+        return Commit(first.seq, first.state_root.hex(), self._journal.has(first.seq))
+
+    def _key(self) -> bytes:
+        """The store's key, made when it is first asked for."""
+        with self._writer:
+            self._begin()
+            if self._salting is None:
+                self._salting = keys.store_key(self._disk)
+            return self._salting
+
     def _standing(self) -> Commit:
         assert self._journal is not None
         return Commit(self._state.seq, self.state_root, self._journal.durable)
@@ -403,6 +525,8 @@ class Database:
             self._check_open()
             groups: dict[tuple[str, str], list[str]] = {}
             for operation in frame.operations:
+                if operation.type == commands.REQUEST:  # says how the writes behind it came, and is none itself
+                    continue
                 if collection is not None and operation.collection != collection:
                     continue
                 if id is not None and operation.id != id:
@@ -419,10 +543,13 @@ class Database:
         self._batch = self._batch_thread = None
         self._workers.after_fork()
         self._followers = WeakKeyDictionary()  # one of their locks may have been held by a thread that is not here
+        self._columns = WeakKeyDictionary()
         if self._journal is not None:
             self._journal.disown()
         if self._lock is not None:
             self._lock.close()
+        for past in self._pasts:
+            past._share()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -465,7 +592,7 @@ def verify_disk(disk: Disk, level: str, expect: Checkpoint | None) -> Report:
     if not isinstance(level, str) or level not in _LEVELS:
         raise UsageError(f"level: expected one of {', '.join(_LEVELS)}, found {level!r}")
 
-    def watch(position: audit.Position) -> None:
+    def watch(position: Position) -> None:
         if expect is not None and position.seq == expect.seq:
             found = Checkpoint.of(position.seq, position.log, position.state_root)
             if found != expect:

@@ -6,7 +6,8 @@ Rule 3  Callers never need to catch anything that is not a ``DetmemError``, exce
         unknown or missing arguments.
 
 ``UsageError`` and below: the caller mends the call.  ``NotFoundError``, ``LockedError``, ``ReadOnlyError``: the caller
-looks elsewhere, waits, or opens differently.  ``FormatError``: not a store of this version.  ``CorruptionError`` and
+looks elsewhere, waits, or opens differently.  ``FormatError``: not a store of this version.
+``Erased``: what is asked for is gone for good.  ``CorruptionError`` and
 below: the bytes on disk are not what was written; look at a copy.  ``StorageError`` and below: the operating system
 refused; look at the machine.
 """
@@ -19,6 +20,7 @@ __all__ = [
     "DimensionError",
     "Divergence",
     "DuplicateIdError",
+    "Erased",
     "FormatError",
     "LockedError",
     "LogDamaged",
@@ -79,6 +81,10 @@ class LockedError(DetmemError, OSError):
 
 class FormatError(DetmemError):
     """Not a detmem store, or one of a newer format."""
+
+
+class Erased(DetmemError):  # noqa: N818 - public contract
+    """An answer about the past that would touch records erased since: it can no longer be given as it was."""
 
 
 class CorruptionError(DetmemError):

@@ -9,11 +9,11 @@ import math
 
 from detmem.database import MEMORY, Database
 from detmem.errors import Divergence, FormatError, StoreExistsError, StoreNotFoundError, UsageError
-from detmem.journal import audit
 from detmem.journal.disk import AnyPath, Disk, MemoryDisk, OsDisk, environment, path_text
 from detmem.journal.files import LOCK, holds_store
 from detmem.journal.head import read_heads
 from detmem.journal.log import SEGMENT_BYTES, Journal
+from detmem.journal.past import position_at
 from detmem.journal.policy import parse_policy
 from detmem.journal.recovery import recover
 from detmem.parallel import Workers, thread_count
@@ -142,7 +142,7 @@ def _check_expected(disk: Disk, wanted: Checkpoint, seq: int) -> None:
         raise Divergence(
             f"expected a store that has reached seq {wanted.seq}, this one ends at {seq}: it was rolled back"
         )
-    position = audit.position_at(disk, wanted.seq)
+    position = position_at(disk, wanted.seq)
     found = Checkpoint.of(position.seq, position.log, position.state_root)
     if found != wanted:
         raise Divergence(f"expected the log to pass through {wanted!r}, found {found!r}")

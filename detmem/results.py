@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detmem.errors import UsageError
 
-__all__ = ["Commit", "Diff", "Entry", "Hit", "Records", "Report", "Result", "SnapshotInfo"]
+__all__ = ["Commit", "Diff", "Entry", "Hit", "Link", "Linked", "Records", "Report", "Result", "SnapshotInfo"]
 
 Metadata = dict[str, Any]
 
@@ -68,7 +68,8 @@ class Diff:
     """What ``b`` has and ``a`` has not, and so on, as sorted (collection, id) pairs.
 
     ``common_seq`` is the last seq at which both logs are the same; ``collections`` names those that only one side
-    has, or whose definitions differ.
+    has, or whose definitions differ; ``links`` are those that only one side has, as (collection, id, relation,
+    collection, id).
     """
 
     common_seq: int
@@ -76,36 +77,62 @@ class Diff:
     removed: list[tuple[str, str]]
     changed: list[tuple[str, str]]
     collections: list[str] = field(default_factory=list)
+    links: list[tuple[str, str, str, str, str]] = field(default_factory=list)
 
     @property
     def same(self) -> bool:
         """Whether both hold the same (their histories may differ)."""
-        return not (self.added or self.removed or self.changed or self.collections)
+        return not (self.added or self.removed or self.changed or self.collections or self.links)
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """Records, by position.  What was not included is None; ``vectors`` float64 (n, dim), ``raw`` int32 (n, dim)."""
+    """Records, by position.  What was not included is None; ``vectors`` float64 (n, dim), ``raw`` int32 (n, dim).
+
+    ``erased``: ids that a view of the past left out, because their records have been erased since.
+    """
 
     ids: list[str]
     metadatas: list[Metadata] | None
     documents: list[str | None] | None
     vectors: NDArray[np.float64] | None
     raw: NDArray[np.int32] | None
+    erased: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
+class Link(NamedTuple):
+    """A directed link; an end is an id, or (collection, id) where it lies in another collection than was asked."""
+
+    src: str | tuple[str, str]
+    relation: str
+    dst: str | tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """A record that a hit leads to: ``depth`` links away, the last of them a ``relation``."""
+
+    collection: str
+    id: str
+    relation: str
+    depth: int
+    metadata: Metadata | None
+    document: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One record of an answer; ``metadata`` and ``document`` are None when not included."""
+    """One record of an answer; ``metadata`` and ``document`` are None when not included, ``linked`` when not asked."""
 
     id: str
     distance: float
     raw: int
     metadata: Metadata | None
     document: str | None
+    linked: list[Linked] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,7 +141,9 @@ class Result:
 
     One query: ``ids`` list of m str, ``raw`` int64 (m,), ``distances`` float64 (m,), ``metadatas`` and ``documents``
     lists of m or None; ``result[i]`` and iteration give ``Hit``.  n queries: lists of n lists, arrays (n, m), and
-    ``result[i]`` and iteration give the ``Result`` of one query.  ``seq`` is the moment that answered.
+    ``result[i]`` and iteration give the ``Result`` of one query.  ``seq`` is the moment that answered.  ``linked``:
+    with ``expand``, for each hit the records that it leads to, by (depth, relation, id).  ``erased``: ids that a view
+    of the past left out, because their records have been erased since.
     """
 
     ids: list[Any]
@@ -123,6 +152,8 @@ class Result:
     metadatas: list[Any] | None
     documents: list[Any] | None
     seq: int
+    linked: list[Any] | None = None
+    erased: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -143,9 +174,11 @@ class Result:
             raise IndexError(f"result index {index} out of range: there are {len(self)}")  # ends old-style iteration
         metadata = None if self.metadatas is None else self.metadatas[index]
         document = None if self.documents is None else self.documents[index]
+        linked = None if self.linked is None else self.linked[index]
         if self.raw.ndim == 1:
-            return Hit(self.ids[index], float(self.distances[index]), int(self.raw[index]), metadata, document)
-        return Result(self.ids[index], self.raw[index], self.distances[index], metadata, document, self.seq)
+            return Hit(self.ids[index], float(self.distances[index]), int(self.raw[index]), metadata, document, linked)
+        raw, distances = self.raw[index], self.distances[index]
+        return Result(self.ids[index], raw, distances, metadata, document, self.seq, linked, self.erased)
 
     def __repr__(self) -> str:
         if self.raw.ndim == 1:

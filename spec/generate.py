@@ -310,8 +310,15 @@ def filters() -> Case:
     numbers_only = [m for m in metadatas if not isinstance(m.get("f"), str)]
     strings_only = [m for m in metadatas if not twin.is_number(m.get("f"))]
     rows = [example, {"kind": "b", "year": 1999.5}, {}]
+    edges: list[Any] = [-(2**63), -(2**63) + 1, -(2**53) - 1, -(2**53), -129, -128, -1, 127, 128, 2**53 + 2]
+    edges += [2**63 - 1024, 2**63 - 1, -(2.0**63), -(2.0**53) - 2, -128.5, -5e-324, 0.0, 5e-324, 127.5, 2.0**53 + 2]
+    edges += [2.0**63 - 1024, 2.0**63, -1e308, 1e308, True, None]
+    lists: list[Any] = [[], [0], [-0.0], [False], [1], [True], [2**53 + 1], [float(2**53)], [None], ["ab"], ["a", "b"]]
+    lists += [["b", "a"], ["a", "b", "a"], [1.0, None, "a", True], "a", "", 1, True, None]
     sets = {
         "everything": metadatas,
+        "numbers at the edges": [{}, *({"f": value} for value in edges)],
+        "lists, and what is none": [{}, *({"f": value} for value in lists)],
         "no strings": numbers_only,
         "no numbers": strings_only,
         "a number and a string": [{"f": 1.5}, {"f": "a"}],
@@ -358,6 +365,33 @@ def filters() -> Case:
             table("an order of strings", strings_only, {"f": {operator: text}})
         table("a number against a stored string", sets["a number and a string"], {"f": {operator: 1}})
         table("a string against a stored number", sets["a number and a string"], {"f": {operator: "a"}})
+    at_the_edges = sets["numbers at the edges"]
+    bounds: list[Any] = [-(2**63), -(2.0**63), -(2**53) - 1, -(2.0**53), -128, -128.5, -129.0, -5e-324, 127, 127.5, 128]
+    bounds += [2**53 + 1, 2.0**53 + 2, 2**63 - 1024, 2**63 - 1, 2.0**63 - 1024, 2.0**63, -1e308, 1e308]
+    for bound in bounds:
+        for operator in (*twin.ORDERS, "$eq"):
+            table("a number near the edge of its type", at_the_edges, {"f": {operator: bound}})
+    table("$in with ints and floats", at_the_edges, {"f": {"$in": [*bounds, True]}})
+    table("$nin with ints and floats", at_the_edges, {"f": {"$nin": [*bounds, None]}})
+    some_lists = sets["lists, and what is none"]
+    for value in (0, -0.0, False, 1, True, 1.0, 2**53 + 1, float(2**53), None, "a", "", "ab", "c"):
+        table("$contains: an element, by equality", some_lists, {"f": {"$contains": value}})
+    for value in (
+        [],
+        [0.0],
+        [False],
+        [1.0],
+        [True],
+        [float(2**53)],
+        ["a", "b"],
+        ["b", "a"],
+        ["a"],
+        [1, None, "a", True],
+    ):
+        table("a whole list", some_lists, {"f": value})
+        table("not a whole list", some_lists, {"f": {"$ne": value}})
+    table("$in with lists", some_lists, {"f": {"$in": [["b", "a"], [True], [], "a", 1.0]}})
+    table("$nin with lists", some_lists, {"f": {"$nin": [["b", "a"], [True], [], "a", 1.0]}})
     for why, where in [
         ("None means all", None),
         ("{} means all", {}),
@@ -370,6 +404,9 @@ def filters() -> Case:
         ("the whole list", {"tags": ["x", 1.0]}),
         ("a list is not its element", {"tags": "x"}),
         ("a missing field equals nothing", {"absent": None}),
+        ("several operators of one field", {"year": {"$gte": 1999, "$lt": 2024, "$ne": 2000}}),
+        ("not of a missing field", {"$not": {"absent": 1}}),
+        ("exists under $not", {"$not": {"seen": {"$exists": True}}}),
         ("a conflict behind a clause that matches", {"$or": [{"kind": "a"}, {"kind": {"$gt": 5}}]}),
         ("a conflict behind a clause that fails", {"kind": "zzz", "year": {"$lt": "2020"}}),
         ("a conflict under $not", {"$not": {"year": {"$lt": "x"}}}),
@@ -611,6 +648,24 @@ SMALL_STORE: list[tuple[Any, ...]] = [
     ("create", "gone", 1, "ip", "Q8.24"),
     ("drop", "gone"),
 ]
+# Links within a collection and across, requests, recorded hashes, salts and erasures.
+RICH_STORE: list[tuple[Any, ...]] = [
+    ("create", "people", 2, "l2", "Q16.16", True),
+    ("create", "notes", 1, "ip", "Q16.16"),
+    ("request", "r-1", ("add", "people", [("ann", [1, 2], {"age": 44}, "Ann"), ("bob", [3, 4], None, None)])),
+    ("request", "r-2", ("upsert", "notes", [("n", [5], None, "about both")])),
+    ("link", "notes", "n", "about", "people", "ann"),
+    ("link", "notes", "n", "about", "people", "bob"),
+    ("link", "people", "ann", "knows", "people", "bob"),
+    ("update", "people", [("bob", None, {"age": 45}, None)]),
+    ("update", "people", [("ann", [-1, 7], None, None)]),
+    ("record", bytes(range(32)), "what was read"),
+    ("record", bytes(32), None),
+    ("unlink", "people", "ann", "knows", "people", "bob"),
+    ("link", "people", "bob", "knows", "people", "bob"),
+    ("erase", "people", ["ann"]),
+    ("batch", [("add", "people", [("ann", [0, 0], None, "another")]), ("erase", "people", ["cat"])]),
+]
 
 
 def written(commands: list[tuple[Any, ...]]) -> tuple[twin.Memory, list[twin.Commit]]:
@@ -625,8 +680,9 @@ def patched(data: bytes, at: int, new: bytes) -> bytes:
 
 def log() -> Case:
     _, commits = written(SMALL_STORE)
+    _, rich = written(RICH_STORE)
     operations = []
-    for commit in commits:
+    for commit in [*commits, *rich]:
         for o, leaf in zip(commit.operations, commit.leaves, strict=False):
             data = twin.encode_operation(o)
             assert twin.decode_operation(data) == (o, len(data))
@@ -640,12 +696,18 @@ def log() -> Case:
                     "content": None if o.content is None else o.content.hex(),
                     "header": twin.operation_header(o).hex(),
                     "leaf": leaf.hex(),
+                    "salt": o.salt.hex(),
                     "bytes": data.hex(),
+                    "erased": twin.encode_operation(twin.without_payload(o)).hex() if o.type in twin.WRITES else None,
                 }
             )
     add = twin.encode_operation(commits[1].operations[0])  # collection "notes" at 80, id "a" at 85, state at 86
     delete = twin.encode_operation(commits[4].operations[0])
     create = twin.encode_operation(commits[0].operations[0])
+    link = twin.encode_operation(rich[4].operations[0])
+    salted = twin.encode_operation(rich[2].operations[1])
+    record = twin.encode_operation(rich[9].operations[0])
+    erase = twin.encode_operation(rich[13].operations[0])
     no_operations = [
         {"why": why, "bytes": data.hex()} | refused(twin.decode_operation, data)
         for why, data in [
@@ -654,14 +716,21 @@ def log() -> Case:
             ("no state byte", add[:86]),
             ("payload cut", add[:-1]),
             ("type 0", patched(add, 0, b"\x00")),
-            *((f"type {n} is reserved", patched(add, 0, bytes([n]))) for n in (7, 8, 9, 10)),
-            ("type 11", patched(add, 0, b"\x0b")),
+            ("type 12", patched(add, 0, b"\x0c")),
+            ("an add that says it is a link", patched(add, 0, b"\x07")),
             ("an add without a vector's flag", patched(add, 1, b"\x02")),
-            ("salted", patched(add, 1, b"\x07")),
-            ("with a request id's flag", patched(add, 1, b"\x0b")),
+            ("an add that says it is salted", patched(add, 1, b"\x07")),
+            ("a salted add that says it is not", patched(salted, 1, b"\x03")),
+            ("a salt that was changed", patched(salted, 80 + len("people") + len("ann") + 1, bytes(32))),
+            ("an unknown flag", patched(add, 1, b"\x0b")),
+            ("a link with a vector's flag", patched(link, 1, b"\x03")),
+            ("a link to another record", patched(link, len(link) - 1, b"N")),
+            ("a link whose payload was erased", patched(link, 80 + len("notes") + len("n"), b"\x01")),
+            ("a recorded hash that was changed", patched(record, 90, b"\xff")),
+            ("an erasure that says it has a collection of 0 bytes", patched(erase, 2, bytes(2))),
             ("a delete with a content's flag", patched(delete, 1, b"\x02")),
             ("an update that changes nothing", patched(delete, 0, b"\x05")),
-            ("a request id", patched(add, 6, b"\x01\x00")),
+            ("a reserved field that is not 0", patched(add, 6, b"\x01\x00")),
             ("a vector's flag with size 0", patched(add, 8, bytes(4))),
             ("a vector of 7 bytes", patched(add, 8, b"\x07\x00\x00\x00")),
             ("a content's flag with size 0", patched(add, 12, bytes(4))),
@@ -671,7 +740,7 @@ def log() -> Case:
             ("a collection without a name", patched(create, 2, bytes(2))),
             ("a name that is not UTF-8", patched(add, 80, b"\xff")),
             ("an id that is not UTF-8", patched(add, 85, b"\x80")),
-            ("state 1, erased, is a later format's", patched(add, 86, b"\x01")),
+            ("state 2", patched(add, 86, b"\x02")),
             ("a vector that was changed", patched(add, 87, b"\x02")),
             ("a content that was changed", patched(add, len(add) - 1, b"T")),
             ("a vector commitment that was changed", patched(add, 16, bytes(32))),
@@ -689,10 +758,14 @@ def log() -> Case:
     def shown(some: dict[str, Any]) -> Case:
         return {key: value.hex() if isinstance(value, bytes) else value for key, value in some.items()}
 
-    frames = []
-    for commit in commits:
+    def framed(commit: twin.Commit) -> bytes:
         data = twin.commit_frame(commit, commit.seq // 2, STORE_ID, 1)
         assert twin.read_frame(data, 0, **setting(commit)) == (commit, len(data))
+        return data
+
+    frames = []
+    for commit in commits:
+        data = framed(commit)
         frames.append(
             {
                 "why": f"seq {commit.seq}: {len(commit.operations)} operations, durable to {commit.seq // 2}",
@@ -730,8 +803,8 @@ def log() -> Case:
         ("kind 0", headed(4, b"\x00"), {}),
         ("kind 3", headed(4, b"\x03"), {}),
         ("flags 1", headed(5, b"\x01"), {}),
-        ("version 2", headed(6, b"\x02\x00"), {}),
-        ("version 0", headed(6, b"\x00\x00"), {}),
+        ("version 3", headed(6, b"\x03\x00"), {}),
+        ("version 1", headed(6, b"\x01\x00"), {}),
         ("a length one too long, a byte behind it", headed(8, twin.u32(len(body) + 1)) + b"\x00", {}),
         ("a length one too short", headed(8, twin.u32(len(body) - 1)), {}),
         ("a length of 4 GiB", headed(8, b"\xff\xff\xff\xff"), {}),
@@ -800,7 +873,7 @@ def log() -> Case:
         ("cut", data[:-1]),
         ("nothing", b""),
         ("another magic", summed(data, 0, b"DETMEMSN")),
-        ("version 2", summed(data, 8, b"\x02")),
+        ("version 3", summed(data, 8, b"\x03")),
         ("flags 1", summed(data, 10, b"\x01")),
         ("size 127", summed(data, 12, b"\x7f")),
         ("a byte where zeros belong", summed(data, 112, b"\x01")),
@@ -825,7 +898,7 @@ def log() -> Case:
         ("cut", data[:-1]),
         ("zeros", bytes(140)),
         ("another magic", summed(data, 0, b"DETMEMSG")),
-        ("version 2", summed(data, 8, b"\x02")),
+        ("version 3", summed(data, 8, b"\x03")),
         ("flags 2", summed(data, 10, b"\x02")),
         ("a byte where zeros belong", summed(data, 12, b"\x01")),
         *((f"byte {at} changed", patched(data, at, bytes([data[at] ^ 0x80]))) for at in range(8, 140, 11)),
@@ -834,6 +907,7 @@ def log() -> Case:
     return {
         "page": "log.md",
         "commands": twin.to_json(SMALL_STORE),
+        "rich_commands": twin.to_json(RICH_STORE),
         "operations": operations,
         "invalid_operations": no_operations,
         "frames": frames,
@@ -856,6 +930,8 @@ def snapshot() -> Case:
         ("an empty store: no chunk at all", []),
         ("one empty collection", SMALL_STORE[:1]),
         ("one record", SMALL_STORE[:2]),
+        ("links, requests and salts", RICH_STORE[:-2]),
+        ("erasures", RICH_STORE),
         ("the small store", SMALL_STORE),
     ]:
         memory, _ = written(commands)
@@ -878,6 +954,21 @@ def snapshot() -> Case:
         """A file with every hash of its chunks right around another stream or header."""
         return twin.assemble_snapshot(patched(base, at, new), new_stream)
 
+    rich, _ = written(RICH_STORE[:-1])
+    rich_header = twin.write_snapshot(rich)[: twin.SNAPSHOT_HEADER.size + 32 * len(rich.frontier)]
+    rich_stream = twin.snapshot_stream(rich.state)
+
+    def rewritten(old: bytes, new: bytes) -> bytes:
+        """The rich store's snapshot with other bytes at one place of the stream, all hashes of chunks right."""
+        assert rich_stream.count(old) == 1, (old, rich_stream.count(old))
+        return assembled(rich_stream.replace(old, new), base=rich_header)
+
+    requests = [twin.lp(i) + twin.u64(r.seq) + r.digest + r.state_root for i, r in rich.state.requests.items()]
+    [to_bob, to_self] = [
+        b"".join(map(twin.lp, edge)) + twin.u64(born) for edge, born in sorted(rich.state.links.items())
+    ]
+    erasure = twin.lp("people") + twin.lp("ann") + twin.u64(14)
+
     def replaced(old: bytes, new: bytes) -> bytes:
         assert stream.count(old) == 1, (old, stream.count(old))
         return assembled(stream.replace(old, new))
@@ -894,7 +985,7 @@ def snapshot() -> Case:
         ("the footer cut", data[:-1]),
         ("a byte behind the footer", data + b"\x00"),
         ("another magic", assembled(at=0, new=b"DETMEMSG")),
-        ("version 2", assembled(at=8, new=b"\x02")),
+        ("version 1", assembled(at=8, new=b"\x01")),
         ("flags 1", assembled(at=10, new=b"\x01")),
         ("another chunk size", assembled(at=12, new=twin.u32(4096))),
         ("seq changed under a wrong hash", patched(data, 16, b"\x07")),
@@ -912,7 +1003,21 @@ def snapshot() -> Case:
         ("a stream size changed", patched(data, len(data) - 40, twin.u64(len(stream) + 1))),
         ("another digest", patched(data, len(data) - 32, bytes(32))),
         ("two small chunks instead of one", split_chunks(header, stream)),
-        ("bytes behind the last collection", assembled(stream + b"\x00")),
+        ("bytes behind the last section", assembled(stream + b"\x00")),
+        ("a salt changed", rewritten(rich.state["people"].records["bob"].salts[0], bytes(32))),
+        ("a link to nobody", rewritten(to_bob, to_bob.replace(b"bob", b"rob"))),
+        ("a link that is not there", rewritten(to_self, to_self.replace(b"knows", b"owes!"))),
+        ("links out of order", rewritten(to_bob + to_self, to_self + to_bob)),
+        ("a link twice", rewritten(to_bob + to_self, to_bob + to_bob)),
+        ("a link born at 0", rewritten(to_bob, to_bob[:-8] + twin.u64(0))),
+        ("a link born behind seq", rewritten(to_bob, to_bob[:-8] + twin.u64(15))),
+        ("a request twice", rewritten(requests[1], requests[0])),
+        ("requests out of order", rewritten(requests[0] + requests[1], requests[1] + requests[0])),
+        ("a request behind seq", rewritten(requests[1], requests[1].replace(twin.u64(4), twin.u64(15)))),
+        ("more requests than are kept", rewritten(twin.u64(2) + requests[0], twin.u64(65_537) + requests[0])),
+        ("an erasure at 0", rewritten(erasure, erasure[:-8] + twin.u64(0))),
+        ("an erasure twice", rewritten(twin.u64(1) + erasure, twin.u64(2) + erasure + erasure)),
+        ("an erasure too many", rewritten(twin.u64(1) + erasure, twin.u64(2) + erasure)),
         ("the stream cut", assembled(stream[:-1])),
         (
             "ids out of order",
@@ -1086,11 +1191,16 @@ GOLDEN = VECTORS / "golden"
 
 def golden() -> dict[str, bytes]:
     """A whole store, byte by byte as the pages say, and its checkpoint: every later version opens it."""
-    first = [
+    first: list[tuple[Any, ...]] = [
         ("create", "notes", 3, "cosine", "Q16.16"),
         ("create", "sketches", 2, "l2", "Q4.28"),
         ("add", "notes", [("a", twin.enter([1.0, 2.0, 2.0], "cosine", "Q16.16"), {"kind": "episodic", "n": 1}, "one")]),
         ("add", "notes", [("\u00e9", twin.enter([0.0, -1.0, 0.5], "cosine", "Q16.16"), {"tags": ["x", None]}, "")]),
+        ("create", "people", 1, "ip", "Q16.16", True),
+        ("request", "r", ("add", "people", [("ann", [1], {"age": 44}, "Ann"), ("bob", [2], None, "Bob")])),
+        ("link", "notes", "\u00e9", "about", "people", "ann"),
+        ("link", "notes", "\u00e9", "about", "people", "bob"),
+        ("erase", "people", ["ann"]),
     ]
     second = [
         ("add", "sketches", [("s", twin.enter([1.5, -0.25], "l2", "Q4.28"), None, None)]),
@@ -1110,15 +1220,20 @@ def golden() -> dict[str, bytes]:
     place = (memory.seq, border.first_seq, len(live), memory.link, count, twin.snapshot_digest(snapshot_bytes))
     slots = [twin.head_slot(twin.Head(True, generation, store_id, *place)) for generation in (7, 8)]
     return {
-        "store-1/HEAD": b"".join(slot.ljust(4096, b"\0") for slot in slots),
-        "store-1/log/00000000000000000001.seg": sealed,
-        f"store-1/log/{border.first_seq:020d}.seg": live,
-        f"store-1/snap/{count:020d}.snap": snapshot_bytes,
-        "store-1.checkpoint": memory.checkpoint().encode("ascii"),
+        "store-2/HEAD": b"".join(slot.ljust(4096, b"\0") for slot in slots),
+        "store-2/log/00000000000000000001.seg": sealed,
+        f"store-2/log/{border.first_seq:020d}.seg": live,
+        f"store-2/snap/{count:020d}.snap": snapshot_bytes,
+        "store-2.checkpoint": memory.checkpoint().encode("ascii"),
     }
 
 
 def _frames(commits: list[twin.Commit | None], segment: twin.Segment) -> bytes:
+    """Their frames, as they stand once "ann" has been erased."""
+    commits = [
+        c and c._replace(operations=tuple(twin.without_payload(o) if o.vector and o.id == "ann" else o for o in c[1]))
+        for c in commits
+    ]
     frames = (twin.commit_frame(c, c.seq - 1, segment.store_id, segment.first_seq) for c in commits if c is not None)
     return b"".join(frames)
 

@@ -11,7 +11,7 @@ Rule 3  Whatever is not legal raises ``Refused`` with one word for the reason (i
     encoding.md     encode, decode, content
     filters.md      check_where, select
     commitments.md  commitments, keys and leaves, state_root, log_root, link, checkpoint
-    log.md          operations, frames, seals, segment headers, HEAD slots
+    log.md          operations, frames, seals, segment headers, HEAD slots; step: what each operation does
     snapshot.md     write_snapshot, read_snapshot
                     Memory: state = fold(apply, log), and the search over it
     accumulated.md  Stream, Draw: the commands and searches of the accumulated vector
@@ -22,6 +22,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import hmac
 import math
 import struct
 import zlib
@@ -320,22 +321,22 @@ def read_content(data: bytes) -> tuple[dict[str, Any], str | None]:
     return value[0], value[1]
 
 
-def definition(dim: int, metric: str, number_format: str) -> bytes:
+def definition(dim: int, metric: str, number_format: str, erasable: bool = False) -> bytes:
     if not 1 <= dim <= MOST_DIMENSIONS or metric not in METRICS or number_format not in FORMATS:
         raise Refused("definition", f"{dim} {metric} {number_format}")
-    return encode({"dim": dim, "erasable": False, "format": number_format, "metric": metric})
+    return encode({"dim": dim, "erasable": erasable, "format": number_format, "metric": metric})
 
 
-def read_definition(data: bytes) -> tuple[int, str, str]:
+def read_definition(data: bytes) -> tuple[int, str, str, bool]:
     value = decode(data)
     if not isinstance(value, dict) or sorted(value) != ["dim", "erasable", "format", "metric"]:
         raise Refused("definition", "not the four keys")
-    if type(value["dim"]) is not int or value["erasable"] is not False:
+    if type(value["dim"]) is not int or not isinstance(value["erasable"], bool):
         raise Refused("definition", f"{value}")
     if not isinstance(value["metric"], str) or not isinstance(value["format"], str):
         raise Refused("definition", f"{value}")
     definition(value["dim"], value["metric"], value["format"])
-    return value["dim"], value["metric"], value["format"]
+    return value["dim"], value["metric"], value["format"], value["erasable"]
 
 
 # ----------------------------------------------------------------------------------------------------------- filters.md
@@ -544,6 +545,23 @@ def state_key(collection: str, record_id: str = "") -> bytes:
     return sha256(b"\x13", lp(collection), lp(record_id))
 
 
+def link_key(names: Link) -> bytes:
+    return sha256(b"\x17", *map(lp, names))
+
+
+def link_leaf(names: Link) -> bytes:
+    return sha256(b"\x1b", *map(lp, names))
+
+
+def request_digest(leaves: list[bytes]) -> bytes:
+    return sha256(b"\x1c", *leaves)
+
+
+def salt_of(key: bytes, collection: str, record_id: str, payload: bytes) -> bytes:
+    """What goes before a vector and a content in their commitments, where a collection is erasable."""
+    return hmac.digest(key, lp(collection) + lp(record_id) + payload, "sha256")
+
+
 def record_leaf(collection: str, record_id: str, vector_commitment: bytes, content_commitment: bytes) -> bytes:
     return sha256(b"\x12", lp(collection), lp(record_id), vector_commitment, content_commitment)
 
@@ -655,7 +673,7 @@ def fold_frontier(roots: list[bytes]) -> bytes:
 
 
 FIRST_LINK = sha256(b"\x11", b"detmem/v1")
-COMMIT, SEAL, VERSION = 1, 2, 1
+COMMIT, SEAL, VERSION = 1, 2, 2
 
 
 def link(before: bytes, seq: int, leaves: list[bytes], commit: bytes) -> bytes:
@@ -693,12 +711,27 @@ def read_checkpoint(text: str) -> tuple[int, int, bytes, bytes]:
 
 # --------------------------------------------------------------------------------------------------------------- log.md
 
-CREATE, DROP, ADD, UPSERT, UPDATE, DELETE = range(1, 7)
-NAMES = {CREATE: "create", DROP: "drop", ADD: "add", UPSERT: "upsert", UPDATE: "update", DELETE: "delete"}
-HAS_VECTOR, HAS_CONTENT = 1, 2
-LEGAL_FLAGS = {CREATE: (2,), DROP: (0,), ADD: (3,), UPSERT: (3,), UPDATE: (1, 2, 3), DELETE: (0,)}
+CREATE, DROP, ADD, UPSERT, UPDATE, DELETE, LINK, UNLINK, RECORD, ERASE, REQUEST = range(1, 12)
+NAMES = dict(
+    enumerate(
+        ["create", "drop", "add", "upsert", "update", "delete", "link", "unlink", "record", "erase", "request"],
+        start=1,
+    )
+)
+HAS_VECTOR, HAS_CONTENT, SALTED = 1, 2, 4
+LEGAL_FLAGS = {
+    **dict.fromkeys((DROP, DELETE, ERASE), (0,)),
+    **dict.fromkeys((CREATE, LINK, UNLINK, RECORD, REQUEST), (2,)),
+    **dict.fromkeys((ADD, UPSERT), (3, 7)),
+    UPDATE: (1, 2, 3, 5, 6, 7),
+}
+WRITES = (ADD, UPSERT, UPDATE)
+PRESENT, ERASED = b"\x00", b"\x01"
+MOST_REQUESTS = 65_536
 MOST_OPERATION = 16 * 1024 * 1024
 MOST_BODY = 1024 * 1024 * 1024
+MOST_CONTENT = 8_454_150  # encoding.md
+MOST_NOTE = 65_536
 MOST_NAME = 128
 MOST_ID = 512
 OPERATION_HEADER = struct.Struct("<BBHHHII32s32s")
@@ -715,17 +748,31 @@ class Operation(NamedTuple):
     content: bytes | None
     vector_commitment: bytes
     content_commitment: bytes
+    salt: bytes = b""
+    gone: tuple[int, int, int] | None = None  # flags and the two sizes of a payload that was erased
+
+
+def plain(kind: int, collection: str, record_id: str, body: bytes | None = None) -> Operation:
+    """An operation without a vector; its content, if it has one, is no record's."""
+    return Operation(kind, collection, record_id, None, body, ZERO, ZERO if body is None else commitment(body))
+
+
+def without_payload(o: Operation) -> Operation:
+    return o._replace(vector=None, content=None, salt=b"", gone=(flags_of(o), *sizes_of(o)))
 
 
 def check_operation(o: Operation) -> Operation:
     """The operation itself, when its type, strings, sizes and commitments are those of the table in log.md."""
     if o.type not in NAMES:
         raise Refused("type", f"{o.type}")
-    if not 1 <= len(utf8(o.collection)) <= MOST_NAME:
+    if o.type == RECORD:
+        if o.collection:
+            raise Refused("collection", "a recorded hash has none")
+    elif not 1 <= len(utf8(o.collection)) <= MOST_NAME:
         raise Refused("collection", f"{len(utf8(o.collection))} bytes")
-    if o.type in (CREATE, DROP):
+    if o.type in (CREATE, DROP, RECORD):
         if o.id:
-            raise Refused("id", "an operation on a collection has none")
+            raise Refused("id", f"{NAMES[o.type]} has none")
     elif not 1 <= len(utf8(o.id)) <= MOST_ID:
         raise Refused("id", f"{len(utf8(o.id))} bytes")
     if flags_of(o) not in LEGAL_FLAGS[o.type]:
@@ -734,14 +781,16 @@ def check_operation(o: Operation) -> Operation:
         raise Refused("vector_size", f"{len(o.vector)}")
     if o.content == b"":
         raise Refused("content_size", "0 with its flag set")
+    if o.gone is not None and (o.gone[1] % 4 or o.gone[1] > 4 * MOST_DIMENSIONS or o.gone[2] > MOST_CONTENT):
+        raise Refused("erased_size", f"{o.gone}")
     if len(encode_operation(o)) > MOST_OPERATION:
         raise Refused("operation_size", "more than 16 MiB")
-    wanted_vector = ZERO if o.type in (CREATE, DROP, DELETE) else o.vector_commitment
-    wanted_content = ZERO if o.type in (DROP, DELETE) else o.content_commitment
+    wanted_vector = o.vector_commitment if o.type in WRITES else ZERO
+    wanted_content = ZERO if LEGAL_FLAGS[o.type] == (0,) else o.content_commitment
     if o.vector is not None:
-        wanted_vector = commitment(o.vector)
+        wanted_vector = commitment(o.vector, o.salt)
     if o.content is not None:
-        wanted_content = commitment(o.content)
+        wanted_content = commitment(o.content, o.salt)
     if o.vector_commitment != wanted_vector:
         raise Refused("vector_commitment", f"{o.vector_commitment.hex()} stored, {wanted_vector.hex()} computed")
     if o.content_commitment != wanted_content:
@@ -750,20 +799,28 @@ def check_operation(o: Operation) -> Operation:
 
 
 def flags_of(o: Operation) -> int:
-    return (HAS_VECTOR if o.vector is not None else 0) | (HAS_CONTENT if o.content is not None else 0)
+    if o.gone is not None:
+        return o.gone[0]
+    parts = (HAS_VECTOR if o.vector is not None else 0) | (HAS_CONTENT if o.content is not None else 0)
+    return parts | (SALTED if o.salt else 0)
+
+
+def sizes_of(o: Operation) -> tuple[int, int]:
+    return o.gone[1:] if o.gone is not None else (len(o.vector or b""), len(o.content or b""))
 
 
 def operation_header(o: Operation) -> bytes:
     name, record_id = utf8(o.collection), utf8(o.id)
-    sizes = len(o.vector or b""), len(o.content or b"")
     fixed = OPERATION_HEADER.pack(
-        o.type, flags_of(o), len(name), len(record_id), 0, *sizes, o.vector_commitment, o.content_commitment
+        o.type, flags_of(o), len(name), len(record_id), 0, *sizes_of(o), o.vector_commitment, o.content_commitment
     )
     return fixed + name + record_id
 
 
 def encode_operation(o: Operation) -> bytes:
-    return operation_header(o) + b"\x00" + (o.vector or b"") + (o.content or b"")
+    if o.gone is not None:
+        return operation_header(o) + ERASED
+    return operation_header(o) + PRESENT + o.salt + (o.vector or b"") + (o.content or b"")
 
 
 def decode_operation(data: bytes, at: int = 0) -> tuple[Operation, int]:
@@ -783,23 +840,28 @@ def decode_operation(data: bytes, at: int = 0) -> tuple[Operation, int]:
             raise Refused(what, "not UTF-8") from error
 
     fields = OPERATION_HEADER.unpack(take(80))
-    kind, flags, name_size, id_size, request_size, vector_size, content_size, vector_c, content_c = fields
+    kind, flags, name_size, id_size, reserved, vector_size, content_size, vector_c, content_c = fields
     if kind not in NAMES:
         raise Refused("type", f"{kind}")
     if flags not in LEGAL_FLAGS[kind]:
         raise Refused("flags", f"{flags} for {NAMES[kind]}")
-    if request_size != 0:
-        raise Refused("request_size", f"{request_size}")
+    if reserved != 0:
+        raise Refused("reserved", f"{reserved}")
     if bool(vector_size) != bool(flags & HAS_VECTOR):
         raise Refused("vector_size", f"{vector_size} with flags {flags}")
     if bool(content_size) != bool(flags & HAS_CONTENT):
         raise Refused("content_size", f"{content_size} with flags {flags}")
     name, record_id = text(name_size, "collection"), text(id_size, "id")
-    if take(1) != b"\x00":
-        raise Refused("state", "not present")
+    state = take(1)
+    if state == ERASED and kind in WRITES:
+        gone = flags, vector_size, content_size
+        return check_operation(Operation(kind, name, record_id, None, None, vector_c, content_c, b"", gone)), at
+    if state != PRESENT:
+        raise Refused("state", state.hex())
+    salt = take(32) if flags & SALTED else b""
     vector = take(vector_size) if vector_size else None
     body = take(content_size) if content_size else None
-    return check_operation(Operation(kind, name, record_id, vector, body, vector_c, content_c)), at
+    return check_operation(Operation(kind, name, record_id, vector, body, vector_c, content_c, salt)), at
 
 
 FRAME_MAGIC = b"DMF1"
@@ -1002,20 +1064,82 @@ class Record(NamedTuple):
     vector_commitment: bytes
     content_commitment: bytes
     born: int
+    salts: tuple[bytes, bytes] = (b"", b"")  # the vector's and the content's
+    erased: bool = False
 
 
 class Collection(NamedTuple):
     dim: int
     metric: str
     format: str
+    erasable: bool
     records: dict[str, Record]
 
 
-State = dict[str, Collection]
+Link = tuple[str, str, str, str, str]  # collection, source, relation, target's collection, target
+
+
+class Request(NamedTuple):
+    seq: int
+    digest: bytes
+    state_root: bytes
+
+
+class State(dict[str, Collection]):
+    """The collections by name, and what else a memory holds or must remember."""
+
+    def __init__(self, collections: dict[str, Collection] | None = None) -> None:
+        super().__init__(collections or {})
+        self.links: dict[Link, int] = {}  # and when each was made
+        self.requests: dict[str, Request] = {}  # the oldest first
+        self.erased: dict[tuple[str, str], int] = {}  # when last
+        self.missing: set[tuple[str, str]] = set()  # payloads that are gone, and no erasure says why yet
 
 
 def copy_of(state: State) -> State:
-    return {name: c._replace(records=dict(c.records)) for name, c in state.items()}
+    copy = State({name: c._replace(records=dict(c.records)) for name, c in state.items()})
+    copy.links, copy.requests = dict(state.links), dict(state.requests)
+    copy.erased, copy.missing = dict(state.erased), set(state.missing)
+    return copy
+
+
+def read_link(o: Operation) -> Link:
+    value = decode(o.content or b"")
+    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(part, str) for part in value):
+        raise Refused("link", "not [relation, collection, id]")
+    relation, collection, target = value
+    if not 1 <= len(utf8(relation)) <= MOST_NAME or not 1 <= len(utf8(collection)) <= MOST_NAME:
+        raise Refused("link", "the size of a name")
+    if not 1 <= len(utf8(target)) <= MOST_ID:
+        raise Refused("link", "the size of an id")
+    return o.collection, o.id, relation, collection, target
+
+
+def read_count(o: Operation) -> int:
+    count = decode(o.content or b"")
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise Refused("request", "not a count")
+    return count
+
+
+def read_recorded(o: Operation) -> tuple[bytes, str | None]:
+    value = decode(o.content or b"")
+    if not isinstance(value, list) or len(value) != 2:
+        raise Refused("record", "not [hash, note]")
+    digest, note = value
+    if not isinstance(digest, bytes) or len(digest) != 32 or not (note is None or isinstance(note, str)):
+        raise Refused("record", "not [hash, note]")
+    if note is not None and len(utf8(note)) > MOST_NOTE:
+        raise Refused("record", f"a note of {len(utf8(note))} bytes")
+    return digest, note
+
+
+def isolate(state: State, name: str, record_id: str | None = None) -> None:
+    """Take away the links of a record, or of all records of a collection."""
+    for edge in list(state.links):
+        ends = (edge[0], edge[1]), (edge[3], edge[4])
+        if any(end[0] == name and record_id in (None, end[1]) for end in ends):
+            del state.links[edge]
 
 
 def step(state: State, o: Operation, seq: int) -> None:
@@ -1027,48 +1151,116 @@ def step(state: State, o: Operation, seq: int) -> None:
         assert o.content is not None
         state[o.collection] = Collection(*read_definition(o.content), {})
         return
+    if o.type == RECORD:
+        read_recorded(o)
+        return
+    if o.type == ERASE:
+        if o.collection in state and o.id in state[o.collection].records:
+            del state[o.collection].records[o.id]
+            isolate(state, o.collection, o.id)
+        state.erased[o.collection, o.id] = seq
+        state.missing.discard((o.collection, o.id))
+        return
     if o.collection not in state:
         raise Refused("absent", f"collection {o.collection!r}")
+    collection = state[o.collection]
     if o.type == DROP:
         del state[o.collection]
+        isolate(state, o.collection)
         return
-    collection = state[o.collection]
+    if o.type == REQUEST:
+        read_count(o)
+        if o.id in state.requests:
+            raise Refused("request", f"{o.id!r} was used")
+        return
     standing = collection.records.get(o.id)
     if o.type == ADD and standing is not None:
         raise Refused("exists", f"{o.id!r} in {o.collection!r}")
-    if o.type in (UPDATE, DELETE) and standing is None:
+    if o.type in (UPDATE, DELETE, LINK, UNLINK) and standing is None:
         raise Refused("absent", f"{o.id!r} in {o.collection!r}")
     if o.type == DELETE:
         del collection.records[o.id]
+        isolate(state, o.collection, o.id)
         return
+    if o.type in (LINK, UNLINK):
+        edge = read_link(o)
+        if (edge in state.links) != (o.type == UNLINK):
+            raise Refused("link", "is there already, or is not there")
+        if o.type == UNLINK:
+            del state.links[edge]
+            return
+        if edge[3] not in state or edge[4] not in state[edge[3]].records:
+            raise Refused("absent", f"{edge[4]!r} in {edge[3]!r}")
+        state.links[edge] = seq
+        return
+    if bool(flags_of(o) & SALTED) != collection.erasable:
+        raise Refused("salt", "exactly where the collection is erasable")
+    vector_size, _ = sizes_of(o)
+    if flags_of(o) & HAS_VECTOR:
+        if vector_size != 4 * collection.dim:
+            raise Refused("dimension", f"{vector_size // 4}, the collection has {collection.dim}")
+    elif standing is None or o.vector_commitment != standing.vector_commitment:
+        raise Refused("standing_commitment", "the vector's")
+    if not flags_of(o) & HAS_CONTENT and (standing is None or o.content_commitment != standing.content_commitment):
+        raise Refused("standing_commitment", "the content's")
+    if o.gone is not None:
+        state.missing.add((o.collection, o.id))
+        nothing = Record([0] * collection.dim, {}, None, o.vector_commitment, o.content_commitment, seq, erased=True)
+        collection.records[o.id] = nothing
+        return
+    parts = standing or Record([], {}, None, ZERO, ZERO, 0)
+    vector, (metadata, document), salts = parts.vector, (parts.metadata, parts.document), parts.salts
     if o.vector is not None:
-        vector = read_vector(o.vector)
-        if len(vector) != collection.dim:
-            raise Refused("dimension", f"{len(vector)}, the collection has {collection.dim}")
-        admit(vector)
-    else:
-        assert standing is not None
-        vector = standing.vector
-        if o.vector_commitment != standing.vector_commitment:
-            raise Refused("standing_commitment", "the vector's")
+        vector, salts = admit(read_vector(o.vector)), (o.salt, salts[1])
     if o.content is not None:
-        metadata, document = read_content(o.content)
-    else:
-        assert standing is not None
-        metadata, document = standing.metadata, standing.document
-        if o.content_commitment != standing.content_commitment:
-            raise Refused("standing_commitment", "the content's")
-    collection.records[o.id] = Record(vector, metadata, document, o.vector_commitment, o.content_commitment, seq)
+        (metadata, document), salts = read_content(o.content), (salts[0], o.salt)
+    erased = flags_of(o) & 3 != 3 and parts.erased
+    commitments = o.vector_commitment, o.content_commitment
+    collection.records[o.id] = Record(vector, metadata, document, *commitments, seq, salts, erased)
+
+
+def steps(state: State, operations: list[Operation], seq: int) -> dict[str, bytes]:
+    """All operations of a commit, in order; what its request ids stand for."""
+    requests: dict[str, bytes] = {}
+    at = 0
+    while at < len(operations):
+        o = operations[at]
+        step(state, o, seq)
+        at += 1
+        if o.type != REQUEST:
+            continue
+        behind = operations[at : at + read_count(o)]
+        if len(behind) < read_count(o) or any(x.type not in (ADD, UPSERT) for x in behind):
+            raise Refused("request", "fewer writes than it says")
+        if any(x.collection != o.collection for x in behind) or o.id in requests:
+            raise Refused("request", "another collection, or the same id twice")
+        requests[o.id] = request_digest([log_leaf(operation_header(x)) for x in behind])
+    return requests
+
+
+def take_requests(state: State, requests: dict[str, bytes], seq: int, root: bytes) -> None:
+    """Remember what request ids stand for, and forget the oldest beyond 65,536."""
+    for request_id, digest in requests.items():
+        state.requests[request_id] = Request(seq, digest, root)
+    for request_id in list(state.requests)[: max(0, len(state.requests) - MOST_REQUESTS)]:
+        del state.requests[request_id]
+
+
+def record_entry(name: str, record_id: str, r: Record) -> tuple[bytes, bytes]:
+    """A record's entry in the state tree, computed anew from its values, where they are known."""
+    vector_c, content_c = r.vector_commitment, r.content_commitment
+    if not r.erased:
+        vector_c = commitment(vector_bytes(r.vector), r.salts[0])
+        content_c = commitment(content(r.metadata, r.document), r.salts[1])
+    return state_key(name, record_id), record_leaf(name, record_id, vector_c, content_c)
 
 
 def entries_of(state: State) -> dict[bytes, bytes]:
-    """Every entry of the state tree, computed anew from the values themselves."""
-    entries = {}
+    """Every entry of the state tree."""
+    entries = {link_key(edge): link_leaf(edge) for edge in state.links}
     for name, c in state.items():
-        entries[state_key(name)] = collection_leaf(name, commitment(definition(c.dim, c.metric, c.format)))
-        for record_id, r in c.records.items():
-            vector_c, content_c = commitment(vector_bytes(r.vector)), commitment(content(r.metadata, r.document))
-            entries[state_key(name, record_id)] = record_leaf(name, record_id, vector_c, content_c)
+        entries[state_key(name)] = collection_leaf(name, commitment(definition(*c[:4])))
+        entries.update(record_entry(name, record_id, r) for record_id, r in c.records.items())
     return entries
 
 
@@ -1076,17 +1268,34 @@ def resolve(state: State, command: tuple[Any, ...]) -> list[Operation]:
     """The operations that a command (its shapes stand at ``Draw``) comes to in a state, before any is applied."""
     kind, name, *rest = command
     if kind == "create":
-        body = definition(*rest)
-        return [Operation(CREATE, name, "", None, body, ZERO, commitment(body))]
+        return [plain(CREATE, name, "", definition(*rest))]
+    if kind == "record":
+        return [plain(RECORD, "", "", encode([name, *rest]))]
+    if kind == "request":
+        request_id, call = name, rest[0]
+        operations = resolve(state, call)
+        digest = request_digest([log_leaf(operation_header(o)) for o in operations])
+        if request_id in state.requests:
+            if state.requests[request_id].digest != digest:
+                raise Refused("request", f"{request_id!r} was another command")
+            return []
+        return [plain(REQUEST, call[1], request_id, encode(len(operations))), *operations]
+    if kind == "erase":
+        return [plain(ERASE, name, record_id) for record_id in rest[0]]
     if name not in state:
         raise Refused("absent", f"collection {name!r}")
     if kind == "drop":
-        return [Operation(DROP, name, "", None, None, ZERO, ZERO)]
+        return [plain(DROP, name, "")]
+    if kind in ("link", "unlink"):
+        source, *other = rest
+        if ((name, source, *other) in state.links) == (kind == "link"):
+            return []
+        return [plain(LINK if kind == "link" else UNLINK, name, source, encode(other))]
     records = state[name].records
     if kind == "delete":
-        return [Operation(DELETE, name, i, None, None, ZERO, ZERO) for i in rest[0] if i in records]
+        return [plain(DELETE, name, i) for i in rest[0] if i in records]
     if kind == "delete_where":
-        return [Operation(DELETE, name, i, None, None, ZERO, ZERO) for i in select(records, rest[0])]
+        return [plain(DELETE, name, i) for i in select(records, rest[0])]
     operations = []
     seen = set()
     for record_id, raw, metadata, document in rest[0]:
@@ -1100,7 +1309,8 @@ def resolve(state: State, command: tuple[Any, ...]) -> list[Operation]:
         if kind in ("add", "upsert"):
             vector, body = vector_bytes(admit(raw)), content(metadata, document)
             kind_number = ADD if kind == "add" else UPSERT
-            parts = (vector, body, commitment(vector), commitment(body))
+            salt = salt_of(KEY, name, record_id, vector + body) if state[name].erasable else b""
+            parts = (vector, body, commitment(vector, salt), commitment(body, salt), salt)
             operations.append(Operation(kind_number, name, record_id, *parts))
             continue
         assert kind == "update"
@@ -1109,7 +1319,6 @@ def resolve(state: State, command: tuple[Any, ...]) -> list[Operation]:
         vector_c, content_c = standing.vector_commitment, standing.content_commitment
         if raw is not None:
             new_vector = vector_bytes(admit(raw))
-            vector_c = commitment(new_vector)
         if metadata is not None or document is not None:
             merged = {
                 key: value
@@ -1117,16 +1326,24 @@ def resolve(state: State, command: tuple[Any, ...]) -> list[Operation]:
                 if value is not None or key not in (metadata or {})
             }
             new_content = content(merged, standing.document if document is None else document)
-            content_c = commitment(new_content)
-        operations.append(Operation(UPDATE, name, record_id, new_vector, new_content, vector_c, content_c))
+        payload = (new_vector or b"") + (new_content or b"")
+        salt = salt_of(KEY, name, record_id, payload) if state[name].erasable else b""
+        if new_vector is not None:
+            vector_c = commitment(new_vector, salt)
+        if new_content is not None:
+            content_c = commitment(new_content, salt)
+        operations.append(Operation(UPDATE, name, record_id, new_vector, new_content, vector_c, content_c, salt))
     return operations
+
+
+KEY = bytes(range(32))  # the store's key, which salts are made with
 
 
 class Memory:
     """state = fold(apply, log): the state, the two trees and the chain, moved one commit at a time."""
 
     def __init__(self) -> None:
-        self.state: State = {}
+        self.state = State()
         self.tree = StateTree()
         self.seq = 0
         self.link = FIRST_LINK
@@ -1147,44 +1364,46 @@ class Memory:
         staged = copy_of(self.state)
         operations = []
         for call in command[1] if command[0] == "batch" else [command]:
-            for operation in resolve(staged, call):
-                step(staged, operation, self.seq + 1)
-                operations.append(operation)
-        return self._publish(operations, staged) if operations else None
+            some = resolve(staged, call)
+            for request_id, digest in steps(staged, some, self.seq + 1).items():
+                staged.requests[request_id] = Request(self.seq + 1, digest, ZERO)  # for the calls behind it
+            operations += some
+        return self.apply(operations) if operations else None
 
     def apply(self, operations: list[Operation]) -> Commit:
         """Resolved operations as one commit."""
         staged = copy_of(self.state)
-        for operation in operations:
-            step(staged, operation, self.seq + 1)
-        return self._publish(operations, staged)
+        requests = steps(staged, operations, self.seq + 1)
+        return self._publish(operations, staged, requests)
 
     def replay(self, commit: Commit) -> None:
         """One commit read from a log: the same operations must come to the same root and the same link."""
         staged = copy_of(self.state)
-        for operation in commit.operations:
-            step(staged, operation, self.seq + 1)
+        requests = steps(staged, list(commit.operations), self.seq + 1)
         if state_root(entries_of(staged)) != commit.state_root:
             raise Refused("state_root", f"seq {commit.seq}")
-        if self._publish(list(commit.operations), staged) != commit:
+        if self._publish(list(commit.operations), staged, requests) != commit:
             raise Refused("link", f"seq {commit.seq}")
 
-    def _publish(self, operations: list[Operation], staged: State) -> Commit:
+    def _publish(self, operations: list[Operation], staged: State, requests: dict[str, bytes]) -> Commit:
         touched: set[tuple[str, str]] = set()
         for o in operations:
             touched.add((o.collection, o.id))
             if o.type == DROP:  # its records go with it: those of the state before, and any that this commit wrote
                 before = self.state[o.collection].records if o.collection in self.state else {}
                 touched |= {(o.collection, record_id) for record_id in before}
+        changes: dict[bytes, bytes | None] = {}
         for name, record_id in sorted(touched):
             key = state_key(name, record_id)
-            leaf = None
+            changes[key] = None
             if name in staged and record_id == "":
-                c = staged[name]
-                leaf = collection_leaf(name, commitment(definition(c.dim, c.metric, c.format)))
+                changes[key] = collection_leaf(name, commitment(definition(*staged[name][:4])))
             elif name in staged and record_id in staged[name].records:
                 r = staged[name].records[record_id]
-                leaf = record_leaf(name, record_id, r.vector_commitment, r.content_commitment)
+                changes[key] = record_leaf(name, record_id, r.vector_commitment, r.content_commitment)
+        for edge in sorted(self.state.links.keys() ^ staged.links.keys()):
+            changes[link_key(edge)] = link_leaf(edge) if edge in staged.links else None
+        for key, leaf in changes.items():
             there = key in self.tree.buckets.get(int.from_bytes(key[:2], "big"), {})
             if leaf is not None or there:
                 self.tree.change(key, leaf)
@@ -1192,6 +1411,7 @@ class Memory:
         for leaf in commit.leaves:
             self.frontier = extend_frontier(self.frontier, self.log_size, leaf)
             self.log_size += 1
+        take_requests(staged, requests, commit.seq, commit.state_root)
         self.state, self.seq, self.link = staged, commit.seq, commit.link
         return commit
 
@@ -1221,7 +1441,7 @@ def snapshot_stream(state: State) -> bytes:
     for name in sorted(state, key=utf8):
         c = state[name]
         ids = sorted(c.records, key=utf8)
-        body = definition(c.dim, c.metric, c.format)
+        body = definition(*c[:4])
         parts += [lp(name), u32(len(body)), body, u64(len(ids))]
         parts += [lp(i) for i in ids]
         parts += [u64(c.records[i].born) for i in ids]
@@ -1229,6 +1449,16 @@ def snapshot_stream(state: State) -> bytes:
         for i in ids:
             body = content(c.records[i].metadata, c.records[i].document)
             parts += [u32(len(body)), body]
+        parts += [salt for i in ids for salt in c.records[i].salts]
+    parts.append(u64(len(state.links)))
+    for edge in sorted(state.links, key=lambda edge: tuple(map(utf8, edge))):
+        parts += [*map(lp, edge), u64(state.links[edge])]
+    parts.append(u64(len(state.requests)))
+    for request_id, r in state.requests.items():
+        parts += [lp(request_id), u64(r.seq), r.digest, r.state_root]
+    parts.append(u64(len(state.erased)))
+    for name, record_id in sorted(state.erased, key=lambda node: tuple(map(utf8, node))):
+        parts += [lp(name), lp(record_id), u64(state.erased[name, record_id])]
     return b"".join(parts)
 
 
@@ -1332,7 +1562,7 @@ def read_snapshot(data: bytes) -> Memory:
         name = text(MOST_NAME, "collection")
         if m.state and utf8(name) <= max(map(utf8, m.state)):
             raise Refused("order", f"collection {name!r}")
-        dim, metric, number_format = read_definition(take(number(take(4))))
+        dim, metric, number_format, erasable = read_definition(take(number(take(4))))
         count = number(take(8))
         ids = []
         for _ in range(count):
@@ -1343,14 +1573,35 @@ def read_snapshot(data: bytes) -> Memory:
         if not all(1 <= b <= seq for b in born):
             raise Refused("born", f"{born}")
         vectors = [admit(read_vector(take(4 * dim))) for _ in ids]
+        bodies = [take(number(take(4))) for _ in ids]
+        salts = [(take(32), take(32)) if erasable else (b"", b"") for _ in ids]
         records = {}
-        for i, b, vector in zip(ids, born, vectors, strict=True):
-            body = take(number(take(4)))
-            metadata, document = read_content(body)
-            records[i] = Record(vector, metadata, document, commitment(vector_bytes(vector)), commitment(body), b)
-        m.state[name] = Collection(dim, metric, number_format, records)
+        for i, b, vector, body, (one, two) in zip(ids, born, vectors, bodies, salts, strict=True):
+            commitments = commitment(vector_bytes(vector), one), commitment(body, two)
+            records[i] = Record(vector, *read_content(body), *commitments, b, (one, two))
+        m.state[name] = Collection(dim, metric, number_format, erasable, records)
+    links: list[Link] = []
+    for _ in range(number(take(8))):
+        links.append(tuple(text(most, "link") for most in (MOST_NAME, MOST_ID, MOST_NAME, MOST_NAME, MOST_ID)))
+        for name, record_id in (links[-1][:2], links[-1][3:]):
+            if name not in m.state or record_id not in m.state[name].records:
+                raise Refused("link", f"no {record_id!r} in {name!r}")
+        m.state.links[links[-1]] = number(take(8))
+    for _ in range(number(take(8))):
+        request_id = text(MOST_ID, "request")
+        if request_id in m.state.requests:
+            raise Refused("request", f"{request_id!r} twice")
+        m.state.requests[request_id] = Request(number(take(8)), take(32), take(32))
+    for _ in range(number(take(8))):
+        name, record_id = text(MOST_NAME, "erased"), text(MOST_ID, "erased")
+        m.state.erased[name, record_id] = number(take(8))
+    seqs = [r.seq for r in m.state.requests.values()]
+    if seqs != sorted(seqs) or len(seqs) > MOST_REQUESTS:
+        raise Refused("request", "out of order, or too many")
+    if not all(1 <= s <= seq for s in [*m.state.links.values(), *seqs, *m.state.erased.values()]):
+        raise Refused("born", "a link, a request or an erasure")
     if snapshot_stream(m.state) != stream:
-        raise Refused("stream", "bytes behind the last collection")
+        raise Refused("stream", "out of order, twice, or bytes behind the last erasure")
     for key, leaf in entries_of(m.state).items():
         m.tree.change(key, leaf)
     if m.state_root() != root:

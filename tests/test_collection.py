@@ -71,22 +71,6 @@ def test_ids_of_all_admitted_lengths_stand(notes: detmem.Collection) -> None:
         assert notes.get(id).ids == [id]
 
 
-@pytest.mark.parametrize("name", ["expand", "max_distance", "request_id"])
-def test_what_a_later_version_brings_is_not_there_in_disguise(fruit: detmem.Collection, name: str) -> None:
-    with pytest.raises(TypeError):
-        fruit.search([0, 0], **{name: 1})
-    with pytest.raises(TypeError):
-        fruit.add("z", [0, 0], **{name: 1})
-
-
-def test_no_name_of_a_later_version_stands_as_a_stub(db: detmem.Database, fruit: detmem.Collection) -> None:
-    for name in ("at", "prove", "prove_consistency", "record", "erase", "report"):
-        assert not hasattr(db, name), name
-    for name in ("link", "unlink", "neighbors", "erase"):
-        assert not hasattr(fruit, name), name
-    assert not hasattr(fruit.search([0, 0]), "receipt")
-
-
 @pytest.mark.parametrize(
     "call",
     [
@@ -576,6 +560,32 @@ def test_where_chooses_the_same_records_in_get_search_count_and_delete(
     if where:
         fruit.delete(where=where)
         assert list(fruit) == [id for id in sorted(WORDS) if id not in expected]
+
+
+@pytest.mark.parametrize("most", [1, 3, 50])
+def test_few_and_many_matches_come_in_id_order(db: detmem.Database, most: int) -> None:
+    numbers = db.collection("numbers", dim=1)
+    shuffled = np.random.default_rng(8).permutation(50).tolist()
+    numbers.add([f"{n:02}" for n in shuffled], np.ones((50, 1)), metadatas=[{"n": n} for n in shuffled])
+    assert numbers.get(where={"n": {"$lt": most}}).ids == [f"{n:02}" for n in range(most)]
+    assert numbers.get(where={"n": {"$lt": most}}, limit=1, offset=most - 1).ids == [f"{most - 1:02}"]
+
+
+def test_a_delete_chooses_alike_within_a_batch_and_without(db: detmem.Database) -> None:
+    """First of a batch, after writes of the batch, and alone: three ways to the same records."""
+    ids, where = [f"{n}" for n in range(9)], {"n": {"$gte": 5}}
+    for name in ("alone", "first", "later"):
+        db.collection(name, dim=1).add(ids, np.ones((9, 1)), metadatas=[{"n": n} for n in range(9)])
+    db["alone"].upsert("0", [1], metadatas={"n": 7})
+    db["alone"].delete(where=where)
+    with db.batch():
+        db["first"].delete(where={"n": 5})
+        db["first"].upsert("0", [1], metadatas={"n": 7})
+        db["first"].delete(where=where)
+    with db.batch():
+        db["later"].upsert("0", [1], metadatas={"n": 7})
+        db["later"].delete(where=where)
+    assert list(db["alone"]) == list(db["first"]) == list(db["later"]) == ["1", "2", "3", "4"]
 
 
 def test_an_order_against_another_type_is_refused_whatever_the_rest_says(

@@ -16,11 +16,11 @@ GOLDEN = Path(__file__).resolve().parent.parent / "spec" / "vectors" / "golden"
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """A copy, so that no test can touch what is kept."""
-    return Path(shutil.copytree(GOLDEN / "store-1", tmp_path / "store-1"))
+    return Path(shutil.copytree(GOLDEN / "store-2", tmp_path / "store-2"))
 
 
 def checkpoint() -> detmem.Checkpoint:
-    return detmem.Checkpoint.parse((GOLDEN / "store-1.checkpoint").read_text(encoding="ascii"))
+    return detmem.Checkpoint.parse((GOLDEN / "store-2.checkpoint").read_text(encoding="ascii"))
 
 
 @pytest.mark.parametrize("mode", ["r", "r+", "a"])
@@ -28,7 +28,7 @@ def test_a_golden_store_opens_to_its_checkpoint(store: Path, mode: str) -> None:
     with detmem.open(store, mode, expect=checkpoint()) as db:
         assert db.checkpoint() == checkpoint()
         assert db.recovery is None
-        assert db.collections() == ["notes", "sketches"]
+        assert db.collections() == ["notes", "people", "sketches"]
         notes = db["notes"]
         assert list(notes) == ["b", "é"]
         records = notes.get(include=["metadatas", "documents", "raw"])
@@ -36,6 +36,8 @@ def test_a_golden_store_opens_to_its_checkpoint(store: Path, mode: str) -> None:
         assert records.documents == [None, ""]
         assert records.raw is not None
         assert records.raw[0].tolist() == [3, 4, 5]
+        assert list(db["people"]) == ["bob"]
+        assert db["notes"].neighbors("é") == [detmem.Link("é", "about", ("people", "bob"))]
         hit = db["sketches"].search([1.5, -0.25], k=1)[0]
         assert (hit.id, hit.raw, hit.distance) == ("s", 0, 0.0)
 
@@ -63,8 +65,8 @@ def test_writing_goes_on_behind_a_golden_store(store: Path) -> None:
 
 def test_a_replayed_golden_store_has_the_golden_snapshot(store: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    detmem.replay(store, copy, until=4)
+    detmem.replay(store, copy, until=9)
     with detmem.open(copy, "r+") as db:
         path = db.snapshot().path
     assert path is not None
-    assert Path(path).read_bytes() == (GOLDEN / "store-1" / "snap" / Path(path).name).read_bytes()
+    assert Path(path).read_bytes() == (GOLDEN / "store-2" / "snap" / Path(path).name).read_bytes()

@@ -34,7 +34,9 @@ FLOORS = {
     "options": 2,
     "parallel": 3,
     "database": 4,
+    "graph": 3,
     "collection": 4,
+    "past": 4,
     "adapters": 4,
     "opening": 5,
     "history": 6,
@@ -44,15 +46,18 @@ FLOORS = {
     "selfcheck": 8,
     "__main__": 9,
 }
-# Rooms of one floor do not know each other, but the shell is one room in several files, and the desk
-# offers what it runs.
-NEIGHBOURS = {("database", "collection"), ("collection", "database"), ("cli", "demo"), ("cli", "selfcheck")}
+# Rooms of one floor do not know each other, but the shell is one room in several files, and the desk offers the demo and
+# the selfcheck.
+NEIGHBOURS = {
+    ("database", "collection"), ("collection", "database"), ("database", "past"), ("past", "database"), ("cli", "demo"),
+    ("cli", "selfcheck"),
+}  # fmt: skip
 
 PURE_ROOMS = ("machine", "search")
 # Everything that a pure room may import from outside the house.  An allow-list: a clock has too many names to forbid.
 PURE_IMPORTS = {
     "__future__", "abc", "bisect", "collections", "contextlib", "dataclasses", "enum", "functools", "hashlib", "heapq",
-    "itertools", "math", "msgpack", "numpy", "operator", "struct", "sys", "types", "typing", "zlib",
+    "hmac", "itertools", "math", "msgpack", "numpy", "operator", "struct", "sys", "types", "typing", "zlib",
 }  # fmt: skip
 ONLY_IN = {
     "numba": {"search/kernels.py", "search/lanes.py"},
@@ -94,7 +99,7 @@ FLOAT_ROOMS = {
     "machine/units.py": "floats propose what integers would decide, with a bound of the error",
     "machine/contents.py": "as encoding",
     "machine/encoding.py": "float64 metadata values are data and have a byte string",
-    "machine/filters.py": "float64 metadata values are compared, exactly",
+    "machine/columns.py": "float64 metadata values are held by their bits and compared, exactly",
     "search/front.py": "learning what to read first, and guarded products; no answer depends on either",
 }
 WITHOUT_DOOR = {"__main__.py"}  # run, never imported

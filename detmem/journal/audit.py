@@ -6,7 +6,7 @@ Unlike ``recovery`` this trusts no snapshot and repairs nothing: it is for the a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from detmem.errors import CorruptionError, Divergence, LogDamaged, SnapshotDamaged
 from detmem.journal import snapshot
@@ -14,7 +14,6 @@ from detmem.journal.disk import Disk
 from detmem.journal.files import (
     Segment,
     damaged,
-    frames,
     open_if_there,
     read_header,
     segment_name,
@@ -22,25 +21,14 @@ from detmem.journal.files import (
     snapshot_name,
     snapshot_seqs,
 )
-from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, last_durable
+from detmem.journal.frame import BadFrame, SegmentHeader, SegmentReader, last_durable
 from detmem.journal.head import Head, newest_head
+from detmem.journal.past import Position
 from detmem.journal.recovery import advance, read_segments
-from detmem.machine.commitment import LINK_ZERO, ZERO, LogTree
+from detmem.machine.commitment import LINK_ZERO
 from detmem.machine.state import State
 
-__all__ = ["Position", "Verdict", "position_at", "verify"]
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a log stands after ``seq``."""
-
-    seq: int = 0
-    state_root: bytes = ZERO
-    log: LogTree = field(default_factory=LogTree)
-
-    def after(self, frame: Frame) -> Position:
-        return Position(frame.seq, frame.state_root, self.log.extended(frame.leaves))
+__all__ = ["Verdict", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +37,6 @@ class Verdict:
 
     position: Position
     error: CorruptionError | None
-
-
-def position_at(disk: Disk, seq: int) -> Position:
-    """Where the log stood after ``seq``, from its frames.  ``LogDamaged`` when it does not get there."""
-    position = Position()
-    for _, frame in frames(disk, 1, seq + 1):
-        position = position.after(frame)
-    if position.seq != seq:
-        raise damaged("log", 0, f"the log ends at seq {position.seq}", position.seq, seq)
-    return position
 
 
 class _Walk:

@@ -16,6 +16,7 @@ from detmem.journal.frame import BadFrame, Frame, Seal, SegmentHeader, SegmentRe
 from detmem.journal.head import HEAD, head_size_is_right, read_heads
 
 __all__ = [
+    "KEYS",
     "LOCK",
     "LOG",
     "QUARANTINE",
@@ -35,8 +36,8 @@ __all__ = [
     "snapshot_seqs",
 ]
 
-LOCK, LOG, SNAPSHOTS, QUARANTINE = "LOCK", "log", "snap", "quarantine"
-_OUR_NAMES = {HEAD, f"{HEAD}.tmp", LOCK, LOG, SNAPSHOTS, QUARANTINE}
+LOCK, LOG, SNAPSHOTS, QUARANTINE, KEYS = "LOCK", "log", "snap", "quarantine", "keys"
+_OUR_NAMES = {HEAD, f"{HEAD}.tmp", LOCK, LOG, SNAPSHOTS, QUARANTINE, KEYS}
 _NAME = re.compile(r"([0-9]{20})\.(seg|snap)")
 _COPY_BYTES = 1 << 20
 _NO_END = 1 << 63
@@ -164,7 +165,7 @@ def open_if_there(disk: Disk, name: str) -> File | None:
 
 def remove_temporaries(disk: Disk) -> None:
     """Remove what a crash left half made."""
-    for folder in ("", LOG, SNAPSHOTS, QUARANTINE):
+    for folder in ("", LOG, SNAPSHOTS, QUARANTINE, KEYS):
         for name in disk.list(folder):
             if name.endswith(".tmp"):
                 disk.remove(f"{folder}/{name}" if folder else name)

@@ -18,7 +18,7 @@ from detmem.journal.disk import File
 from detmem.machine import commands, runs
 from detmem.machine.commitment import commit_leaf, link_of
 from detmem.machine.runs import Operations
-from detmem.machine.state import COMMIT_KIND, VERSION, Change
+from detmem.machine.stage import COMMIT_KIND, VERSION, Change
 
 __all__ = [
     "MAX_FRAME_BYTES",
@@ -116,7 +116,7 @@ class SegmentHeader:
 
     @classmethod
     def decode(cls, data: bytes) -> SegmentHeader:
-        """``CorruptionError`` for a short or bad header, ``FormatError`` for a newer format."""
+        """``CorruptionError`` for a short or bad header, ``FormatError`` for another format."""
         if len(data) < _SEGMENT.size:
             raise CorruptionError(f"a segment header has {_SEGMENT.size} bytes, found {len(data)}")
         magic, version, flags, size, store_id, first_seq, log_size, before, root, crc = _SEGMENT.unpack(
@@ -124,8 +124,8 @@ class SegmentHeader:
         )
         if magic != _SEGMENT_MAGIC or crc != crc32(data[: _SEGMENT.size - _CRC_BYTES]):
             raise CorruptionError("a segment header whose magic or CRC is wrong")
-        if version > VERSION:
-            raise FormatError(f"the log has format {version}, this version of detmem reads up to {VERSION}")
+        if version != VERSION:
+            raise FormatError(f"the log has format {version}, this version of detmem reads format {VERSION}")
         header = cls(store_id, first_seq, log_size, before, root)
         if header.encode() != data[: _SEGMENT.size]:
             raise CorruptionError(

@@ -12,7 +12,7 @@ from zlib import crc32
 from detmem.errors import FormatError
 from detmem.journal.disk import Disk
 from detmem.machine.commitment import LINK_ZERO, ZERO
-from detmem.machine.state import VERSION
+from detmem.machine.stage import VERSION
 
 __all__ = ["HEAD", "Head", "HeadFile", "head_size_is_right", "newest_head", "read_heads"]
 
@@ -48,14 +48,14 @@ class Head:
 
     @classmethod
     def decode(cls, data: bytes) -> Head | None:
-        """None for a bad slot, ``FormatError`` for a newer format."""
+        """None for a bad slot, ``FormatError`` for another format."""
         if len(data) < _SLOT.size:
             return None
         magic, version, flags, generation, store_id, *rest, crc = _SLOT.unpack(data[: _SLOT.size])
         if magic != _MAGIC or crc != crc32(data[: _SLOT.size - 4]):
             return None
-        if version > VERSION:
-            raise FormatError(f"HEAD has format {version}, this version of detmem reads up to {VERSION}")
+        if version != VERSION:
+            raise FormatError(f"HEAD has format {version}, this version of detmem reads format {VERSION}")
         if generation > _MAX_GENERATION:  # no life is long enough to have written it, and the next could not be
             return None
         head = cls(store_id, generation, bool(flags & _CLEAN), *rest)

@@ -22,7 +22,8 @@ from detmem.journal.files import LOG, QUARANTINE, SNAPSHOTS, segment_name, snaps
 from detmem.journal.frame import Seal, SegmentHeader, commit_blocks, encode_seal
 from detmem.journal.policy import Policy
 from detmem.journal.recovery import Opened
-from detmem.machine.state import Change, State
+from detmem.machine.stage import Change
+from detmem.machine.state import State
 
 __all__ = ["SEGMENT_BYTES", "Journal"]
 
@@ -184,7 +185,11 @@ class Journal:
     @property
     def durable(self) -> bool:
         """Whether the last commit has reached the disk."""
-        return self._durable.seq == self._written.seq and self._disk.durable
+        return self.has(self._written.seq)
+
+    def has(self, seq: int) -> bool:
+        """Whether a commit has reached the disk."""
+        return seq <= self._durable.seq and self._disk.durable
 
     # -- inside
 

@@ -31,7 +31,8 @@ from detmem.journal.files import (
 from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, last_durable, read_seal
 from detmem.journal.head import HEAD, Head, HeadFile, newest_head, read_heads
 from detmem.machine.commitment import LINK_ZERO, LogTree
-from detmem.machine.state import Change, State
+from detmem.machine.stage import Change
+from detmem.machine.state import State
 
 __all__ = ["Opened", "Recovery", "advance", "follow", "read_segments", "recover"]
 

@@ -17,10 +17,11 @@ import numpy as np
 from detmem.errors import DetmemError, FormatError, SnapshotDamaged, StorageError
 from detmem.journal.disk import File
 from detmem.machine import contents, encoding, fixed
-from detmem.machine.commands import Definition
+from detmem.machine.commands import SALT_BYTES, Definition, Link
 from detmem.machine.commitment import LogTree, commit, prefixed
 from detmem.machine.records import Records
-from detmem.machine.state import VERSION, State
+from detmem.machine.stage import VERSION, Request
+from detmem.machine.state import MAX_REQUESTS, State
 from detmem.machine.vectors import Vectors
 
 __all__ = ["load", "read_digest", "write"]
@@ -46,6 +47,7 @@ class _Header:
 
 def write(state: State, file: File) -> bytes:
     """Write ``state`` to an empty file; returns the digest that binds every byte of it."""
+    assert not any(records.erased for records in state.collections.values()), "a moment before an erasure"
     frontier = state.log.frontier
     roots = (state.link, state.root, state.log.root)
     sizes = (_CHUNK_BYTES, state.seq, state.log.size)
@@ -77,9 +79,10 @@ def load(file: File, name: str) -> tuple[State, bytes]:
     reader = _Reader(file, name)
     try:
         collections = list(_read_collections(reader))
+        history = _read_links(reader), _read_requests(reader), _read_erasures(reader)
         reader.finish()
         header = reader.header
-        state = State.restored(header.seq, header.link, header.log, collections)
+        state = State.restored(header.seq, header.link, header.log, collections, *history)
     except (SnapshotDamaged, StorageError):  # a disk that cannot be read says nothing about what was written
         raise
     except DetmemError as error:
@@ -106,6 +109,17 @@ def _stream(state: State) -> Iterator[bytes]:
         for slot in slots:
             content = encoding.encode_content(view.metadatas[slot], view.documents[slot])
             yield len(content).to_bytes(4, "little") + content
+        if records.definition.erasable:
+            yield from (records.salts[slot] for slot in slots)
+    yield len(state.links).to_bytes(8, "little")
+    for link, born in sorted(state.links.items()):
+        yield b"".join([prefixed(text.encode()) for text in link]) + born.to_bytes(8, "little")
+    yield len(state.requests).to_bytes(8, "little")
+    for id, request in state.requests.items():
+        yield prefixed(id.encode()) + request.seq.to_bytes(8, "little") + request.digest + request.state_root
+    yield len(state.erased).to_bytes(8, "little")
+    for (name, id), seq in sorted(state.erased.items()):
+        yield prefixed(name.encode()) + prefixed(id.encode()) + seq.to_bytes(8, "little")
 
 
 def _chunks(parts: Iterable[bytes]) -> Iterator[bytes]:
@@ -206,10 +220,23 @@ class _Reader:
         if count * bytes_each > left:
             raise self.damaged(f"{count} records of at least {bytes_each} bytes, but {left} bytes are left")
 
+    def seq(self) -> int:
+        """The next seq: one that had been by the time of this snapshot."""
+        seq = self.number(8)
+        if not 1 <= seq <= self.header.seq:
+            raise self.damaged(f"seq {seq}, expected 1..{self.header.seq}")
+        return seq
+
+    def counted(self, bytes_each: int) -> int:
+        """The next count, of things of at least so many bytes."""
+        count = self.number(8)
+        self.check_count(count, bytes_each)
+        return count
+
     def finish(self) -> None:
         """The stream ends here."""
         if self._taken != len(self._pending) or next(self._source, None) is not None:
-            raise self.damaged("bytes behind the last collection")
+            raise self.damaged("bytes behind the last erasure")
 
     def _read_header(self) -> _Header:
         head = self._pread(_HEADER.size)
@@ -223,10 +250,10 @@ class _Reader:
         whole = self._pread(_HEADER.size + 32 * (frontier_count + 1))
         if sha256(whole[:-32]).digest() != whole[-32:]:
             raise self.damaged("the hash of the header is wrong")
-        if version > VERSION:
-            raise FormatError(f"snapshot {self._name} has format {version}, expected at most {VERSION}")
-        if version != VERSION or flags or chunk_size != _CHUNK_BYTES:
-            raise self.damaged(f"unknown version {version}, flags {flags} or chunk size {chunk_size}")
+        if version != VERSION:
+            raise FormatError(f"snapshot {self._name} has format {version}, expected {VERSION}")
+        if flags or chunk_size != _CHUNK_BYTES:
+            raise self.damaged(f"unknown flags {flags} or chunk size {chunk_size}")
         if seq >= _MAX_SEQ:  # records count their lives in int64
             raise self.damaged(f"seq {seq}, expected below 2^63 - 1")
         frontier = [whole[at : at + 32] for at in range(_HEADER.size, len(whole) - 32, 32)]
@@ -259,8 +286,8 @@ def _read_collections(reader: _Reader) -> Iterator[tuple[Records, list[bytes]]]:
 
 
 def _read_records(reader: _Reader, name: str, definition: Definition) -> tuple[Records, list[bytes]]:
-    count, dim = reader.number(8), definition.dim
-    reader.check_count(count, 2 + 8 + 4 * dim + 4)
+    dim = definition.dim
+    count = reader.counted(2 + 8 + 4 * dim + 4)
     ids = _names(reader, count, encoding.MAX_ID_BYTES)
     for before, id in pairwise(ids):
         if id <= before:
@@ -275,17 +302,72 @@ def _read_records(reader: _Reader, name: str, definition: Definition) -> tuple[R
         data = memoryview(reader.read(4 * dim * min(step, count - start)))
         block = np.frombuffer(data, dtype="<i4").reshape(-1, dim)
         vectors.append(fixed.admit_raw(block, dimension=dim, collection=name))
-        of_vectors += [commit(data[at : at + 4 * dim]) for at in range(0, len(data), 4 * dim)]
+        if not definition.erasable:
+            of_vectors += [commit(data[at : at + 4 * dim]) for at in range(0, len(data), 4 * dim)]
     pack = contents.packer()
     metadatas: list[encoding.Metadata] = []
     documents: list[str | None] = []
-    pairs: list[bytes] = []
-    for of_vector, content in zip(of_vectors, reader.sized(count, 4, encoding.MAX_CONTENT_BYTES), strict=True):
+    of_contents: list[bytes] = []
+    for content in reader.sized(count, 4, encoding.MAX_CONTENT_BYTES):
         metadata, document = contents.decode(content, pack)
         metadatas.append(metadata)
         documents.append(document)
-        pairs.append(of_vector + commit(content))
-    return Records.restored(name, definition, ids, vectors, metadatas, documents, born), pairs
+        if not definition.erasable:
+            of_contents.append(commit(content))
+    size = 2 * SALT_BYTES * definition.erasable
+    reader.check_count(count, size)
+    salts = [reader.read(size) for _ in range(count)] if size else []
+    seq = reader.header.seq
+    records = Records.restored(name, definition, ids, vectors, metadatas, documents, born, salts, seq)
+    if definition.erasable:  # the salts stand behind what they go before
+        return records, records.all_commitments()
+    return records, [of_vector + of_content for of_vector, of_content in zip(of_vectors, of_contents, strict=True)]
+
+
+_LINK_LIMITS = (
+    encoding.MAX_COLLECTION_BYTES,
+    encoding.MAX_ID_BYTES,
+    encoding.MAX_COLLECTION_BYTES,
+    encoding.MAX_COLLECTION_BYTES,
+    encoding.MAX_ID_BYTES,
+)
+
+
+def _read_links(reader: _Reader) -> list[tuple[Link, int]]:
+    links: list[tuple[Link, int]] = []
+    for _ in range(reader.counted(5 * 3 + 8)):
+        link = Link(*[_names(reader, 1, most)[0] for most in _LINK_LIMITS])
+        if links and link <= links[-1][0]:
+            raise reader.damaged(f"{link} behind {links[-1][0]}")
+        links.append((link, reader.seq()))
+    return links
+
+
+def _read_requests(reader: _Reader) -> dict[str, Request]:
+    requests: dict[str, Request] = {}
+    count, before = reader.counted(3 + 8 + 64), 1
+    if count > MAX_REQUESTS:
+        raise reader.damaged(f"{count} request ids, expected at most {MAX_REQUESTS}")
+    for _ in range(count):
+        [id] = _names(reader, 1, encoding.MAX_ID_BYTES)
+        request = Request(reader.seq(), reader.read(32), reader.read(32))
+        if id in requests or request.seq < before:
+            raise reader.damaged(f"request id {id!r} stands twice, or behind a later one")
+        requests[id], before = request, request.seq
+    return requests
+
+
+def _read_erasures(reader: _Reader) -> dict[tuple[str, str], int]:
+    erased: dict[tuple[str, str], int] = {}
+    before = ("", "")
+    for _ in range(reader.counted(2 * 3 + 8)):
+        [name] = _names(reader, 1, encoding.MAX_COLLECTION_BYTES)
+        [id] = _names(reader, 1, encoding.MAX_ID_BYTES)
+        if (name, id) <= before:
+            raise reader.damaged(f"erasure of {(name, id)} behind that of {before}")
+        before = name, id
+        erased[before] = reader.seq()
+    return erased
 
 
 def _names(reader: _Reader, count: int, most: int) -> list[str]:

@@ -10,6 +10,7 @@ It knows bytes, not records: what a vector or a content is stands in ``commands`
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from struct import pack
@@ -28,12 +29,16 @@ __all__ = [
     "commit",
     "commit_leaf",
     "link",
+    "link_key",
+    "link_leaf",
     "link_of",
     "operation_leaf",
     "prefixed",
     "prefixed_all",
     "record_leaf",
     "record_leaves",
+    "request_digest",
+    "salt_of",
     "state_key",
     "state_keys",
 ]
@@ -54,9 +59,9 @@ def prefixed(text: bytes) -> bytes:
     return pack("<H", len(text)) + text
 
 
-def commit(data: bytes | memoryview) -> bytes:
-    """The commitment to a vector's or a content's bytes (without salt)."""
-    digest = sha256(b"\x10")
+def commit(data: bytes | memoryview, salt: bytes = b"") -> bytes:
+    """The commitment to a vector's or a content's bytes."""
+    digest = sha256(b"\x10" + salt)
     digest.update(data)
     return digest.digest()
 
@@ -100,6 +105,26 @@ def record_leaves(collection: bytes, records: Iterable[bytes], commitments: Iter
 def collection_leaf(collection: bytes, content_commitment: bytes) -> bytes:
     """State leaf of a collection's definition; ``collection`` is prefixed."""
     return sha256(b"\x16" + collection + content_commitment).digest()
+
+
+def link_key(names: bytes) -> bytes:
+    """Key of a link in the state tree; ``names`` are its five strings, each prefixed."""
+    return sha256(b"\x17" + names).digest()
+
+
+def link_leaf(names: bytes) -> bytes:
+    """State leaf of a link; ``names`` as for ``link_key``."""
+    return sha256(b"\x1b" + names).digest()
+
+
+def request_digest(leaves: Iterable[bytes]) -> bytes:
+    """What a request id stands for: the leaves of the operations that came under it."""
+    return sha256(b"\x1c" + b"".join(leaves)).digest()
+
+
+def salt_of(key: bytes, collection: str, id: str, *payload: bytes | memoryview) -> bytes:
+    """What goes before a vector and a content in their commitments, where a collection is erasable."""
+    return hmac.digest(key, b"".join([prefixed(collection.encode()), prefixed(id.encode()), *payload]), "sha256")
 
 
 def operation_leaf(header: bytes) -> bytes:

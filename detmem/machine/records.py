@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detmem.machine import encoding
-from detmem.machine.commands import Definition
+from detmem.machine.commands import SALT_BYTES, Definition
 from detmem.machine.commitment import commit, prefixed, state_key
 from detmem.machine.vectors import Rows, Vectors
 
@@ -31,37 +31,88 @@ _DEAD_KEPT = 1024  # below this many dead rows, compacting is not worth its copy
 
 
 class Record(NamedTuple):
-    """One record's parts: int32 little-endian bytes, their meaning, and the two commitments."""
+    """One record's parts: int32 little-endian bytes, their meaning, and the two commitments.
+
+    ``salts``: of the vector and of the content, joined; empty where the collection has none.  ``erased``: what it held
+    is gone, and only its commitments are known.
+    """
 
     vector: bytes | memoryview
     metadata: encoding.Metadata
     document: str | None
     vector_commitment: bytes
     content_commitment: bytes
+    salts: bytes = b""
+    erased: bool = False
 
 
 class View:
     """One collection at one seq, for reading: rows (live and dead) by slot, and which of them live.
 
     ``rows`` holds the exact vectors; ``ids``, ``metadatas``, ``documents`` by slot, the first ``rows.count`` of them.
-    ``died`` int64 (n,): at which seq a row dies; a row of this moment lives if that is behind ``seq``.
+    ``died`` int64 (n,): at which seq a row dies; a row of this moment lives if that is behind ``seq``.  ``born``
+    likewise; None for a view of the present, where every row has been born.  ``erased``: slots of which only the
+    commitments are known; ``without_erased`` leaves them out of what lives.
     """
 
-    def __init__(self, records: Records, seq: int) -> None:
+    def __init__(self, records: Records, seq: int, *, past: bool = False, without_erased: bool = False) -> None:
         self.seq = seq
         self.died: NDArray[np.int64] = records.died[: records.used]
+        self.born: NDArray[np.int64] | None = records.born[: records.used] if past else None
+        self.erased = dict(records.erased)
+        self._salts = records.salts
+        self.without_erased = without_erased
         self.name = records.name
         self.definition = records.definition
         self.rows: Rows = records.vectors.moment()
         self.ids: list[str] = records.ids
         self.metadatas: list[encoding.Metadata] = records.metadatas
         self.documents: list[str | None] = records.documents
-        self.count = len(records.slots)
+        self._count = len(records.slots)
+
+    @property
+    def count(self) -> int:
+        """The number of live records."""
+        return len(self.live) if self.is_masked else self._count
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether some rows are hidden that have not died."""
+        return self.born is not None or (self.without_erased and bool(self.erased))
 
     @cached_property
     def alive(self) -> NDArray[np.bool_]:
         """Which slots live, bool (n,).  A row that dies later dies at a later seq, so this may be asked for late."""
-        return self.died > self.seq
+        alive: NDArray[np.bool_] = self.died > self.seq
+        if self.born is not None:
+            alive &= self.born <= self.seq
+        if self.without_erased:
+            alive[list(self.erased)] = False
+        return alive
+
+    def commitments(self, slots: NDArray[np.int64]) -> list[bytes]:
+        """Vector and content commitment, joined, of the records at ``slots``."""
+        step = max(1, _COMMITTED_COMPONENTS // self.definition.dim)
+        pairs: list[bytes] = []
+        for start in range(0, len(slots), step):
+            some = slots[start : start + step]
+            rows = self.rows.take(some).astype("<i4", copy=False)
+            for row, slot in zip(rows, some.tolist(), strict=True):
+                content = encoding.encode_content(self.metadatas[slot], self.documents[slot])
+                salts = self._salts[slot] if self._salts else b""
+                pairs.append(self.erased.get(slot) or _pair(row.data, content, salts))
+        return pairs
+
+    @cached_property
+    def gone(self) -> list[int]:
+        """Slots of records that lived at this moment, and of which only the commitments are known."""
+        born = self.born if self.born is not None else np.zeros(len(self.died), dtype=np.int64)
+        return [slot for slot in self.erased if born[slot] <= self.seq < self.died[slot]]
+
+    @cached_property
+    def slots(self) -> dict[str, int]:
+        """The slots of live records by id; ``Records.find`` is quicker while nothing has changed."""
+        return {self.ids[slot]: slot for slot in self.live.tolist()}
 
     @cached_property
     def live(self) -> NDArray[np.int64]:
@@ -78,7 +129,9 @@ class View:
 class Records:
     """One collection's records, by slot; a slot is written once, when its record is born.
 
-    ``born`` and ``died`` (int64, by slot) say at which seq.  ``slots`` maps the ids of live records.
+    ``born`` and ``died`` (int64, by slot) say at which seq.  ``slots`` maps the ids of live records.  ``salts`` by
+    slot, where the definition says erasable.  ``erased`` has the joined commitments of slots whose payload is gone.
+    ``created``: the seq that made the collection, where known; ``kept_from``: rows that died at or before it are gone.
     """
 
     def __init__(self, name: str, definition: Definition, capacity: int = _FIRST_CAPACITY) -> None:
@@ -92,6 +145,10 @@ class Records:
         self.vectors = Vectors(definition.dim)
         self.born = np.zeros(capacity, dtype=np.int64)
         self.died = np.zeros(capacity, dtype=np.int64)
+        self.salts: list[bytes] = []
+        self.erased: dict[int, bytes] = {}
+        self.created = 0
+        self.kept_from = 0
         self._view: View | None = None
 
     @classmethod
@@ -104,14 +161,17 @@ class Records:
         metadatas: list[encoding.Metadata],
         documents: list[str | None],
         born: NDArray[np.int64],
+        salts: list[bytes],
+        seq: int,
     ) -> Records:
-        """Live records from their columns, which are taken over; no id stands twice."""
+        """Live records at ``seq`` from their columns, which are taken over; no id stands twice."""
         assert len(ids) == vectors.count == len(metadatas) == len(documents) == len(born)
         records = cls(name, definition, max(len(ids), 1))
         records.vectors = vectors
         records.ids, records.metadatas, records.documents = ids, metadatas, documents
         records.born[: len(ids)], records.died[: len(ids)] = born, _STILL_ALIVE
         records.slots = dict(zip(ids, range(len(ids)), strict=True))
+        records.salts, records.kept_from = salts, seq
         return records
 
     @property
@@ -125,27 +185,36 @@ class Records:
             self._view = View(self, seq)
         return self._view
 
+    def past(self, seq: int, without_erased: bool = False) -> View:
+        """What was live at ``seq``, which is not before ``kept_from``."""
+        assert seq >= self.kept_from
+        return View(self, seq, past=True, without_erased=without_erased)
+
+    def find(self, view: View, ids: Iterable[str]) -> list[int | None]:
+        """The slots of records in a view of this collection, None for those that were not there.
+
+        While nothing has changed since, that is a look into ``slots``.
+        """
+        slots = self.slots if view is self._view else view.slots
+        return [slots.get(id) for id in ids]
+
     def vector_bytes(self, slot: int) -> bytes:
         """The row as it is committed to."""
         return self.vectors.take(np.array([slot], dtype=np.int64)).astype("<i4", copy=False).tobytes()
 
-    def commitments(self, slot: int) -> tuple[bytes, bytes]:
-        """The record's vector and content commitment."""
-        content = encoding.encode_content(self.metadatas[slot], self.documents[slot])
-        return commit(self.vector_bytes(slot)), commit(content)
+    def record(self, slot: int) -> Record:
+        """Everything about one record."""
+        vector, pair = self.vector_bytes(slot), self.erased.get(slot)
+        salts = self.salts[slot] if self.salts else b""
+        if pair is None:
+            pair = _pair(vector, encoding.encode_content(self.metadatas[slot], self.documents[slot]), salts)
+        erased = slot in self.erased
+        return Record(vector, self.metadatas[slot], self.documents[slot], pair[:32], pair[32:], salts, erased)
 
     def all_commitments(self) -> list[bytes]:
         """Vector and content commitment, joined, of every live record, in the order of ``slots``."""
         slots = np.fromiter(self.slots.values(), dtype=np.int64, count=len(self.slots))
-        step = max(1, _COMMITTED_COMPONENTS // self.definition.dim)
-        pairs: list[bytes] = []
-        for start in range(0, len(slots), step):
-            some = slots[start : start + step]
-            rows = self.vectors.take(some).astype("<i4", copy=False)
-            for row, slot in zip(rows, some.tolist(), strict=True):
-                content = encoding.encode_content(self.metadatas[slot], self.documents[slot])
-                pairs.append(commit(row.data) + commit(content))
-        return pairs
+        return View(self, 0).commitments(slots)
 
     def key(self, id: str) -> bytes:
         """The record's key in the state tree."""
@@ -164,6 +233,7 @@ class Records:
         metadatas: Iterable[encoding.Metadata],
         documents: Iterable[str | None],
         born: int | NDArray[np.int64],
+        salts: Iterable[bytes] = (),
     ) -> None:
         """Append live records; the caller has seen that none of the ids is live."""
         start, stop = self.used, self.used + len(ids)
@@ -174,23 +244,30 @@ class Records:
         self.died[start:stop] = _STILL_ALIVE
         self.metadatas.extend(metadatas)
         self.documents.extend(documents)
+        self.salts.extend(salts)
         self.ids.extend(ids)
         self.slots.update(zip(ids, range(start, stop), strict=True))
         self._view = None
 
-    def compact(self) -> None:
+    def compact(self, seq: int) -> None:
         """Let dead rows go, once they outnumber the live: amortised O(1) for each write."""
         dead = self.used - len(self.slots)
-        if dead <= max(_DEAD_KEPT, len(self.slots)):
-            return
+        if dead > max(_DEAD_KEPT, len(self.slots)):
+            self.forget(seq)
+
+    def forget(self, seq: int) -> None:
+        """Let all dead rows go; moments before ``seq``, which is now, are no longer held."""
         kept = np.flatnonzero(self.died[: self.used] == _STILL_ALIVE)
         slots = kept.tolist()
         self.ids = [self.ids[slot] for slot in slots]
         self.metadatas = [self.metadatas[slot] for slot in slots]
         self.documents = [self.documents[slot] for slot in slots]
+        self.salts = [self.salts[slot] for slot in slots] if self.salts else []
+        self.erased = {new: self.erased[old] for new, old in enumerate(slots) if old in self.erased}
         self.vectors = self.vectors.kept(kept)
         self.born, self.died = self.born[kept], self.died[kept]
         self.slots = {id: slot for slot, id in enumerate(self.ids)}
+        self.kept_from = seq
         self._view = None
 
     def _resize(self, capacity: int) -> None:
@@ -201,3 +278,8 @@ class Records:
             new = np.empty(capacity, dtype=old.dtype)
             new[:used] = old[:used]
             setattr(self, name, new)
+
+
+def _pair(vector: bytes | memoryview, content: bytes, salts: bytes) -> bytes:
+    """Both commitments, joined."""
+    return commit(vector, salts[:SALT_BYTES]) + commit(content, salts[SALT_BYTES:])

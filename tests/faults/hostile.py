@@ -44,7 +44,7 @@ from detmem.journal.head import newest_head
 from detmem.machine import commands
 from detmem.machine.commands import Operation
 from detmem.machine.commitment import ZERO, commit, commit_leaf, link
-from detmem.machine.state import COMMIT_KIND, VERSION
+from detmem.machine.stage import COMMIT_KIND, VERSION
 from detmem.opening import open_disk
 from tests.twin import TWIN
 

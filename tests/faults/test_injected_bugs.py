@@ -26,7 +26,8 @@ from detmem.journal import copies, files, frame, head, log, recovery
 from detmem.machine import commands
 from detmem.machine.commands import Definition
 from detmem.machine.commitment import LINK_ZERO, commit_leaf, link
-from detmem.machine.state import COMMIT_KIND, VERSION, State
+from detmem.machine.stage import COMMIT_KIND, VERSION
+from detmem.machine.state import State
 from detmem.opening import open_disk
 from tests.faults import copies as faulty
 from tests.faults.simdisk import Fault, SimDisk

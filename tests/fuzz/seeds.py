@@ -14,7 +14,7 @@ from tests.fuzz.targets import STORE_ID
 from tests.journal.stores import small_store
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
-GOLDEN = Path(__file__).resolve().parents[2] / "spec" / "vectors" / "golden" / "store-1"
+GOLDEN = Path(__file__).resolve().parents[2] / "spec" / "vectors" / "golden" / "store-2"
 
 
 def write(target: str, name: str, data: bytes) -> None:

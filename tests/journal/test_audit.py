@@ -13,7 +13,7 @@ from detmem.journal.disk import MemoryDisk
 from detmem.journal.frame import SegmentHeader
 from detmem.machine import commands
 from detmem.machine.commitment import LINK_ZERO, commit, commit_leaf, link
-from detmem.machine.state import COMMIT_KIND, VERSION
+from detmem.machine.stage import COMMIT_KIND, VERSION
 from detmem.opening import open_disk
 from tests.journal.stores import (
     add,

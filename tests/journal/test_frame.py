@@ -18,7 +18,8 @@ from detmem.journal.frame import BadFrame, Frame, Seal, SegmentHeader, SegmentRe
 from detmem.machine import commands
 from detmem.machine.commands import Definition, Operation
 from detmem.machine.commitment import LINK_ZERO, LogTree
-from detmem.machine.state import Change, State
+from detmem.machine.stage import Change
+from detmem.machine.state import State
 from tests.journal.stores import contents, copy, last_segment, opened, small_store
 
 STORE = bytes(range(16))
@@ -142,7 +143,7 @@ def test_frames_of_another_store_or_segment_do_not_parse(header: SegmentHeader) 
         (4, 1, 255, "kind"),
         (5, 1, 1, "flags"),
         (6, 2, 0, "version"),
-        (6, 2, 2, "version"),
+        (6, 2, 1, "version"),
         (8, 4, (1 << 30) + 1, "length"),
         (8, 4, (1 << 31), "length"),
         (8, 4, (1 << 32) - 1, "length"),
@@ -301,9 +302,9 @@ def test_a_segment_header_is_read_back_cut_and_flipped() -> None:
 @pytest.mark.parametrize(
     "at, value, error",
     [
-        (8, 2, FormatError),
+        (8, 1, FormatError),
         (8, 0xFFFF, FormatError),
-        (8, 0, CorruptionError),
+        (8, 0, FormatError),
         (10, 1, CorruptionError),
         (12, 127, CorruptionError),
         (112, 1, CorruptionError),
@@ -322,10 +323,10 @@ def test_a_segment_header_with_an_unknown_field_and_a_right_crc(at: int, value: 
 def test_a_log_of_a_newer_format_is_neither_damage_nor_a_crash_in_rotation() -> None:
     disk = small_store()
     data = disk.files[last_segment(disk)]
-    data[8:10] = (2).to_bytes(2, "little")
+    data[8:10] = (3).to_bytes(2, "little")
     data[124:128] = crc32(data[:124]).to_bytes(4, "little")
     before = {name: bytes(content) for name, content in disk.files.items()}
-    with pytest.raises(FormatError, match="format 2"):
+    with pytest.raises(FormatError, match="format 3"):
         opened(disk)
     assert {name: bytes(content) for name, content in disk.files.items()} == before
 

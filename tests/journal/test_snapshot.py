@@ -167,8 +167,8 @@ def test_the_hashes_of_the_spec_are_the_hashes_of_the_file() -> None:
 
 def test_a_newer_format_is_no_damage() -> None:
     head, stream, _ = parts(newest(small_store(commits=4, snapshots=(4,))))
-    head[8:10] = (2).to_bytes(2, "little")
-    with pytest.raises(FormatError, match="format 2"):
+    head[8:10] = (3).to_bytes(2, "little")
+    with pytest.raises(FormatError, match="format 3"):
         snapshot.load(file_of(assembled(bytes(head), bytes(stream))), "s")
 
 
@@ -234,9 +234,9 @@ def test_a_hostile_count_costs_no_memory(field: str, value: int) -> None:
     assert peak < 4 << 20
 
 
-def test_bytes_behind_the_last_collection_are_refused() -> None:
+def test_bytes_behind_the_last_section_are_refused() -> None:
     head, stream, _ = parts(newest(small_store(commits=4, snapshots=(4,))))
-    with pytest.raises(SnapshotDamaged, match="behind the last collection"):
+    with pytest.raises(SnapshotDamaged, match="behind the last erasure"):
         snapshot.load(file_of(assembled(bytes(head), bytes(stream) + b"\0")), "s")
 
 

@@ -159,7 +159,7 @@ def test_a_commit_that_is_too_large_is_refused_before_it_is_built() -> None:
         CREATED.replace(b"\x02\xa8", b"\xc3\xa8"),  # dim True
         CREATED.replace(b"\x02\xa8", b"\xce\x00\x01\x00\x01\xa8"),  # dim 65537
         CREATED.replace(b"\x02\xa8", b"\xcc\x02\xa8"),  # dim 2 in two bytes
-        CREATED.replace(b"\xc2", b"\xc3"),  # erasable
+        CREATED.replace(b"\xc2", b"\xc0"),  # erasable: nil
         CREATED.replace(b"Q16", b"Q17"),
         CREATED.replace(b"\xa2l2", b"\xa2l1"),
         CREATED.replace(b"\x84", b"\x83", 1),

@@ -55,7 +55,7 @@ def shown(state: State) -> object:
     """All that a state is, by value."""
     inside = {
         name: sorted(
-            (id, one.vector_bytes(slot), repr(one.metadatas[slot]), one.documents[slot], one.commitments(slot))
+            (id, one.vector_bytes(slot), repr(one.metadatas[slot]), one.documents[slot], one.record(slot)[3:])
             for id, slot in one.slots.items()
         )
         for name, one in state.collections.items()

@@ -13,7 +13,8 @@ from detmem.errors import CorruptionError, DimensionError, DuplicateIdError, Not
 from detmem.machine import commands
 from detmem.machine.commands import ADD, UPDATE, UPSERT, Definition, Operation
 from detmem.machine.commitment import ZERO, commit
-from detmem.machine.state import Stage, State
+from detmem.machine.stage import Stage
+from detmem.machine.state import State
 
 TWO = Definition(2, "l2", "Q16.16")
 
@@ -129,7 +130,13 @@ def test_equal_contents_have_equal_roots_whatever_the_way(restored: bool) -> Non
     commit_all(around, commands.delete("c", "z"), put("a", 0), put("b", 1, type=UPSERT), commands.drop("d"))
     if restored:
         around = State.restored(
-            around.seq, around.link, around.log, [(one, one.all_commitments()) for one in around.collections.values()]
+            around.seq,
+            around.link,
+            around.log,
+            [(one, one.all_commitments()) for one in around.collections.values()],
+            around.links.items(),
+            around.requests,
+            around.erased,
         )
     assert around.root == straight.root
     assert shown(around)[-1] == shown(straight)[-1]

@@ -1,0 +1,144 @@
+"""Moments of the past, as databases that are read and not written."""
+
+from __future__ import annotations
+
+import threading
+from functools import cached_property
+
+from detmem.database import Database
+from detmem.errors import ReadOnlyError, UsageError
+from detmem.journal.disk import AnyPath
+from detmem.journal.files import frames
+from detmem.journal.past import Position, position_at, state_at
+from detmem.machine.commands import Definition, Link
+from detmem.machine.links import Node
+from detmem.machine.past import Moment
+from detmem.machine.stage import Stage
+from detmem.proof.checkpoint import Checkpoint
+from detmem.results import SnapshotInfo
+
+__all__ = ["Past"]
+
+
+class Past(Database):
+    """A store as it was at ``seq``: every answer is the one that was given then, bit for bit.
+
+    It lives as long as the database that it was taken from; closing it closes nothing else.
+    """
+
+    def __init__(self, origin: Database, seq: int, without_erased: bool) -> None:
+        self._origin = origin
+        self._without_erased = without_erased
+        self._seq = seq
+        self._disk, self._opened, self._kernel = origin._disk, origin._opened, origin._kernel
+        self._workers, self._compiled = origin._workers, origin._compiled
+        self._journal = self._lock = self._batch = self._batch_thread = None
+        self._closed = self._torn = False
+        self._share()
+        with self._moment:
+            origin._check_whole()
+            held = Moment(origin._state, seq, without_erased) if origin._state.holds(seq) else None
+        self._held = held or self._folded()
+
+    @property
+    def _reading(self) -> Moment:
+        return self._held
+
+    def _share(self) -> None:
+        """Locks and caches are the origin's, and after a fork its new ones."""
+        self._writer: threading.RLock = self._origin._writer
+        self._moment, self._followers = self._origin._moment, self._origin._followers
+        self._columns = self._origin._columns
+
+    def _folded(self) -> Moment:
+        return Moment(state_at(self._disk, self._seq), self._seq, self._without_erased)
+
+    def close(self) -> None:
+        """Let go of this view; the database that it was taken from stays open."""
+        self._closed = True
+
+    @property
+    def seq(self) -> int:
+        """The moment's seq."""
+        return self._seq
+
+    @property
+    def state_root(self) -> str:
+        """Root over everything that was live, in hex, as the commit of that seq logged it."""
+        return self._logged[0].hex()
+
+    @property
+    def head(self) -> str:
+        """The link of that seq, in hex."""
+        return self._logged[1].hex()
+
+    @property
+    def log_root(self) -> str:
+        """Root over everything that had happened by then, in hex."""
+        return self._position.log.root.hex()
+
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint of that seq, read from the log."""
+        self._check_open()
+        return Checkpoint.of(self._seq, self._position.log, self._position.state_root)
+
+    def refresh(self) -> int:
+        """A moment of the past does not move."""
+        self._check_open()
+        return self._seq
+
+    def snapshot(self) -> SnapshotInfo:
+        """``ReadOnlyError``."""
+        raise self._read_only()
+
+    def backup(self, dest: AnyPath) -> Checkpoint:
+        """``UsageError``: ``replay(store, dest, until=seq)`` makes a store that ends there."""
+        raise UsageError(
+            "a moment of the past has no files of its own: replay(store, dest, until=seq) makes a store of it"
+        )
+
+    @cached_property
+    def _position(self) -> Position:
+        return position_at(self._disk, self._seq)
+
+    @cached_property
+    def _logged(self) -> tuple[bytes, bytes]:
+        """(state root, link) as logged."""
+        for _, frame in frames(self._disk, self._seq, self._seq + 1):
+            if frame.seq == self._seq:
+                return frame.state_root, frame.link
+        return self._position.state_root, self._position.link
+
+    def _past(self, seq: int, without_erased: bool) -> Past:
+        return self._origin._past(seq, without_erased)
+
+    def _begin(self) -> Stage:
+        self._check_open()
+        raise self._read_only()
+
+    def _read_only(self) -> ReadOnlyError:
+        return ReadOnlyError(f"this is the store as it was at seq {self._seq}: the past cannot be written")
+
+    def _check_open(self) -> None:
+        super()._check_open()
+        self._origin._check_open()
+
+    def _definition(self, name: str) -> Definition | None:
+        self._check_open()
+        records = self._held.collections.get(name)
+        return None if records is None else records.definition
+
+    def _all_links(self) -> set[tuple[str, str, str, str, str]]:
+        with self._moment:
+            links = self._held.all_links()
+        return set(self._folded().all_links() or ()) if links is None else set(links)
+
+    def _near(self, node: Node, incoming: bool, seq: int) -> list[Link]:
+        assert seq == self._seq
+        with self._moment:
+            links = self._held.links(node, incoming)
+        if links is None:
+            self._held = self._folded()
+            links = self._held.links(node, incoming)
+            assert links is not None
+        return links
