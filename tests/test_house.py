@@ -46,8 +46,8 @@ FLOORS = {
     "selfcheck": 8,
     "__main__": 9,
 }
-# Rooms of one floor do not know each other, but the shell is one room in several files, and the desk offers the demo and
-# the selfcheck.
+# Rooms of one floor do not know each other, but the shell is one room in several files, and the desk offers the demo
+# and the selfcheck.
 NEIGHBOURS = {
     ("database", "collection"), ("collection", "database"), ("database", "past"), ("past", "database"), ("cli", "demo"),
     ("cli", "selfcheck"),
