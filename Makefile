@@ -22,7 +22,7 @@ FUZZED := encoding operations frame snapshot head
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test unit lint format vectors bench faults platforms platforms-all golden fuzz sample lock clean
+.PHONY: help demo test unit lint format vectors bench faults platforms platforms-all golden fuzz audit mutations sample lock clean
 
 help:
 	@echo 'make demo     the main job on real sentence vectors: ingest, search, crash, recover, replay, compare roots'
@@ -37,6 +37,8 @@ help:
 	@echo 'make platforms-all  the same on all 27'
 	@echo 'make golden   write detmem/data/golden.json anew, if package and twin live the same life'
 	@echo 'make fuzz     atheris on every decoder of stored bytes, a minute each   (make fuzz ARGS="--seconds 600")'
+	@echo 'make audit    a million changed proofs, of which none may be accepted; bench/results/audit.md'
+	@echo 'make mutations  forgers against the standalone verifier: a million proofs, ten thousand stores   (make mutations ARGS="--seed 2")'
 	@echo 'make sample   draw detmem/data/wordnet-sample.npz anew   (make sample SOURCE=path/to/wordnet-minilm.npz)'
 	@echo 'make lock     resolve requirements.lock anew'
 	@echo 'make clean    remove everything that the lines above can make again'
@@ -112,6 +114,12 @@ fuzz: $(STAMP)
 	@test -d build/fuzz || $(PY) -m pip install --quiet --disable-pip-version-check --target build/fuzz \
 		$$($(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["fuzz"])')
 	@set -e; for target in $(FUZZED); do PYTHONPATH=build/fuzz $(PY) -m tests.fuzz.fuzz $$target $(ARGS); done
+
+audit: $(STAMP)
+	$(PY) tests/proof/forging.py $(ARGS)
+
+mutations: $(STAMP)
+	$(PY) -m tests.mutations $(ARGS)
 
 sample: $(STAMP)
 	$(PY) bench/make_sample.py "$(SOURCE)"

@@ -10,11 +10,14 @@ from detmem.errors import ReadOnlyError, UsageError
 from detmem.journal.disk import AnyPath
 from detmem.journal.files import frames
 from detmem.journal.past import Position, position_at, state_at
+from detmem.machine import encoding
 from detmem.machine.commands import Definition, Link
 from detmem.machine.links import Node
 from detmem.machine.past import Moment
 from detmem.machine.stage import Stage
 from detmem.proof.checkpoint import Checkpoint
+from detmem.proof.proofs import ConsistencyProof, RecordProof, given_checkpoint
+from detmem.proof.receipt import Subtree
 from detmem.results import SnapshotInfo
 
 __all__ = ["Past"]
@@ -31,7 +34,7 @@ class Past(Database):
         self._without_erased = without_erased
         self._seq = seq
         self._disk, self._opened, self._kernel = origin._disk, origin._opened, origin._kernel
-        self._workers, self._compiled = origin._workers, origin._compiled
+        self._workers, self._compiled, self._prover = origin._workers, origin._compiled, origin._prover
         self._journal = self._lock = self._batch = self._batch_thread = None
         self._closed = self._torn = False
         self._share()
@@ -47,8 +50,8 @@ class Past(Database):
     def _share(self) -> None:
         """Locks and caches are the origin's, and after a fork its new ones."""
         self._writer: threading.RLock = self._origin._writer
-        self._moment, self._followers = self._origin._moment, self._origin._followers
-        self._columns = self._origin._columns
+        self._moment = self._origin._moment
+        self._followers, self._columns = self._origin._followers, self._origin._columns
 
     def _folded(self) -> Moment:
         return Moment(state_at(self._disk, self._seq), self._seq, self._without_erased)
@@ -81,6 +84,20 @@ class Past(Database):
         """The checkpoint of that seq, read from the log."""
         self._check_open()
         return Checkpoint.of(self._seq, self._position.log, self._position.state_root)
+
+    def prove(self, collection: str, id: str) -> RecordProof:
+        """That the record was live at that seq, or was not, under the checkpoint that the store stands at."""
+        name, id = encoding.check_name(collection, "collection"), encoding.check_id(id, "id")
+        return self._prover.record(name, id, self._seq)
+
+    def prove_consistency(self, old: Checkpoint | str) -> ConsistencyProof:
+        """That the log up to that seq begins with that of ``old``.  ``Divergence`` when it does not."""
+        return self._prover.consistency(given_checkpoint(old, "old"), (self.checkpoint(), self._position.log))
+
+    def subtree(self, collection: str, number: int) -> Subtree:
+        """All that was live in one of the 256 parts of the state."""
+        name, number = encoding.check_name(collection, "collection"), encoding.whole_number(number, "number", 0)
+        return self._prover.subtree(name, number, self._seq)
 
     def refresh(self) -> int:
         """A moment of the past does not move."""

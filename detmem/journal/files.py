@@ -21,6 +21,7 @@ __all__ = [
     "LOG",
     "QUARANTINE",
     "SNAPSHOTS",
+    "TILES",
     "Segment",
     "copy_out",
     "damaged",
@@ -36,8 +37,8 @@ __all__ = [
     "snapshot_seqs",
 ]
 
-LOCK, LOG, SNAPSHOTS, QUARANTINE, KEYS = "LOCK", "log", "snap", "quarantine", "keys"
-_OUR_NAMES = {HEAD, f"{HEAD}.tmp", LOCK, LOG, SNAPSHOTS, QUARANTINE, KEYS}
+LOCK, LOG, SNAPSHOTS, QUARANTINE, KEYS, TILES = "LOCK", "log", "snap", "quarantine", "keys", "tiles"
+_OUR_NAMES = {HEAD, f"{HEAD}.tmp", LOCK, LOG, SNAPSHOTS, QUARANTINE, KEYS, TILES}
 _NAME = re.compile(r"([0-9]{20})\.(seg|snap)")
 _COPY_BYTES = 1 << 20
 _NO_END = 1 << 63

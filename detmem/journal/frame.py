@@ -290,8 +290,10 @@ def _read_header(data: memoryview, offset: int, seed: int) -> tuple[int, int, in
     if len(data) < _HEADER.size:
         raise BadFrame(offset, f"a frame header has {_HEADER.size} bytes, found {len(data)}")
     magic, kind, flags, version, length, seq, durable_seq, crc = _HEADER.unpack_from(data)
-    if magic != _MAGIC or crc != crc32(data[: _HEADER.size - _CRC_BYTES], seed):
-        raise BadFrame(offset, "the magic or the CRC of a frame header is wrong")
+    computed = crc32(data[: _HEADER.size - _CRC_BYTES], seed)
+    if magic != _MAGIC or crc != computed:
+        expected = f"expected {_MAGIC!r} and {computed:08x}, found {magic!r} and {crc:08x}"
+        raise BadFrame(offset, f"the magic or the CRC of a frame header is wrong: {expected}")
     if kind not in _TRAILER or flags or version != VERSION:
         raise BadFrame(offset, f"a frame of unknown kind {kind}, flags {flags} or version {version}")
     if length > MAX_FRAME_BYTES or (kind == _SEAL_KIND and length != _SEAL_BODY.size):

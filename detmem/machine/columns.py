@@ -6,9 +6,9 @@ Rule 2  Columns follow the rows: ``follow`` reads the metadata of those that wer
 Rule 3  What ``follow`` hands out is a moment: later rows may fill the places behind it, and nothing else changes there.
         The caller sees to it that one thread at a time is inside ``follow``.
 
-A row has a kind and a number in each column: the bool or int itself, the 64 bits of the float, which of the distinct
-texts it is, or the how-manieth list.  Equality of all but lists is then equality of numbers, two zeros aside.  This
-room knows no operator by name, and not who lives.
+A row has a kind and a number in each column: the bool or int itself, the 64 bits of the float, the number of the text
+among the distinct ones, or of the list among all.  So equality of scalars is equality of numbers, the two zeros aside.
+This room knows no operator by name, and not who lives.
 """
 
 from __future__ import annotations

@@ -442,7 +442,11 @@ def _decode_one(body: memoryview, at: int) -> tuple[Operation, int]:
     vector = body[vector_at:content_at] if vector_size else None
     content = body[content_at:end] if content_size else None
     if vector is not None and commit(vector, salt) != of_vector:
-        raise CorruptionError(f"the vector of {id!r} does not match its commitment")
+        raise CorruptionError(_other(f"the vector of {id!r}", of_vector, vector, salt))
     if content is not None and commit(content, salt) != of_content:
-        raise CorruptionError(f"the content of {id or collection!r} does not match its commitment")
+        raise CorruptionError(_other(f"the content of {id or collection!r}", of_content, content, salt))
     return Operation(type, collection, id, vector, content, of_vector, of_content, header, leaf, salt=salt), end
+
+
+def _other(what: str, expected: bytes, data: memoryview, salt: bytes) -> str:
+    return f"{what} does not match its commitment: expected {expected.hex()}, found {commit(data, salt).hex()}"

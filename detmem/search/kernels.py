@@ -289,7 +289,10 @@ def _shown(mask, start, stop, lowest, blocks):
 
 @_jit
 def scan(plane, query, constants, mask, masked, start, stop, lowest):
-    """lowest[b] = the least lower bound in block b, for b in start..stop; rows that ``mask`` hides do not count."""
+    """lowest[b] = the least lower bound in block b, for b in start..stop; rows that ``mask`` hides do not count.
+
+    ``mask`` bool (blocks * 16,) if ``masked``.  Where few blocks have a shown row, only those are read.
+    """
     data, shift, rho, one, two, base = plane
     t, surplus, alpha, beta, gamma = constants[0], constants[1], constants[2], constants[3], constants[4]
     products = np.empty((1, BLOCK), dtype=np.int64)
