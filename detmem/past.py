@@ -8,8 +8,7 @@ from functools import cached_property
 from detmem.database import Database
 from detmem.errors import ReadOnlyError, UsageError
 from detmem.journal.disk import AnyPath
-from detmem.journal.files import frames
-from detmem.journal.past import Position, position_at, state_at
+from detmem.journal.past import roots_at, state_at
 from detmem.machine import encoding
 from detmem.machine.commands import Definition, Link
 from detmem.machine.links import Node
@@ -78,12 +77,12 @@ class Past(Database):
     @property
     def log_root(self) -> str:
         """Root over everything that had happened by then, in hex."""
-        return self._position.log.root.hex()
+        return self._checkpoint.log_root
 
     def checkpoint(self) -> Checkpoint:
         """The checkpoint of that seq, read from the log."""
         self._check_open()
-        return Checkpoint.of(self._seq, self._position.log, self._position.state_root)
+        return self._checkpoint
 
     def prove(self, collection: str, id: str) -> RecordProof:
         """That the record was live at that seq, or was not, under the checkpoint that the store stands at."""
@@ -92,7 +91,7 @@ class Past(Database):
 
     def prove_consistency(self, old: Checkpoint | str) -> ConsistencyProof:
         """That the log up to that seq begins with that of ``old``.  ``Divergence`` when it does not."""
-        return self._prover.consistency(given_checkpoint(old, "old"), (self.checkpoint(), self._position.log))
+        return self._prover.consistency(given_checkpoint(old, "old"), self.checkpoint())
 
     def subtree(self, collection: str, number: int) -> Subtree:
         """All that was live in one of the 256 parts of the state."""
@@ -115,16 +114,13 @@ class Past(Database):
         )
 
     @cached_property
-    def _position(self) -> Position:
-        return position_at(self._disk, self._seq)
+    def _checkpoint(self) -> Checkpoint:
+        return self._prover.checkpoint(self._seq, self._logged[0])
 
     @cached_property
     def _logged(self) -> tuple[bytes, bytes]:
-        """(state root, link) as logged."""
-        for _, frame in frames(self._disk, self._seq, self._seq + 1):
-            if frame.seq == self._seq:
-                return frame.state_root, frame.link
-        return self._position.state_root, self._position.link
+        """(state root, link) as the commit of that seq logged them."""
+        return roots_at(self._disk, self._seq)
 
     def _past(self, seq: int, without_erased: bool) -> Past:
         return self._origin._past(seq, without_erased)

@@ -100,12 +100,33 @@ class Prover:
         part.show({key: claim.leaf}, seq, now.checkpoint)
         return RecordProof(now.checkpoint, seq, (claim,), part)
 
-    def consistency(self, old: Checkpoint, new: tuple[Checkpoint, LogTree] | None = None) -> ConsistencyProof:
+    def consistency(self, old: Checkpoint, new: Checkpoint | None = None) -> ConsistencyProof:
         """That the log, as it stands or stood at ``new``, begins with that of ``old``; ``Divergence`` when it does
         not."""
         with self._moment():
-            now = self._now() if new is None else _Now(*new)
-        return self._consistency(now, old)
+            now = self._now()
+        return self._consistency(now, old, new or now.checkpoint)
+
+    def checkpoint(self, seq: int, state_root: bytes) -> Checkpoint:
+        """The checkpoint of a seq that has been, proven to be one of this log; ``state_root`` is what that commit
+        logged."""
+        with self._moment():
+            now = self._now()
+        if seq == 0:
+            return Checkpoint.of(0, LogTree(), state_root)
+
+        def make() -> Checkpoint:
+            index, count = self._tiles.closing(seq)
+            root = log_root(self._tiles.node, index + 1)
+            found = Checkpoint(seq, index + 1, root.hex(), state_root.hex())
+            check_anchor(
+                Anchor(count, index, inclusion_path(self._tiles.node, index, index + 1)), seq, state_root, found
+            )
+            return found
+
+        found = self._proven(now, make)
+        self._consistency(now, found, now.checkpoint)
+        return found
 
     def receipt(
         self,
@@ -128,7 +149,7 @@ class Prover:
         if None in leaves:
             raise Divergence(f"a result that was no record of {name!r} at seq {seq}")
         if checkpoint is not None and checkpoint != now.checkpoint:
-            self._consistency(now, checkpoint)
+            self._consistency(now, checkpoint, now.checkpoint)
             if checkpoint.seq < seq:
                 raise UsageError(f"checkpoint: expected one of seq {seq} or later, found {checkpoint.seq}")
         named = tuple(Named(raw, id, leaf or b"") for (id, raw), leaf in zip(results, leaves, strict=True))
@@ -271,8 +292,8 @@ class Prover:
 
         return self._proven(now, make)
 
-    def _consistency(self, now: _Now, old: Checkpoint) -> ConsistencyProof:
-        new, node = now.checkpoint, self._tiles.node
+    def _consistency(self, now: _Now, old: Checkpoint, new: Checkpoint) -> ConsistencyProof:
+        node = self._tiles.node
         if old.seq > new.seq or old.log_size > new.log_size:
             raise Divergence(f"the log ends at seq {new.seq} with {new.log_size} leaves, it has not been at {old!r}")
 

@@ -6,7 +6,7 @@ bad frame is the torn end of the log or damage is not decided here: that is ``re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain, islice
@@ -219,6 +219,23 @@ class SegmentReader:
             if frame is None:
                 return
             yield frame
+
+    def skip(self, seq: int, passed: Callable[[memoryview], None] | None = None) -> None:
+        """Stand before the commit ``seq``, or where this segment ends before it; of those passed over only the headers
+        and the links are read, and the bodies, unverified, if somebody wants them.  ``BadFrame`` at a header that is
+        not good."""
+        while self.seq + 1 < seq and self.offset < self._size:
+            header = memoryview(self._file.pread(_HEADER.size, self.offset))
+            kind, length, found, _ = _read_header(header, self.offset, self._header.seed)
+            if kind == _SEAL_KIND:
+                return
+            end = self.offset + _HEADER.size + length + _TRAILER[kind]
+            if found != self.seq + 1 or end > self._size:
+                raise BadFrame(self.offset, f"expected seq {self.seq + 1} whole, found seq {found}")
+            if passed is not None:
+                passed(memoryview(self._file.pread(length, self.offset + _HEADER.size)))
+            self.link = self._file.pread(32, end - 32)
+            self.offset, self.seq = end, found
 
     def _next(self) -> Frame | None:
         offset = self.offset

@@ -16,6 +16,7 @@ from detmem.errors import CorruptionError, Divergence, StorageError
 from detmem.journal.disk import Disk
 from detmem.journal.files import TILES, damaged, frames, read_header, segment_name, segment_seqs
 from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader
+from detmem.machine import commands
 from detmem.machine.commitment import LogTree
 
 __all__ = ["StaleTiles", "Tiles"]
@@ -142,10 +143,17 @@ class Tiles:
         """(index, number of operations) of the leaf that closes commit ``seq``, which is in the log."""
         if self._closing[0] != seq:
             first = max(number for number in segment_seqs(self._disk) if number <= seq)
-            size = read_header(self._disk, first).log_size
-            for _, frame in frames(self._disk, first, seq + 1):
-                size += len(frame.leaves)
-            self._closing = seq, size - 1, len(frame.leaves) - 1
+            counts: list[int] = []
+            file = self._disk.open(segment_name(first))
+            try:
+                header = SegmentHeader.decode(file.pread(SegmentHeader.size_bytes, 0))
+                reader = SegmentReader(file, header)
+                reader.skip(seq + 1, lambda body: counts.append(commands.count(body)))
+            finally:
+                file.close()
+            if reader.seq != seq:
+                raise damaged(segment_name(first), reader.offset, f"the log ends before seq {seq}", reader.seq, seq)
+            self._closing = seq, header.log_size + sum(counts) + len(counts) - 1, counts[-1]
         return self._closing[1:]
 
     def commit_with(self, leaf: int) -> int:
