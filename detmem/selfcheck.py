@@ -660,8 +660,14 @@ def kernels_of(stage: str, usable: list[str]) -> list[str]:
 
 
 def particulars() -> dict[str, Any]:
-    """What one must know of a machine to understand a difference."""
-    usable = [name for name, refusal in _available().items() if refusal is None]
+    """What one must know of a machine to understand a difference.
+
+    ``UsageError``: the environment forces a kernel that cannot run here.
+    """
+    available = _available()
+    usable = [name for name, refusal in available.items() if refusal is None]
+    if not usable:
+        raise detmem.UsageError(f"no kernel to play with: {available}")
     return {
         "detmem": detmem.__version__,
         "system": f"{platform.system()} {platform.release()}",
