@@ -211,6 +211,15 @@ class TreeChange(NamedTuple):
     path: tuple[bytes, ...] = ()
     levels: tuple[tuple[NDArray[np.int64], NDArray[np.uint8]], ...] = ()
 
+    def all_nodes(self) -> dict[int, bytes]:
+        """The new nodes by number, however they came."""
+        nodes = dict(self.nodes)
+        for bucket in self.buckets if self.path else ():
+            nodes.update((_BUCKETS + bucket >> height, node) for height, node in enumerate(self.path))
+        for numbers, hashes in self.levels:
+            nodes.update(zip(numbers.tolist(), map(bytes, hashes), strict=True))
+        return nodes
+
 
 class StateTree:
     """The history-independent tree over what is live: 2^16 buckets of ``key -> leaf``, and the nodes above them.
