@@ -379,7 +379,7 @@ def test_a_lie_of_the_package_is_found_by_one_subtree_and_refuted(tmp_path: Path
         more = db["notes"].search([1, 0, 0], k=6).receipt("R1")
         missing = receipt.results[2].id
         lie = replace(
-            receipt, results=tuple(one for one in more.results if one.id != missing), proof=_proof_of(db, more, missing)
+            receipt, results=tuple(one for one in more.results if one.id != missing), part=_proof_of(db, more, missing)
         )
         found = VERIFIER.check_receipt(lie.encode(), now)
         guilty = []
@@ -401,7 +401,7 @@ def test_a_lie_of_the_package_is_found_by_one_subtree_and_refuted(tmp_path: Path
 def _proof_of(db: detmem.Database, more: Any, missing: str) -> Any:
     """The state part for all results of ``more`` but one, as a search of the others gives it."""
     ids = [one.id for one in more.results if one.id != missing]
-    return db["notes"].search([1, 0, 0], k=5, ids=ids).receipt("R1").proof
+    return db["notes"].search([1, 0, 0], k=5, ids=ids).receipt("R1").part
 
 
 def test_the_command_line_checks_what_the_commands_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -419,7 +419,7 @@ def test_the_command_line_checks_what_the_commands_write(tmp_path: Path, capsys:
         (tmp_path / name).write_bytes(data)
 
     def said(*words: str) -> tuple[int, str, str]:
-        code = VERIFIER.main([str(tmp_path / word) if word in files else word for word in words])
+        code = VERIFIER.main([words[0], *(str(tmp_path / word) if word in files else word for word in words[1:])])
         return code, *capsys.readouterr()
 
     trusting = ("--checkpoint", "now")
