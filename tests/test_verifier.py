@@ -672,6 +672,16 @@ def _can_be_written(where: Any) -> bool:
 ILLEGAL: dict[str, Callable[[Any], list[Any]]] = {
     "a collection twice": lambda w: [TWIN.plain(1, "c", "", TWIN.definition(1, "l2", "Q16.16"))],
     "another definition": lambda w: [TWIN.plain(1, "new", "", TWIN.encode({"dim": 1}))],
+    **{
+        f"a definition of {change}": lambda w, change=change: [
+            TWIN.plain(
+                1, "new", "", TWIN.encode({"dim": 1, "erasable": False, "format": "Q16.16", "metric": "l2", **change})
+            )
+        ]
+        for change in ({"dim": 0}, {"dim": 65537}, {"dim": True}, {"erasable": 1}, {"metric": "L2"}, {"format": "Q8"})
+    },
+    "content that begins otherwise": lambda w: [w(TWIN.UPSERT, "c", "a", [1], b"\x82\x80\xc0")],
+    "a document too long": lambda w: [w(TWIN.UPSERT, "c", "a", [1], TWIN.encode([{}, "x" * ((8 << 20) + 1)]))],
     "drop of nothing": lambda w: [TWIN.plain(2, "none", "")],
     "an id twice": lambda w: [w(TWIN.ADD, "c", "a", [1])],
     "no such collection": lambda w: [w(TWIN.UPSERT, "none", "a", [1])],
@@ -726,6 +736,23 @@ def test_an_illegal_operation_is_refused_before_any_root_is_compared(tmp_path: P
         VERIFIER.verify_log(tmp_path / "log")
     assert "state root after" not in str(refused.value)
     assert "seal is missing" not in str(refused.value)
+
+
+@pytest.mark.parametrize("head", [0xC1, 0xC7, 0xC8, 0xC9, 0xCA, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8, 0xDF])
+def test_a_byte_that_begins_no_value_begins_none_whatever_follows(head: int) -> None:
+    for behind in (b"", b"\0", b"\0" * 4, b"\0" * 5, b"\xa1a\x05", b"\0\0\0\1\xa1a\5"):
+        with pytest.raises(Refused):
+            VERIFIER.decode(bytes([head]) + behind)
+
+
+def test_limits_of_items_depth_and_size() -> None:
+    VERIFIER.decode(TWIN.encode([[0] * 1000] * 100 + [0]))
+    for data in (b"\xdd\x00\x02\x00\x00" + b"\0" * 131072, b"\x91" * 17 + b"\0", b"\xdd\xff\xff\xff\xff\0", b""):
+        with pytest.raises(Refused):
+            VERIFIER.decode(data)
+    assert VERIFIER.decode(b"\x91" * 16 + b"\0") is not None
+    with pytest.raises(Refused):
+        VERIFIER.decode(b"\xc6\x00\x01\x00\x00" + bytes(65536), "value", 65540)
 
 
 # --- campaigns, small; `make mutations` runs the large ones -----------------------------------------------------------
