@@ -7,13 +7,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from detmem.database import Database, verify_disk
-from detmem.errors import CorruptionError, UsageError
+from detmem.errors import CorruptionError, Erased, UsageError
 from detmem.journal.copies import Repaired
 from detmem.journal.copies import repair as mend
 from detmem.journal.disk import AnyPath
+from detmem.journal.erasure import singles
 from detmem.journal.files import LOCK, damaged, frames
 from detmem.journal.head import newest_head
-from detmem.machine import encoding
+from detmem.machine import commands, encoding
 from detmem.machine.records import Records
 from detmem.opening import disk_for_reading, open
 from detmem.proof.checkpoint import Checkpoint
@@ -39,17 +40,32 @@ def replay(source: AnyPath | Database, dest: AnyPath, *, until: int | None = Non
 
     Every link and every root is computed anew and compared.  ``Divergence`` (or ``LogDamaged``) when one differs;
     ``dest`` then holds the commits before it.  ``StoreExistsError`` when ``dest`` exists.  Returns the new store's
-    checkpoint.
+    checkpoint.  ``Erased`` when a record written up to ``until`` has been erased behind it: a store that ends there
+    would have to hold what it held.
     """
     with ExitStack() as stack:
         old = source if isinstance(source, Database) else stack.enter_context(open(source, "r"))
         last = old.seq if until is None else encoding.whole_number(until, "until", 0)
         if last > old.seq:
             raise UsageError(f"until: expected at most {old.seq}, the last seq of the source, found {last}")
+        _check_nothing_erased_behind(old, last)
         new = stack.enter_context(open(dest, "x", durability="os"))
         for segment, frame in frames(old._disk, 1, last + 1):
             new._apply(frame.operations, frame.link, frame.state_root, f"{segment.name}, seq {frame.seq}")
+        new._finish_erasures()
         return new.checkpoint()
+
+
+def _check_nothing_erased_behind(old: Database, last: int) -> None:
+    later = {node: seq for node, seq in old._erasures.items() if seq > last}
+    for _, frame in frames(old._disk, 1, last + 1) if later else ():
+        for operation in singles(frame):
+            seq = later.get((operation.collection, operation.id))
+            if operation.erased and seq is not None:
+                raise Erased(
+                    f"{operation.id!r} in {operation.collection!r}, written at seq {frame.seq}, was erased at {seq}: "
+                    f"no store can end at {last} without what it held; replay up to {seq} or more, or ask at({last})"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +80,8 @@ class Salvaged:
 def salvage(source: AnyPath, dest: AnyPath) -> Salvaged:
     """Take the longest good prefix of a damaged log over to a new store; the source stays as it is.
 
-    It needs neither HEAD nor snapshots.  What is lost is said, never guessed.
+    It needs neither HEAD nor snapshots.  What is lost is said, never guessed.  Where a payload was erased and the Erase
+    is lost, it is logged again, as one more commit: a payload that is gone needs one.
     """
     disk = disk_for_reading(source)
     head = newest_head(disk)
@@ -78,10 +95,16 @@ def salvage(source: AnyPath, dest: AnyPath) -> Salvaged:
                 new._apply(frame.operations, frame.link, frame.state_root, f"{segment.name}, seq {frame.seq}")
         except CorruptionError as error:
             reason = str(error)
+        reached = new.seq
+        if new._state.missing:
+            with new._writing() as stage:
+                new._write(stage, [commands.erase(*node) for node in sorted(new._state.missing)])
+            reason = f"{reason or 'the log ends here'}; erasures behind seq {reached} were logged again at {new.seq}"
+        new._finish_erasures()
         checkpoint = new.checkpoint()
-    if reason is None and known > checkpoint.seq:
-        reason = f"the log ends at seq {checkpoint.seq}, and HEAD says that {known} had been acknowledged"
-    return Salvaged(checkpoint, max(known, checkpoint.seq), reason)
+    if reason is None and known > reached:
+        reason = f"the log ends at seq {reached}, and HEAD says that {known} had been acknowledged"
+    return Salvaged(checkpoint, max(known, reached), reason)
 
 
 def repair(path: AnyPath, copy: AnyPath) -> Repaired:

@@ -53,7 +53,9 @@ class Report:
     """A verification's verdict.
 
     ``seq`` and ``state_root`` are of the last good commit, ``reason`` is None when ok.  ``first_bad_seq`` is None
-    when no commit is bad; a snapshot may be.
+    when no commit is bad; a snapshot may be.  ``operations`` were verified by hash, and their payloads too, but for
+    ``erased`` of them, which have none any more.  ``remaining``: payloads that were to be erased and are still there;
+    opening the store for writing finishes that.
     """
 
     ok: bool
@@ -61,6 +63,9 @@ class Report:
     state_root: str
     first_bad_seq: int | None = None
     reason: str | None = None
+    operations: int = field(default=0, compare=False)
+    erased: int = field(default=0, compare=False)
+    remaining: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

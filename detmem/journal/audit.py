@@ -6,14 +6,16 @@ Unlike ``recovery`` this trusts no snapshot and repairs nothing: it is for the a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from detmem.errors import CorruptionError, Divergence, LogDamaged, SnapshotDamaged
 from detmem.journal import snapshot
 from detmem.journal.disk import Disk
+from detmem.journal.erasure import Explained, check_explained, payloads_to_go, singles
 from detmem.journal.files import (
     Segment,
     damaged,
+    frames,
     open_if_there,
     read_header,
     segment_name,
@@ -21,11 +23,12 @@ from detmem.journal.files import (
     snapshot_name,
     snapshot_seqs,
 )
-from detmem.journal.frame import BadFrame, SegmentHeader, SegmentReader, last_durable
+from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, last_durable
 from detmem.journal.head import Head, newest_head
 from detmem.journal.past import Position
 from detmem.journal.recovery import advance, read_segments
 from detmem.machine.commitment import LINK_ZERO
+from detmem.machine.links import Node
 from detmem.machine.state import State
 
 __all__ = ["Verdict", "verify"]
@@ -33,10 +36,35 @@ __all__ = ["Verdict", "verify"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``position`` is the last good one; ``error`` is None when everything is good."""
+    """``position`` is the last good one; ``error`` is None when everything is good.
+
+    ``operations`` were verified by hash; of ``erased`` of them the payload is gone, as the log explains; ``remaining``
+    should have none and have it: an erasure is unfinished.
+    """
 
     position: Position
     error: CorruptionError | None
+    operations: int = 0
+    erased: int = 0
+    remaining: int = 0
+
+
+@dataclass(slots=True)
+class _Payloads:
+    """What a walk has seen of payloads; ``before`` has the position before each commit of which one is gone, by seq."""
+
+    operations: int = 0
+    gone: int = 0
+    explained: Explained = field(default_factory=Explained)
+    before: dict[int, Position] = field(default_factory=dict)
+
+    def take(self, frame: Frame, before: Position) -> None:
+        self.operations += len(frame.operations)
+        gone = sum(one.erased for one in singles(frame))
+        self.gone += gone
+        self.explained.take(frame)
+        if gone:
+            self.before[frame.seq] = before
 
 
 class _Walk:
@@ -47,11 +75,13 @@ class _Walk:
         self._disk = disk
         self._state = State() if replay else None
         self._watch = watch
+        self.head = Head(b"")
+        self.payloads = _Payloads()
         self._snapshots = set(snapshot_seqs(disk))
         self.snapshot_error: SnapshotDamaged | None = None
 
     def run(self) -> None:
-        head = self._head()
+        head = self.head = self._head()
         try:
             segments, _ = read_segments(self._disk, head)
         except CorruptionError:
@@ -107,6 +137,7 @@ class _Walk:
                 if self._state is not None:
                     advance(self._state, segment, frame)
                 durable = max(durable, frame.durable_seq)
+                self.payloads.take(frame, self.position)
                 self.position = self.position.after(frame)
                 self._arrived(frame.link, head)
         except BadFrame as error:
@@ -169,9 +200,25 @@ def verify(disk: Disk, *, replay: bool, watch: Callable[[Position], None]) -> Ve
 
     ``watch`` sees every position in order (seq 0 included), and may raise a ``CorruptionError`` of its own.
     """
-    walk = _Walk(disk, replay, watch)
+    while True:
+        walk = _Walk(disk, replay, watch)
+        seen = walk.payloads
+        try:
+            walk.run()
+        except CorruptionError as error:
+            return Verdict(walk.position, error, seen.operations, seen.gone)
+        missing, now = seen.explained.missing, newest_head(disk)
+        if not missing or now is None or now.durable_seq <= walk.head.durable_seq:
+            break  # else a writer has erased meanwhile, and the walk ended before its Erase
     try:
-        walk.run()
+        check_explained(missing)
     except CorruptionError as error:
-        return Verdict(walk.position, error)
-    return Verdict(walk.position, walk.snapshot_error)
+        return Verdict(seen.before[min(missing.values())], error, seen.operations, seen.gone)
+    remaining = _remaining(disk, seen.explained.erased)
+    return Verdict(walk.position, walk.snapshot_error, seen.operations, seen.gone, remaining)
+
+
+def _remaining(disk: Disk, erased: dict[Node, int]) -> int:
+    """Payloads that an Erase names and that are still there."""
+    last = max(erased.values(), default=0)
+    return sum(payloads_to_go(frame, erased) for _, frame in frames(disk, 1, last + 1)) if last else 0

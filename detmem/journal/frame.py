@@ -204,21 +204,49 @@ class SegmentReader:
     """
 
     def __init__(self, file: File, header: SegmentHeader, resume: tuple[int, int, bytes] | None = None) -> None:
-        """``resume`` is where an earlier reader of this segment stood: (offset, seq, link)."""
+        """``resume`` is where an earlier reader of this segment stood: (offset, seq, link).
+
+        An erasure may have written the segment anew since: the seq is then looked for from the start.
+        """
         self._file = file
         self._header = header
         self._window = memoryview(b"")
         self._window_offset = 0
         self._size = file.size()
+        self._resume = resume
         self.offset, self.seq, self.link = resume or (header.size_bytes, header.first_seq - 1, header.link)
         self.seal: Seal | None = None
 
     def __iter__(self) -> Iterator[Frame]:
+        if self._resume is not None and not self._leads_on(self.offset, self.seq):
+            self._find(*self._resume[1:])
+        self._resume = None
+        yield from self._frames()
+
+    def _frames(self) -> Iterator[Frame]:
         while self.offset < self._size:
             frame = self._next()
             if frame is None:
                 return
             yield frame
+
+    def _leads_on(self, offset: int, seq: int) -> bool:
+        """Whether what follows commit ``seq`` stands at ``offset``."""
+        try:
+            kind, _, found, _ = _read_header(self._read(offset, _HEADER.size), offset, self._header.seed)
+        except BadFrame:
+            return False
+        return found == (seq + 1 if kind == COMMIT_KIND else seq)
+
+    def _find(self, seq: int, link: bytes) -> None:
+        """Go behind commit ``seq``, from the start."""
+        header, self._window, self._window_offset = self._header, memoryview(b""), 0
+        self.offset, self.seq, self.link = header.size_bytes, header.first_seq - 1, header.link
+        for _ in self._frames() if seq > self.seq else ():
+            if self.seq == seq:
+                break
+        if (self.seq, self.link) != (seq, link):
+            raise BadFrame(self.offset, f"expected commit {seq} with link {link.hex()}, found {self.seq}")
 
     def _next(self) -> Frame | None:
         offset = self.offset
