@@ -130,11 +130,9 @@ def sweep(disk: Disk, erased: Mapping[Node, int]) -> list[str]:
         if _holds_any(disk, first, erased):
             _rewrite(disk, first, erased)
             anew.append(segment_name(first))
-    names = disk.list(QUARANTINE)
-    for name in names:  # torn and damaged bytes: nobody can say what they hold
+    for name in disk.list(QUARANTINE):  # torn and damaged bytes: nobody can say what they hold
         disk.remove(f"{QUARANTINE}/{name}")
-    if names:
-        disk.sync_folder(QUARANTINE)
+    disk.sync_folder(QUARANTINE)  # and so that no temporary comes back
     return anew
 
 

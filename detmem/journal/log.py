@@ -79,9 +79,9 @@ class Journal:
             self.erase(opened.state)
             done = () if opened.recovery is None else opened.recovery.actions
             opened.recovery = Recovery((*done, f"the erasure of seq {unfinished} was finished"))
-        else:
+        elif opened.state.erased:
             with self._guarded():
-                self._remove_snapshots(max(opened.state.erased.values(), default=0))
+                self._remove_snapshots(max(opened.state.erased.values()))
         if policy.kind == "interval":
             self._background = threading.Thread(target=self._sync_repeatedly, name="detmem interval", daemon=True)
             self._background.start()
@@ -174,11 +174,10 @@ class Journal:
 
     def _remove_snapshots(self, before: int) -> None:
         """Snapshots older than the last erasure may hold what it gave up."""
-        seqs = [seq for seq in snapshot_seqs(self._disk) if seq < before]
-        for seq in seqs:
-            self._disk.remove(snapshot_name(seq))
-        if seqs:
-            self._disk.sync_folder(SNAPSHOTS)
+        for seq in snapshot_seqs(self._disk):
+            if seq < before:
+                self._disk.remove(snapshot_name(seq))
+        self._disk.sync_folder(SNAPSHOTS)  # though there is none: one that another removed may not be gone for good
 
     def close(self) -> None:
         """Sync everything and leave HEAD clean.  A poisoned handle, or a forked copy of one, only lets go."""
