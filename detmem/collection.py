@@ -219,16 +219,16 @@ class Collection:
         wanted = None if relation is None else encoding.check_name(relation, "relation")
         if not isinstance(direction, str) or direction not in graph.DIRECTIONS:
             raise UsageError(f"direction: expected one of {', '.join(graph.DIRECTIONS)}, found {direction!r}")
-        view, (slot,) = self._find([id])
+        seq, _, (slot,) = self._find([id])
         if slot is None:
             raise NotFoundError(f"no record {id!r} in collection {self._name!r}")
-        found = []
+        found = {}
         for incoming in graph.DIRECTIONS[direction]:
-            for link in self._database._near((self._name, id), incoming, view.seq):
+            for link in self._database._near((self._name, id), incoming, seq):
                 if wanted in (None, link.relation):
                     other = (link.source, link.collection) if incoming else (link.target, link.target_collection)
-                    found.append((link.relation, *other, incoming, link))
-        return [graph.seen_from(self._name, link) for *_, link in sorted(found)]
+                    found[link] = (link.relation, *other, incoming)
+        return [graph.seen_from(self._name, link) for link in sorted(found, key=found.__getitem__)]
 
     # -- reading
 
@@ -258,7 +258,7 @@ class Collection:
             slots, lost = view.in_id_order, view.gone
         else:
             names, _ = _id_list(ids, empty=True, repeated=True)
-            view, found = self._find(names)
+            _, view, found = self._find(names)
             gone = {view.ids[slot]: slot for slot in view.gone}
             lost = [gone[id] for id in dict.fromkeys(names) if id in gone]
             if missing == "error":
@@ -346,7 +346,7 @@ class Collection:
         return self._view()[1].count
 
     def __contains__(self, id: object) -> bool:
-        return isinstance(id, str) and self._find([id])[1] != [None]
+        return isinstance(id, str) and self._find([id])[2] != [None]
 
     def __iter__(self) -> Iterator[str]:
         _, view = self._view()
@@ -455,10 +455,11 @@ class Collection:
         with self._database._moment_of(self._name, self._definition) as (seq, records):
             return seq, records.view(seq)
 
-    def _find(self, ids: list[str]) -> tuple[View, list[int | None]]:
+    def _find(self, ids: list[str]) -> tuple[int, View, list[int | None]]:
+        """(seq, view, slot of each id or None); the view may be older than the seq: nothing has changed since."""
         with self._database._moment_of(self._name, self._definition) as (seq, records):
             view = records.view(seq)
-            return view, records.find(view, ids)
+            return seq, view, records.find(view, ids)
 
     def _check_erased(self, view: View, lost: list[int]) -> None:
         """``Erased`` where the answer could have held one of ``lost``, unless they are to be left out."""

@@ -285,11 +285,7 @@ class Database:
             raise UsageError(f"seq: expected 0..{self.seq}, found {seq}")
         if not isinstance(erased, str) or erased not in ("raise", "omit"):
             raise UsageError(f"erased: expected 'raise' or 'omit', found {erased!r}")
-        from detmem.past import Past
-
-        past = Past(self, seq, erased == "omit")
-        self._pasts.add(past)
-        return past
+        return self._past(seq, erased == "omit")
 
     def log(
         self, start: int = 1, stop: int | None = None, *, collection: str | None = None, id: str | None = None
@@ -448,10 +444,27 @@ class Database:
                 )
             yield reading.seq, records
 
+    def _past(self, seq: int, without_erased: bool) -> Past:
+        from detmem.past import Past
+
+        past = Past(self, seq, without_erased)
+        self._pasts.add(past)
+        return past
+
     def _views(self) -> dict[str, tuple[Records | PastRecords, View]]:
         """Inside ``_moment_of``: every collection with its view."""
         reading = self._reading
         return {name: (records, records.view(reading.seq)) for name, records in reading.collections.items()}
+
+    def _all_views(self) -> dict[str, tuple[Records | PastRecords, View]]:
+        self._check_open()
+        with self._moment:
+            self._check_whole()
+            return self._views()
+
+    def _all_links(self) -> set[tuple[str, str, str, str, str]]:
+        with self._moment:
+            return set(self._state.links)
 
     def _find(self, records: Records | PastRecords, view: View, ids: Iterable[str]) -> list[int | None]:
         """Slots in a view that was taken earlier."""

@@ -34,7 +34,7 @@ EXPECTED: dict[str, Any] = {
     "log_size": 1614,
     "log_root": "59ae86db1c78c044a051c56e4d947b7c5f77d270be1aa8cca155771f223c9927",
     "state_root": "f304a8a3a8b8f8b7534ba2aaa70fd1c118539a21c3ccd04bf91226277c8922c2",
-    "snapshot_sha256": "670a33c0497e9871627c5102d87eee9f85932643d9e927604ee83489df77c8ab",
+    "snapshot_sha256": "5aba2c39766bb2347b29ab32c9e326d931d22f4285b1c7a300ec587f3b05e3bb",
 }
 
 SAMPLE = Path(__file__).with_name("data") / "wordnet-sample.npz"

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import numpy as np
+
 from detmem.database import Database, verify_disk
 from detmem.errors import CorruptionError, Erased, UsageError
 from detmem.journal.copies import Repaired
@@ -15,7 +17,6 @@ from detmem.journal.erasure import singles
 from detmem.journal.files import LOCK, damaged, frames
 from detmem.journal.head import newest_head
 from detmem.machine import commands, encoding
-from detmem.machine.records import Records
 from detmem.opening import disk_for_reading, open
 from detmem.proof.checkpoint import Checkpoint
 from detmem.results import Diff, Report
@@ -126,13 +127,14 @@ def diff(a: AnyPath | Database, b: AnyPath | Database) -> Diff:
         first, second = (
             side if isinstance(side, Database) else stack.enter_context(open(side, "r")) for side in (a, b)
         )
-        ours, theirs = _contents(first), _contents(second)
+        ours, theirs = _contents(first, second), _contents(second, first)
         return Diff(
             _common_seq(first, second),
             sorted(theirs.keys() - ours.keys()),
             sorted(ours.keys() - theirs.keys()),
             sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key]),
             _changed_collections(first, second),
+            sorted(first._all_links() ^ second._all_links()),
         )
 
 
@@ -149,15 +151,19 @@ def _links(database: Database) -> Iterator[bytes]:
     return (frame.link for _, frame in frames(database._disk, 1, database.seq + 1))
 
 
-def _contents(database: Database) -> dict[tuple[str, str], bytes]:
-    """The two commitments of every live record, joined."""
-    with database._moment:
-        collections: list[Records] = list(database._state.collections.values())
-        return {
-            (records.name, id): pair
-            for records in collections
-            for id, pair in zip(records.slots, records.all_commitments(), strict=True)
-        }
+def _contents(database: Database, other: Database) -> dict[tuple[str, str], bytes]:
+    """The two commitments of every record, joined; for one that is the same row in both, the id of that row's place."""
+    contents: dict[tuple[str, str], bytes] = {}
+    theirs = {name: view for name, (_, view) in other._all_views().items()}
+    for name, (_, view) in database._all_views().items():
+        same: dict[str, int] = {}
+        if name in theirs and theirs[name].rows.owner is view.rows.owner:  # two moments of one life share their rows
+            same = {id: slot for id, slot in view.slots.items() if theirs[name].slots.get(id) == slot}
+        rest = {id: slot for id, slot in view.slots.items() if id not in same}
+        pairs = view.commitments(np.fromiter(rest.values(), dtype=np.int64, count=len(rest)))
+        contents |= {(name, id): pair for id, pair in zip(rest, pairs, strict=True)}
+        contents |= {(name, id): b"%d" % slot for id, slot in same.items()}
+    return contents
 
 
 def _changed_collections(a: Database, b: Database) -> list[str]:

@@ -117,6 +117,9 @@ class Past(Database):
                 return frame.state_root, frame.link
         return self._position.state_root, self._position.link
 
+    def _past(self, seq: int, without_erased: bool) -> Past:
+        return self._origin._past(seq, without_erased)
+
     def _begin(self) -> Stage:
         self._check_open()
         raise self._read_only()
@@ -132,6 +135,11 @@ class Past(Database):
         self._check_open()
         records = self._held.collections.get(name)
         return None if records is None else records.definition
+
+    def _all_links(self) -> set[tuple[str, str, str, str, str]]:
+        with self._moment:
+            links = self._held.all_links()
+        return set(self._folded().all_links() or ()) if links is None else set(links)
 
     def _near(self, node: Node, incoming: bool, seq: int) -> list[Link]:
         assert seq == self._seq

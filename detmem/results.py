@@ -73,7 +73,8 @@ class Diff:
     """What ``b`` has and ``a`` has not, and so on, as sorted (collection, id) pairs.
 
     ``common_seq`` is the last seq at which both logs are the same; ``collections`` names those that only one side
-    has, or whose definitions differ.
+    has, or whose definitions differ; ``links`` are those that only one side has, as (collection, id, relation,
+    collection, id).
     """
 
     common_seq: int
@@ -81,11 +82,12 @@ class Diff:
     removed: list[tuple[str, str]]
     changed: list[tuple[str, str]]
     collections: list[str] = field(default_factory=list)
+    links: list[tuple[str, str, str, str, str]] = field(default_factory=list)
 
     @property
     def same(self) -> bool:
         """Whether both hold the same (their histories may differ)."""
-        return not (self.added or self.removed or self.changed or self.collections)
+        return not (self.added or self.removed or self.changed or self.collections or self.links)
 
 
 @dataclass(frozen=True, slots=True)

@@ -592,13 +592,13 @@ def test_a_newer_format_is_refused_by_name_and_left_alone(store: Path, mode: str
     detmem.open(store).close()
     head = bytearray((store / "HEAD").read_bytes())
     for slot in (0, 4096):  # version is the u16 behind the magic of eight bytes; the CRC ends the slot of 140
-        head[slot + 8 : slot + 10] = (2).to_bytes(2, "little")
+        head[slot + 8 : slot + 10] = (3).to_bytes(2, "little")
         head[slot + 136 : slot + 140] = crc32(head[slot : slot + 136]).to_bytes(4, "little")
     (store / "HEAD").write_bytes(head)
     (store / "LOCK").write_text("somebody else's words\n")
     (store / "log" / "half.tmp").write_text("of the newer version")
     before = fingerprint(store)
-    with pytest.raises(FormatError, match="format 2.*up to 1"):
+    with pytest.raises(FormatError, match="format 3.*reads format 2"):
         detmem.open(store, mode)
     assert fingerprint(store) == before
 

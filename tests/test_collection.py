@@ -71,22 +71,6 @@ def test_ids_of_all_admitted_lengths_stand(notes: detmem.Collection) -> None:
         assert notes.get(id).ids == [id]
 
 
-@pytest.mark.parametrize("name", ["expand", "max_distance", "request_id"])
-def test_what_a_later_version_brings_is_not_there_in_disguise(fruit: detmem.Collection, name: str) -> None:
-    with pytest.raises(TypeError):
-        fruit.search([0, 0], **{name: 1})
-    with pytest.raises(TypeError):
-        fruit.add("z", [0, 0], **{name: 1})
-
-
-def test_no_name_of_a_later_version_stands_as_a_stub(db: detmem.Database, fruit: detmem.Collection) -> None:
-    for name in ("at", "prove", "prove_consistency", "record", "erase", "report"):
-        assert not hasattr(db, name), name
-    for name in ("link", "unlink", "neighbors", "erase"):
-        assert not hasattr(fruit, name), name
-    assert not hasattr(fruit.search([0, 0]), "receipt")
-
-
 @pytest.mark.parametrize(
     "call",
     [

@@ -73,6 +73,12 @@ class Links:
         found += [dead.link for dead in self._dead_at[incoming].get(node, ()) if dead.born <= seq < dead.died]
         return found
 
+    def all_at(self, seq: int) -> set[Link]:
+        """Every link of a moment that is not before ``kept_from``."""
+        assert seq >= self.kept_from
+        found = {link for link, born in self._born.items() if born <= seq}
+        return found | {dead.link for dead in self._dead if dead.born <= seq < dead.died}
+
     def of_collection(self, name: str) -> Iterator[Link]:
         """Live links that begin or end in a collection."""
         return (link for link in self._born if name in (link.collection, link.target_collection))

@@ -52,6 +52,10 @@ class Moment:
         """Collection names in UTF-8 order."""
         return sorted(self.collections)
 
+    def all_links(self) -> set[Link] | None:
+        """Every link, or None when the state has let go of those that died since."""
+        return None if self.seq < self._links.kept_from else self._links.all_at(self.seq)
+
     def links(self, node: Node, incoming: bool) -> list[Link] | None:
         """Links from, or to, a record; None when the state has let go of those that died since."""
         if self.seq < self._links.kept_from:

@@ -59,7 +59,8 @@ class View:
         self.seq = seq
         self.died: NDArray[np.int64] = records.died[: records.used]
         self.born: NDArray[np.int64] | None = records.born[: records.used] if past else None
-        self.erased: list[int] = sorted(records.erased)
+        self.erased = dict(records.erased)
+        self._salts = records.salts
         self.without_erased = without_erased
         self.name = records.name
         self.definition = records.definition
@@ -86,8 +87,21 @@ class View:
         if self.born is not None:
             alive &= self.born <= self.seq
         if self.without_erased:
-            alive[self.erased] = False
+            alive[list(self.erased)] = False
         return alive
+
+    def commitments(self, slots: NDArray[np.int64]) -> list[bytes]:
+        """Vector and content commitment, joined, of the records at ``slots``."""
+        step = max(1, _COMMITTED_COMPONENTS // self.definition.dim)
+        pairs: list[bytes] = []
+        for start in range(0, len(slots), step):
+            some = slots[start : start + step]
+            rows = self.rows.take(some).astype("<i4", copy=False)
+            for row, slot in zip(rows, some.tolist(), strict=True):
+                content = encoding.encode_content(self.metadatas[slot], self.documents[slot])
+                salts = self._salts[slot] if self._salts else b""
+                pairs.append(self.erased.get(slot) or _pair(row.data, content, salts))
+        return pairs
 
     @cached_property
     def gone(self) -> list[int]:
@@ -193,31 +207,14 @@ class Records:
         vector, pair = self.vector_bytes(slot), self.erased.get(slot)
         salts = self.salts[slot] if self.salts else b""
         if pair is None:
-            pair = self._pair(slot, vector)
+            pair = _pair(vector, encoding.encode_content(self.metadatas[slot], self.documents[slot]), salts)
         erased = slot in self.erased
         return Record(vector, self.metadatas[slot], self.documents[slot], pair[:32], pair[32:], salts, erased)
 
     def all_commitments(self) -> list[bytes]:
         """Vector and content commitment, joined, of every live record, in the order of ``slots``."""
-        return self.commitments(np.fromiter(self.slots.values(), dtype=np.int64, count=len(self.slots)))
-
-    def commitments(self, slots: NDArray[np.int64]) -> list[bytes]:
-        """The same of the given slots."""
-        step = max(1, _COMMITTED_COMPONENTS // self.definition.dim)
-        pairs: list[bytes] = []
-        for start in range(0, len(slots), step):
-            some = slots[start : start + step]
-            rows = self.vectors.take(some).astype("<i4", copy=False)
-            for row, slot in zip(rows, some.tolist(), strict=True):
-                pairs.append(self.erased.get(slot) or self._pair(slot, row.data))
-        return pairs
-
-    def _pair(self, slot: int, vector: bytes | memoryview) -> bytes:
-        content = encoding.encode_content(self.metadatas[slot], self.documents[slot])
-        if not self.salts:
-            return commit(vector) + commit(content)
-        salts = self.salts[slot]
-        return commit(vector, salts[:SALT_BYTES]) + commit(content, salts[SALT_BYTES:])
+        slots = np.fromiter(self.slots.values(), dtype=np.int64, count=len(self.slots))
+        return View(self, 0).commitments(slots)
 
     def key(self, id: str) -> bytes:
         """The record's key in the state tree."""
@@ -281,3 +278,8 @@ class Records:
             new = np.empty(capacity, dtype=old.dtype)
             new[:used] = old[:used]
             setattr(self, name, new)
+
+
+def _pair(vector: bytes | memoryview, content: bytes, salts: bytes) -> bytes:
+    """Both commitments, joined."""
+    return commit(vector, salts[:SALT_BYTES]) + commit(content, salts[SALT_BYTES:])

@@ -27,9 +27,10 @@ from hypothesis.stateful import (
 import detmem
 from detmem.journal.disk import MemoryDisk
 from detmem.journal.log import SEGMENT_BYTES
+from detmem.machine import links, records
 from detmem.opening import open_disk
 from tests.faults.simdisk import SimDisk, random_choice
-from tests.twin import TWIN, Call, perform, perform_batch
+from tests.twin import TWIN, Call, check_contents, perform, perform_batch
 
 NAMES = st.sampled_from(["c", "d", "é"])
 IDS = st.sampled_from(["a", "b", "ab", "Z", "é", "\uffff", "\U0001f600"])
@@ -56,16 +57,30 @@ WHERE = st.one_of(
     st.builds(lambda flag: {"$or": [{"s": "x"}, {"$not": {"k": {"$exists": flag}}}]}, st.booleans()),
 )
 
+RELATIONS = st.sampled_from(["r", "s"])
+PUTS: st.SearchStrategy[Call] = st.builds(
+    lambda kind, name, ids, data: (kind, name, [(id, *data[at]) for at, id in enumerate(ids)]),
+    st.sampled_from(["add", "upsert", "upsert"]),
+    NAMES,
+    MANY_IDS,
+    st.lists(st.tuples(VECTORS, st.none() | METADATAS, st.none() | DOCUMENTS), min_size=4, max_size=4),
+)
 CALLS: st.SearchStrategy[Call] = st.one_of(
     st.builds(lambda name, definition: ("create", name, *definition), NAMES, DEFINITIONS),
     st.builds(lambda name: ("drop", name), NAMES),
+    PUTS,
+    PUTS,
+    st.builds(lambda id, put: ("request", id, put), st.sampled_from(["one", "two"]), PUTS),
     st.builds(
-        lambda kind, name, ids, data: (kind, name, [(id, *data[at]) for at, id in enumerate(ids)]),
-        st.sampled_from(["add", "upsert", "upsert"]),
+        lambda kind, *link: (kind, *link),
+        st.sampled_from(["link", "link", "unlink"]),
         NAMES,
-        MANY_IDS,
-        st.lists(st.tuples(VECTORS, st.none() | METADATAS, st.none() | DOCUMENTS), min_size=4, max_size=4),
+        IDS,
+        RELATIONS,
+        NAMES,
+        IDS,
     ),
+    st.builds(lambda note: ("record", bytes(32), note), st.none() | DOCUMENTS),
     st.builds(
         lambda name, ids, vectors, data: (
             "update",
@@ -98,6 +113,8 @@ class Model(RuleBasedStateMachine):
         self.model = TWIN.Memory()
         self.told: list[tuple[int, str, str, list[str]]] = []
         self.checkpoints = [self.db.checkpoint()]
+        self.past: list[tuple[Any, list[Any], list[Any]]] = []  # by seq: the model, what log() tells, checkpoints
+        self.remember()
 
     def new_disk(self) -> Any:
         return MemoryDisk()
@@ -115,7 +132,10 @@ class Model(RuleBasedStateMachine):
         """What ``log`` will tell of a commit of the model."""
         groups: dict[tuple[str, str], list[str]] = {}
         for operation in commit.operations:
-            kind = ["create_collection", "drop_collection", "add", "upsert", "update", "delete"][operation.type - 1]
+            kind = TWIN.NAMES[operation.type]
+            if kind == "request":
+                continue
+            kind = {"create": "create_collection", "drop": "drop_collection"}.get(kind, kind)
             groups.setdefault((kind, operation.collection), []).extend([operation.id] if operation.id else [])
         self.told += [(commit.seq, kind, name, ids) for (kind, name), ids in groups.items()]
 
@@ -196,22 +216,44 @@ class Model(RuleBasedStateMachine):
         assert c.get(where=where).ids == sorted(chosen)
         assert c.count(where) == len(chosen)
 
+    @precondition(lambda self: any(c.records for c in self.model.state.values()))
+    @rule(data=st.data(), relation=RELATIONS, kind=st.sampled_from(["link", "link", "unlink"]))
+    def link_what_is_there(self, data: st.DataObject, relation: str, kind: str) -> None:
+        nodes = sorted((name, id) for name, c in self.model.state.items() for id in c.records)
+        (name, id), other = data.draw(st.sampled_from(nodes)), data.draw(st.sampled_from(nodes))
+        self.call((kind, name, id, relation, *other))
+
+    @rule(data=st.data(), k=st.integers(1, 9), query=VECTORS, where=st.none() | WHERE)
+    def look_back(self, data: st.DataObject, k: int, query: list[int], where: Any) -> None:
+        """Any moment that has been, asked for everything."""
+        seq = data.draw(st.integers(0, self.model.seq))
+        model, told, _ = self.past[seq]
+        with self.db.at(seq) as then:
+            assert (then.seq, str(then.checkpoint()), then.head) == (seq, model.checkpoint(), model.link.hex())
+            assert [(e.seq, e.op, e.collection, e.ids) for e in then.log()] == told
+            check_contents(then, model)
+            for name in model.state:
+                try:
+                    expected = model.search(name, query, k, where)
+                except TWIN.Refused:
+                    with pytest.raises(detmem.UsageError):
+                        then[name].search(raw=query, k=k, where=where)
+                    continue
+                result = then[name].search(raw=query, k=k, where=where)
+                assert list(zip(result.ids, result.raw.tolist(), strict=True)) == expected
+                assert then[name].count(where) == len(TWIN.select(model.state[name].records, where))
+
     # -- what always holds
 
     @invariant()
+    def remember(self) -> None:
+        if self.model.seq == len(self.past):
+            self.past.append((copy.deepcopy(self.model), list(self.told), list(self.checkpoints)))
+        assert len(self.past) == self.model.seq + 1
+
+    @invariant()
     def contents_are_the_models(self) -> None:
-        assert self.db.collections() == sorted(self.model.state)
-        for name, expected in self.model.state.items():
-            c = self.db[name]
-            assert (c.dim, c.metric, c.format) == (expected.dim, expected.metric, expected.format)
-            found = c.get(include=("metadatas", "documents", "raw"))
-            assert found.ids == list(c) == sorted(expected.records)
-            assert len(c) == len(expected.records)
-            records = [expected.records[id] for id in found.ids]
-            assert [list(one.items()) for one in found.metadatas or []] == [sorted(r.metadata.items()) for r in records]
-            assert found.documents == [record.document for record in records]
-            assert found.raw is not None
-            assert found.raw.tolist() == [record.vector for record in records]
+        check_contents(self.db, self.model)
 
     @invariant()
     def roots_and_the_log_are_the_models(self) -> None:
@@ -226,6 +268,21 @@ class Rotating(Model):
     """Every few commits a new segment."""
 
     segment_bytes = 700
+
+
+class Forgetful(Rotating):
+    """Dead rows and dead links are let go as soon as may be, so that most of the past is folded anew."""
+
+    def __init__(self) -> None:
+        self.kept = records._DEAD_KEPT, links._DEAD_KEPT
+        records._DEAD_KEPT = links._DEAD_KEPT = 0
+        super().__init__()
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            records._DEAD_KEPT, links._DEAD_KEPT = self.kept
 
 
 class Paranoid(Rotating):
@@ -247,30 +304,19 @@ class Crashing(Rotating):
 
     steps = 0  # of all machines together
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.remember()  # the empty store
-
     def new_disk(self) -> Any:
         self.policy = "always"
         self.floor = 0  # seqs up to here have been acknowledged as durable
-        self.past: list[tuple[Any, list[Any], list[Any]]] = []  # by seq: the model, what log() tells, checkpoints
         return SimDisk()
 
     def opened(self, **more: Any) -> detmem.Database:
         return super().opened(**{"durability": self.policy, **more})
 
     @invariant()
-    def the_past_is_remembered(self) -> None:
+    def what_was_acknowledged_is_remembered(self) -> None:
         type(self).steps += 1
-        self.remember()
         if self.policy in ("always", "paranoid"):
             self.floor = self.model.seq
-
-    def remember(self) -> None:
-        if self.model.seq == len(self.past):
-            self.past.append((copy.deepcopy(self.model), list(self.told), list(self.checkpoints)))
-        assert len(self.past) == self.model.seq + 1
 
     @rule()
     def snapshot(self) -> None:
@@ -366,6 +412,6 @@ def test_five_hundred_steps_with_crashes_between_and_inside_them() -> None:
     assert run_crashing(20_260_601, 30, 25) >= 500
 
 
-@pytest.mark.parametrize("machine", [Model, Rotating, Paranoid])
+@pytest.mark.parametrize("machine", [Model, Rotating, Forgetful, Paranoid])
 def test_any_sequence_of_operations_is_the_models(machine: type[Model]) -> None:
     run_state_machine_as_test(machine, settings=settings())  # type: ignore[no-untyped-call]
