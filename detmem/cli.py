@@ -76,7 +76,9 @@ def _verify(asked: argparse.Namespace) -> int:
     if asked.json:
         _document({**asdict(report), "level": asked.level})
     elif report.ok:
-        _say(f"ok {f'1..{report.seq}' if report.seq else 'empty'} state {report.state_root}")
+        gone = f", {report.erased} payloads erased" if report.erased else ""
+        left = f", {report.remaining} to be erased are still there: open it for writing" if report.remaining else ""
+        _say(f"ok {f'1..{report.seq}' if report.seq else 'empty'} state {report.state_root}{gone}{left}")
     else:
         place = "end" if report.first_bad_seq is None else f"seq {report.first_bad_seq}"
         intact = f"; {report.seq} commits before it are intact"  # some reasons say it; here each does, once

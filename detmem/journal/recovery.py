@@ -1,6 +1,6 @@
 """Opening a store: torn or damaged is decided, never guessed (spec/log.md, "Recovery").
 
-Four steps in order; within a step exactly one row applies.  What was done is said in ``Recovery``; what cannot be done
+Steps in order; within a step exactly one row applies.  What was done is said in ``Recovery``; what cannot be done
 without losing acknowledged data is refused with file, offset and seq.  A reader runs the same steps and writes nothing.
 """
 
