@@ -22,7 +22,7 @@ FUZZED := encoding operations frame snapshot head
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test unit lint format vectors bench faults fuzz sample lock clean
+.PHONY: help demo test unit lint format vectors bench faults platforms platforms-all golden fuzz audit mutations sample lock clean
 
 help:
 	@echo 'make demo     the main job on real sentence vectors: ingest, search, crash, recover, replay, compare roots'
@@ -33,7 +33,12 @@ help:
 	@echo 'make vectors  write spec/vectors/ anew from spec/reference.py'
 	@echo 'make bench    measure, against the peers that install here; results go to bench/results/   (make bench BENCHES=bench/ingest.py)'
 	@echo 'make faults   the long fault campaigns; bench/results/faults.md says what they saw   (make faults ARGS="--only 8,9")'
+	@echo 'make platforms  one digest on 13 platforms, most of them emulated; bench/results/platforms.md   (ARGS="--only sid-riscv64")'
+	@echo 'make platforms-all  the same on all 27'
+	@echo 'make golden   write detmem/data/golden.json anew, if package and twin live the same life'
 	@echo 'make fuzz     atheris on every decoder of stored bytes, a minute each   (make fuzz ARGS="--seconds 600")'
+	@echo 'make audit    a million changed proofs, of which none may be accepted; bench/results/audit.md'
+	@echo 'make mutations  forgers against the standalone verifier: a million proofs, ten thousand stores   (make mutations ARGS="--seed 2")'
 	@echo 'make sample   draw detmem/data/wordnet-sample.npz anew   (make sample SOURCE=path/to/wordnet-minilm.npz)'
 	@echo 'make lock     resolve requirements.lock anew'
 	@echo 'make clean    remove everything that the lines above can make again'
@@ -94,11 +99,27 @@ bench: $(BENCH_STAMP)
 faults: $(STAMP)
 	$(PY) tests/faults/campaign.py $(ARGS)
 
+# Foreign systems are unpacked to DETMEM_PLATFORMS (build/platforms when unset) and kept there.
+platforms: $(STAMP)
+	$(PY) tests/platforms/platforms.py $(ARGS)
+
+platforms-all: $(STAMP)
+	$(PY) tests/platforms/platforms.py --all $(ARGS)
+
+golden: $(STAMP)
+	$(PY) tests/platforms/scenario.py --renew
+
 # atheris stands beside the environment, which stays what requirements.lock says.
 fuzz: $(STAMP)
 	@test -d build/fuzz || $(PY) -m pip install --quiet --disable-pip-version-check --target build/fuzz \
 		$$($(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["fuzz"])')
 	@set -e; for target in $(FUZZED); do PYTHONPATH=build/fuzz $(PY) -m tests.fuzz.fuzz $$target $(ARGS); done
+
+audit: $(STAMP)
+	$(PY) tests/proof/forging.py $(ARGS)
+
+mutations: $(STAMP)
+	$(PY) -m tests.mutations $(ARGS)
 
 sample: $(STAMP)
 	$(PY) bench/make_sample.py "$(SOURCE)"

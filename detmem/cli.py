@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import detmem
-from detmem import demo, history, options
+from detmem import demo, exchange, history, options, selfcheck
+from detmem.report import report as auditors_page
 
 __all__ = ["main"]
 
@@ -67,34 +68,52 @@ def _demo(asked: argparse.Namespace) -> int:
     return OK if demo.run(asked.keep, as_json=asked.json) else DIFFERS
 
 
+def _selfcheck(asked: argparse.Namespace) -> int:
+    return OK if selfcheck.run(as_json=asked.json) else DIFFERS
+
+
 def _verify(asked: argparse.Namespace) -> int:
-    root, checkpoint = _expected(asked.expect)
-    report = detmem.verify(asked.path, level=asked.level, expect=checkpoint)
-    if report.ok and root not in (None, report.state_root):
-        reason = f"expected to end in state root {root}, found {report.state_root}"
-        report = detmem.Report(False, report.seq, report.state_root, None, reason)
+    expect = _expected(asked.expect)
+    report = detmem.verify(asked.path, level=asked.level, expect=expect, progress=_progress(asked))
     if asked.json:
         _document({**asdict(report), "level": asked.level})
-    elif report.ok:
-        gone = f", {report.erased} payloads erased" if report.erased else ""
-        left = f", {report.remaining} to be erased are still there: open it for writing" if report.remaining else ""
-        _say(f"ok {f'1..{report.seq}' if report.seq else 'empty'} state {report.state_root}{gone}{left}")
     else:
-        place = "end" if report.first_bad_seq is None else f"seq {report.first_bad_seq}"
-        intact = f"; {report.seq} commits before it are intact"  # some reasons say it; here each does, once
-        reason = (report.reason or "").replace(intact, "")
-        _say(f"FAIL {place}: {reason}; {report.seq} commands before it are intact")
+        _say(_verdict(report))
     return OK if report.ok else DIFFERS
 
 
-def _expected(text: str | None) -> tuple[str | None, str | None]:
-    """(state root, checkpoint text): what ``--expect`` names, one of them or neither."""
-    if text is None:
-        return None, None
-    if _ROOT.fullmatch(text.lower()):
-        return text.lower(), None
+def _report(asked: argparse.Namespace) -> int:
+    expect, moments = _expected(asked.expect), {"start": asked.start, "stop": asked.stop}
+    page, report = auditors_page(asked.path, level=asked.level, expect=expect, **moments, progress=_progress(asked))
+    Path(asked.output).write_text(page, encoding="utf-8", newline="\n")
+    if asked.json:
+        _document({**asdict(report), "level": asked.level, "page": asked.output})
+    else:
+        _say(f"{_verdict(report)}\n{asked.output} tells the rest")
+    return OK if report.ok else DIFFERS
+
+
+def _verdict(report: detmem.Report) -> str:
+    if report.ok:
+        gone = f", {report.erased} payloads erased" if report.erased else ""
+        left = f", {report.remaining} to be erased are still there: open it for writing" if report.remaining else ""
+        return f"ok {f'1..{report.seq}' if report.seq else 'empty'} state {report.state_root}{gone}{left}"
+    place = "end" if report.first_bad_seq is None else f"seq {report.first_bad_seq}"
+    place += "" if report.offset is None else f" offset {report.offset}"
+    where = "" if report.file is None or report.cause.startswith(report.file) else f"{report.file}: "
+    return f"FAIL {place}: {where}{report.cause}; {report.seq} commands before it are intact"
+
+
+def _progress(asked: argparse.Namespace) -> bool:
+    return bool(asked.progress or sys.stderr.isatty())
+
+
+def _expected(text: str | None) -> str | None:
+    """What ``--expect`` names: the hex of a state root, or the text in a file."""
+    if text is None or _ROOT.fullmatch(text.lower()):
+        return text
     try:
-        return None, Path(text).read_text(encoding="ascii").replace("\r\n", "\n")
+        return Path(text).read_text(encoding="ascii").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise detmem.UsageError(
             f"--expect: expected 64 hex digits of a state root, or a file with a checkpoint: {error}"
@@ -127,14 +146,15 @@ def _log(asked: argparse.Namespace) -> int:
 
 
 def _inspect(asked: argparse.Namespace) -> int:
-    try:
-        db = _open(asked.path)
-    except detmem.StoreNotFoundError as error:
-        if re.search(r"@\d+$", asked.path):
-            raise detmem.UsageError(f"{error}; PATH@SEQ, a look at the past, is not in this version") from None
-        raise
-    with db:
-        return _inspect_store(db, asked) if asked.id is None else _inspect_record(db, asked)
+    path, at = _moment_of(asked.path)
+    with _open(path) as db, db if at is None else db.at(at) as seen:
+        return _inspect_store(seen, asked) if asked.id is None else _inspect_record(seen, asked)
+
+
+def _moment_of(path: str) -> tuple[str, int | None]:
+    """PATH, or PATH@SEQ when no store of that whole name stands there."""
+    found = re.fullmatch(r"(.+)@([0-9]{1,18})", path, re.DOTALL)
+    return (path, None) if found is None or Path(path).exists() else (found[1], int(found[2]))
 
 
 def _inspect_store(db: detmem.Database, asked: argparse.Namespace) -> int:
@@ -236,11 +256,15 @@ def _diff(asked: argparse.Namespace) -> int:
 def _search(asked: argparse.Namespace) -> int:
     where = None if asked.where is None else _where(asked.where)
     vector = None if asked.vector is None else _vector(asked.vector)
-    with _open(asked.path) as db:
-        collection = db[_names(db, asked.collection)[0]]
+    with _open(asked.path) as db, db if asked.at is None else db.at(asked.at) as seen:
+        collection = seen[_names(seen, asked.collection)[0]]
         raw = None if asked.id is None else collection.get(asked.id, include=("raw",)).raw
         result = collection.search(vector, asked.k, raw=None if raw is None else raw[0], where=where)
-        root = db.state_root
+        root = seen.state_root
+        if asked.receipt is not None:
+            receipt = result.receipt(asked.level)
+            receipt.save(asked.receipt)
+            _complain(f"{asked.receipt}: receipt {asked.level}, sha256 {receipt.sha256}", OK)
     several = result.raw.ndim == 2
     if asked.json:
         hits = [[asdict(hit) for hit in one] for one in result] if several else [asdict(hit) for hit in result]
@@ -251,6 +275,30 @@ def _search(asked: argparse.Namespace) -> int:
             _say(f"{'' if number == 0 else chr(10)}query {number}")
         rows = [[rank, f"{hit.distance:.6f}", hit.id, _short(hit.document or "")] for rank, hit in enumerate(one, 1)]
         _table(["rank", "distance", "id", "document"], rows, ">><<")
+    return OK
+
+
+def _check_receipt(asked: argparse.Namespace) -> int:
+    with _open(asked.path) as db:
+        verdict = detmem.check_receipt(detmem.Receipt.load(asked.receipt), db)
+    if asked.json:
+        _document(asdict(verdict))
+    else:
+        _say(f"{'IDENTICAL' if verdict.ok else 'DIFFERS'} {verdict.reason}")
+    return OK if verdict.ok else DIFFERS
+
+
+def _sign(asked: argparse.Namespace) -> int:
+    key, notes = detmem.SignerKey.parse(Path(asked.key).read_text("utf-8").strip()), Path(asked.note)
+    with _open(asked.path) as db:
+        note = db.sign(key, notes.read_bytes().decode() if notes.exists() else None)
+    fresh = notes.with_name(f"{notes.name}.tmp")
+    fresh.write_bytes(note.encode())
+    fresh.replace(notes)
+    if asked.json:
+        _document({"note": note, "verifier_key": str(key.verifier)})
+    else:
+        _say(note.rstrip("\n"))
     return OK
 
 
@@ -293,6 +341,32 @@ def _backup(asked: argparse.Namespace) -> int:
         _document(asdict(copied))
     else:
         _say(f"copied {copied.seq} commands, state {copied.state_root}, verified")
+    return OK
+
+
+def _export(asked: argparse.Namespace) -> int:
+    if asked.format == "log" and asked.collection is not None:
+        raise detmem.UsageError("--collection: a log is of the whole store")
+    with _open(asked.path) as db:
+        if asked.format == "log":
+            done = exchange.export_log(db, asked.dest)
+        else:
+            done = exchange.export(db, asked.dest, asked.format, collection=asked.collection)
+    if asked.json:
+        _document(asdict(done))
+    else:
+        _say(f"exported seq {done.checkpoint.seq}, state {done.checkpoint.state_root}")
+        for name in done.files:
+            _say(f"  {name}")
+    return OK
+
+
+def _import(asked: argparse.Namespace) -> int:
+    made = exchange.load(asked.source, asked.path)
+    if asked.json:
+        _document(asdict(made))
+    else:
+        _say(f"imported {made.seq} commands, state {made.state_root}")
     return OK
 
 
@@ -412,6 +486,7 @@ def _abandon_stdout() -> None:
 
 _RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "demo": _demo,
+    "selfcheck": _selfcheck,
     "verify": _verify,
     "replay": _replay,
     "log": _log,
@@ -419,8 +494,13 @@ _RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "stats": _stats,
     "diff": _diff,
     "search": _search,
+    "check-receipt": _check_receipt,
+    "sign": _sign,
     "snapshot": _snapshot,
     "backup": _backup,
+    "export": _export,
+    "import": _import,
+    "report": _report,
     "salvage": _salvage,
     "repair": _repair,
 }

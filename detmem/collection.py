@@ -7,10 +7,10 @@ into results.  It decides nothing about commits, files or roots; ``Database`` do
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from itertools import compress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +26,10 @@ from detmem.machine.records import Records as LiveRecords
 from detmem.machine.records import View
 from detmem.machine.runs import Operations, Run
 from detmem.machine.stage import Stage
+from detmem.progress import Progress, reporter
+from detmem.proof.checkpoint import Checkpoint
+from detmem.proof.receipt import Receipt, plain_where
+from detmem.prover import Question
 from detmem.results import Commit, Link, Linked, Metadata, Records, Result
 
 if TYPE_CHECKING:
@@ -35,10 +39,10 @@ __all__ = ["Collection"]
 
 RecordsOf = LiveRecords | PastRecords
 Where = Mapping[str, Any] | None
-Progress = bool | Callable[[int, int], object] | None
 
 _SEARCHED = ("metadatas", "documents")
 _FETCHED = (*_SEARCHED, "vectors", "raw")
+_FEW = 16  # where less than a 16th matches, sorting that is cheaper than passing over all in order
 
 
 class Collection:
@@ -73,6 +77,11 @@ class Collection:
     def format(self) -> str:
         """``Q16.16``, ``Q8.24`` or ``Q4.28``."""
         return self._definition.format
+
+    @property
+    def erasable(self) -> bool:
+        """Whether what is committed to is salted."""
+        return self._definition.erasable
 
     def __repr__(self) -> str:
         return f"<detmem.Collection {self._name!r} dim={self.dim} metric={self.metric} format={self.format}>"
@@ -183,9 +192,7 @@ class Collection:
         with self._database._writing() as stage:
             self._check_standing(stage)
             if ids is None:
-                contents = stage.contents(self._name)
-                matches = chosen.select(list(contents.values())).tolist()
-                names = sorted(id for id, match in zip(contents, matches, strict=True) if match)
+                names = sorted(self._matching_ids(stage, chosen))
             elif missing == "ignore":
                 names = [id for id in names if stage.has(self._name, id)]
             return self._database._write(stage, [commands.delete(self._name, id) for id in names])
@@ -255,7 +262,8 @@ class Collection:
         chosen = filters.parse(where)
         if ids is None:
             _, view = self._view()
-            slots, lost = view.in_id_order, view.gone
+            slots: list[int] = []
+            lost = view.gone
         else:
             names, _ = _id_list(ids, empty=True, repeated=True)
             _, view, found = self._find(names)
@@ -268,8 +276,10 @@ class Collection:
             slots = [slot for slot in found if slot is not None]
         if included or not chosen.is_all:
             self._check_erased(view, lost)
-        if not chosen.is_all:
-            matches = _matching(view, chosen)
+        if ids is None:
+            slots = view.in_id_order if chosen.is_all else self._matching_slots(view, chosen)
+        elif not chosen.is_all:
+            matches = self._database._matching(view, chosen)
             slots = [slot for slot in slots if matches[slot]]
         slots = slots[first:] if most is None else slots[first : first + most]
         raw = view.rows.take(np.array(slots, dtype=np.int64)) if {"vectors", "raw"} & included else None
@@ -317,7 +327,7 @@ class Collection:
             views = None if reach is None else self._database._views()
         lost = view.gone if names is None else [slot for slot in view.gone if view.ids[slot] in names]
         self._check_erased(view, lost)
-        mask = None if chosen.is_all else _matching(view, chosen)
+        mask = None if chosen.is_all else self._database._matching(view, chosen)
         if allowed is not None:
             inside = np.zeros(view.rows.count, dtype=np.bool_)
             inside[allowed] = True
@@ -325,13 +335,14 @@ class Collection:
         if view.is_masked:
             mask = view.alive if mask is None else mask & view.alive
         answers = self._database._nearest(view, self._definition, queries, k, mask)
-        results = [self._result(view, seq, slots, distances, included, within) for slots, distances in answers]
+        asked = _Asked(self, queries, k, None if chosen.is_all else plain_where(where or {}), names, within)
+        results = [self._result(view, seq, slots, distances, included, asked) for slots, distances in answers]
         if reach is not None:
             assert views is not None
             results = [replace(one, linked=self._linked(one, reach, views, included)) for one in results]
         if view.without_erased:
             results = [replace(one, erased=sorted(view.ids[slot] for slot in lost)) for one in results]
-        return results[0] if flat else _batch(results)
+        return results[0] if flat else _batch(results, asked)
 
     def count(self, where: Where = None) -> int:
         """The number of records, or of those that match ``where``."""
@@ -340,7 +351,7 @@ class Collection:
         if chosen.is_all:
             return view.count
         self._check_erased(view, view.gone)
-        return int(np.count_nonzero(_matching(view, chosen)))
+        return int(np.count_nonzero(self._database._matching(view, chosen)))
 
     def __len__(self) -> int:
         return self._view()[1].count
@@ -368,7 +379,7 @@ class Collection:
         names, bare = _id_list(ids)
         request = None if request_id is None else encoding.check_id(request_id, "request_id")
         key = self._salting()
-        report = _reporter(progress)
+        report = reporter(progress, "records")
         report(0, len(names))
         matrix = self._matrix(vectors, raw, len(names), bare)
         maps = _entries(metadatas, len(names), bare, "metadatas")
@@ -506,6 +517,23 @@ class Collection:
             for steps in walks
         ]
 
+    def _matching_slots(self, view: View, chosen: filters.Filter) -> list[int]:
+        """Slots of live records that match, by id."""
+        matches = self._database._matching(view, chosen)
+        found = np.flatnonzero(matches).tolist()
+        if len(found) * _FEW < view.count:
+            return sorted(found, key=view.ids.__getitem__)
+        shown = matches.tobytes()
+        return [slot for slot in view.in_id_order if shown[slot]]
+
+    def _matching_ids(self, stage: Stage, chosen: filters.Filter) -> list[str]:
+        """Ids of records that match, those of an open batch included, in any order."""
+        if stage.operations:
+            contents = stage.contents(self._name)
+            return list(compress(contents, chosen.select(list(contents.values())).tolist()))
+        _, view = self._view()
+        return [view.ids[slot] for slot in np.flatnonzero(self._database._matching(view, chosen)).tolist()]
+
     def _check_standing(self, stage: Stage) -> None:
         found = stage.definition(self._name)
         if found is not self._definition and found != self._definition:  # the same object, nearly always
@@ -518,11 +546,11 @@ class Collection:
         slots: NDArray[np.int64],
         raw: NDArray[np.int64],
         included: frozenset[str],
-        within: float | None,
+        asked: _Asked,
     ) -> Result:
         distances = fixed.distances_to_float(raw, self.metric, self.format)
-        if within is not None:
-            near = int(np.count_nonzero(distances <= within))
+        if asked.max_distance is not None:
+            near = int(np.count_nonzero(distances <= asked.max_distance))
             slots, raw, distances = slots[:near], raw[:near], distances[:near]
         order = slots.tolist()
         return Result(
@@ -532,10 +560,32 @@ class Collection:
             [_copied(view.metadatas[slot]) for slot in order] if "metadatas" in included else None,
             [view.documents[slot] for slot in order] if "documents" in included else None,
             seq,
+            _asked=asked,
         )
 
 
-def _batch(results: list[Result]) -> Result:
+class _Asked(NamedTuple):
+    """What a call of ``search`` was asked; results keep it, so that they can give a receipt."""
+
+    collection: Collection
+    queries: NDArray[np.int32]
+    k: int
+    where: dict[str, Any] | None
+    ids: list[str] | None
+    max_distance: float | None
+
+    def receipt(self, result: Result, number: int, level: str, checkpoint: Checkpoint | None) -> Receipt:
+        """The receipt of the answer to query ``number``."""
+        if result.erased:
+            raise Erased("this answer left out records that have been erased: there is no receipt for it")
+        ids = None if self.ids is None else tuple(sorted(set(self.ids)))
+        name, definition = self.collection._name, self.collection._definition
+        question = Question(name, definition, self.queries[number], self.k, self.where, ids, self.max_distance)
+        answer = list(zip(result.ids, result.raw.tolist(), strict=True))
+        return self.collection._database._prover.receipt(question, answer, result.seq, level, checkpoint)
+
+
+def _batch(results: list[Result], asked: _Asked) -> Result:
     """Results of one call as one, rectangular because each has min(k, matches) hits."""
     first = results[0]
     return Result(
@@ -547,6 +597,7 @@ def _batch(results: list[Result]) -> Result:
         first.seq,
         None if first.linked is None else [result.linked for result in results],
         first.erased,
+        asked,
     )
 
 
@@ -561,13 +612,6 @@ def _distance(value: object, flat: bool) -> float | None:
     if not flat:
         raise UsageError("max_distance: expected one query (dim,), found several: their answers differ in length")
     return float(value)
-
-
-def _matching(view: View, chosen: filters.Filter) -> NDArray[np.bool_]:
-    """Which slots are live and match, bool (n,)."""
-    matches = np.zeros(view.rows.count, dtype=np.bool_)
-    matches[view.live] = chosen.select([view.metadatas[slot] for slot in view.live.tolist()])
-    return matches
 
 
 def _id_list(ids: object, *, empty: bool = False, repeated: bool = False) -> tuple[list[str], bool]:
@@ -639,22 +683,3 @@ def _includes(include: object, known: tuple[str, ...]) -> frozenset[str]:
 def _check_missing(missing: object) -> None:
     if not isinstance(missing, str) or missing not in ("error", "ignore"):
         raise UsageError(f"missing: expected 'error' or 'ignore', found {missing!r}")
-
-
-def _reporter(progress: Progress) -> Callable[[int, int], object]:
-    if progress is None or progress is False:
-        return lambda done, total: None
-    if progress is True:
-        return _print_progress
-    if callable(progress):
-        return progress
-    raise UsageError(f"progress: expected True or a callable, found {type(progress).__name__}")
-
-
-def _print_progress(done: int, total: int) -> None:
-    """A line on stderr: renewed in place on a terminal, printed once at the end elsewhere."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r{done} of {total} records" + "\n" * (done == total))
-        sys.stderr.flush()
-    elif done == total:
-        sys.stderr.write(f"{done} of {total} records\n")

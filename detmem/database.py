@@ -7,8 +7,9 @@ Rule 3  Nothing is published that the journal has not taken; after a failure the
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -33,11 +34,14 @@ from detmem.journal.copies import backup
 from detmem.journal.disk import AnyPath, Disk, File, OsDisk, call_after_fork, path_text
 from detmem.journal.erasure import WRITES, check_explained
 from detmem.journal.files import frames
+from detmem.journal.frame import Frame
 from detmem.journal.log import Journal
 from detmem.journal.past import Position
 from detmem.journal.recovery import Opened, Recovery, follow
 from detmem.machine import commands, encoding, fixed
+from detmem.machine.columns import Columns
 from detmem.machine.commands import Definition, Link, Operation
+from detmem.machine.filters import Filter
 from detmem.machine.links import Node
 from detmem.machine.past import Moment, PastRecords
 from detmem.machine.records import Records, View
@@ -46,7 +50,12 @@ from detmem.machine.stage import Change, Request, Stage
 from detmem.machine.state import State
 from detmem.machine.vectors import Vectors
 from detmem.parallel import Workers, said_if_long
+from detmem.progress import Progress, reporter
 from detmem.proof.checkpoint import Checkpoint
+from detmem.proof.note import SignerKey
+from detmem.proof.proofs import ConsistencyProof, RecordProof, given_checkpoint
+from detmem.proof.receipt import Receipt, Subtree
+from detmem.prover import Prover
 from detmem.results import Commit, Entry, Report, SnapshotInfo
 
 if TYPE_CHECKING:
@@ -57,6 +66,7 @@ __all__ = ["MEMORY", "Batch", "Database", "verify_disk"]
 
 MEMORY = ":memory:"
 _LEVELS = ("chain", "replay")
+_ROOT = re.compile(r"[0-9a-fA-F]{64}")
 _PATIENCE_SECONDS = 1.0
 _COMPILING = "detmem: compiling the search kernels for this CPU; this happens once, later processes load them"
 
@@ -92,6 +102,7 @@ class Database:
         self._workers = workers
         self._compiled = {"reference"}
         self._followers: WeakKeyDictionary[Vectors, tuple[search.Follower, threading.Lock]] = WeakKeyDictionary()
+        self._columns: WeakKeyDictionary[Vectors, tuple[Columns, threading.Lock]] = WeakKeyDictionary()
         self._writer = threading.RLock()
         self._moment = threading.Lock()
         self._batch: Stage | None = None
@@ -101,6 +112,7 @@ class Database:
         self._pasts: WeakSet[Past] = WeakSet()
         self._salting: bytes | None = None
         self._erasing = threading.Lock()  # a copy of the files is not taken meanwhile
+        self._prover = Prover(disk, self._state, self._whole_moment, write=journal is not None)
         call_after_fork(self._after_fork)
 
     # -- lifetime
@@ -342,13 +354,16 @@ class Database:
             self._check_whole()
             return Checkpoint.of(self._state.seq, self._state.log, self._state.root)
 
-    def record(self, receipt: bytes, note: str | None = None) -> Commit | None:
-        """Put the hash of something that was read into the audit trail: ``receipt`` 32 bytes, ``note`` at most 64 KiB.
+    def record(self, receipt: Receipt | bytes, note: str | None = None) -> Commit | None:
+        """Put what was read into the audit trail: the hash of a ``receipt`` (or any SHA-256, 32 bytes), and a note of
+        at most 64 KiB.
 
         It changes no state root; the log root covers it.
         """
+        if isinstance(receipt, Receipt):
+            receipt = bytes.fromhex(receipt.sha256)
         if not isinstance(receipt, bytes) or len(receipt) != 32:
-            raise UsageError(f"receipt: expected 32 bytes, found {receipt!r:.80}")
+            raise UsageError(f"receipt: expected a Receipt or a hash of 32 bytes, found {receipt!r:.80}")
         text = encoding.check_document(note, "note")
         if text is not None and len(text.encode()) > commands.MAX_NOTE_BYTES:
             raise UsageError(f"note: expected at most {commands.MAX_NOTE_BYTES} bytes, found {len(text.encode())}")
@@ -401,11 +416,42 @@ class Database:
                     found[part.collection, part.id] = frame.seq
         return found
 
-    def verify(self, level: str = "replay") -> Report:
-        """Read the whole log again: ``chain`` checks every byte against the links, ``replay`` also every state root."""
+    def verify(self, level: str = "replay", *, progress: Progress = None) -> Report:
+        """Read the whole log again: ``chain`` checks every byte against the links, ``replay`` also every state root.
+
+        ``progress``: True, or called with (done, total) bytes of the log.
+        """
         self._check_open()
         with self._writer:
-            return verify_disk(self._disk, level, None)
+            return verify_disk(self._disk, level, None, progress=progress)
+
+    # -- proofs
+
+    def prove(self, collection: str, id: str) -> RecordProof:
+        """That the record is live now, or is not: for whoever trusts a checkpoint, and has no store."""
+        name, id = encoding.check_name(collection, "collection"), encoding.check_id(id, "id")
+        return self._prover.record(name, id)
+
+    def prove_consistency(self, old: Checkpoint | str) -> ConsistencyProof:
+        """That this log begins with that of ``old``.  ``Divergence`` when it does not."""
+        return self._prover.consistency(given_checkpoint(old, "old"))
+
+    def sign(self, key: SignerKey, last: Checkpoint | str | None = None) -> str:
+        """The checkpoint as it stands, as a signed note (extra ``sign``).
+
+        ``last``: what this key signed last for this store, a checkpoint or the note; the caller keeps it.
+        ``Divergence`` when the log has not been there: two histories are never signed.
+        """
+        before = key.last_signed(last)
+        if before is None:
+            return key.sign(self.checkpoint())
+        proof = self.prove_consistency(before)
+        return key.sign(proof.new, before, proof)
+
+    def subtree(self, collection: str, number: int) -> Subtree:
+        """All that is live in one of the 256 parts of the state (0..255), for checking receipts of level R3."""
+        name, number = encoding.check_name(collection, "collection"), encoding.whole_number(number, "number", 0)
+        return self._prover.subtree(name, number)
 
     # -- for Collection
 
@@ -484,6 +530,14 @@ class Database:
         """What readers see; under ``_moment``."""
         return self._state
 
+    @contextmanager
+    def _whole_moment(self) -> Iterator[None]:
+        """A moment in which nothing is published."""
+        self._check_open()
+        with self._moment:
+            self._check_whole()
+            yield
+
     def _nearest(
         self,
         view: View,
@@ -509,6 +563,14 @@ class Database:
             )
         self._compiled.add(kernel)
         return answers
+
+    def _matching(self, view: View, chosen: Filter) -> NDArray[np.bool_]:
+        """Which slots of ``view`` are live and match, bool (n,)."""
+        with self._moment:
+            columns, following = self._columns.setdefault(view.rows.owner, (Columns(), threading.Lock()))
+        with following:
+            fields = columns.follow(view.metadatas, view.rows.count, chosen.fields)
+        return chosen.select_columns(fields, view.alive)
 
     # -- inside
 
@@ -607,7 +669,9 @@ class Database:
         self._batch = self._batch_thread = None
         self._erasing = threading.Lock()
         self._workers.after_fork()
+        self._prover.after_fork()
         self._followers = WeakKeyDictionary()  # one of their locks may have been held by a thread that is not here
+        self._columns = WeakKeyDictionary()
         if self._journal is not None:
             self._journal.disown()
         if self._lock is not None:
@@ -651,27 +715,38 @@ class _Writing:
             journal.wait()
 
 
-def verify_disk(disk: Disk, level: str, expect: Checkpoint | None) -> Report:
-    """``Database.verify`` for a store that may not even open."""
+def verify_disk(
+    disk: Disk,
+    level: str,
+    expect: Checkpoint | str | None,
+    *,
+    visit: Callable[[str, Frame, Position], None] = lambda file, frame, position: None,
+    progress: Progress = None,
+) -> Report:
+    """``verify`` (see ``history``) for a store that may not even open.  ``visit`` as in ``audit.verify``."""
     if not isinstance(level, str) or level not in _LEVELS:
         raise UsageError(f"level: expected one of {', '.join(_LEVELS)}, found {level!r}")
+    root = expect.lower() if isinstance(expect, str) and _ROOT.fullmatch(expect) else None
+    wanted = Checkpoint.read(expect, "expect") if root is None else None
+    told = reporter(progress, "bytes of the log")
 
     def watch(position: Position) -> None:
-        if expect is not None and position.seq == expect.seq:
+        if wanted is not None and position.seq == wanted.seq:
             found = Checkpoint.of(position.seq, position.log, position.state_root)
-            if found != expect:
-                raise Divergence(f"expected the log to pass through {expect!r}, found {found!r}")
+            if found != wanted:
+                raise Divergence(f"expected the log to pass through {wanted!r}, found {found!r}")
 
-    verdict = audit.verify(disk, replay=level == "replay", watch=watch)
-    position, error = verdict.position, verdict.error
-    if error is None and expect is not None and expect.seq > position.seq:
-        error = Divergence(f"expected a log of at least {expect.seq} commits, this one has {position.seq}")
-    place = position.seq, position.state_root.hex()
+    verdict = audit.verify(disk, replay=level == "replay", watch=watch, visit=visit, progress=told)
+    seq, state_root, error = verdict.position.seq, verdict.position.state_root.hex(), verdict.error
+    first_bad = None if error is None or isinstance(error, SnapshotDamaged) else seq + 1  # the log may be whole
+    if error is None and wanted is not None and wanted.seq > seq:
+        error, first_bad = Divergence(f"expected a log of at least {wanted.seq} commits, this one has {seq}"), seq + 1
+    if error is None and root not in (None, state_root):
+        error = Divergence(f"expected to end in state root {root}, found {state_root}")
     counts = verdict.operations, verdict.erased, verdict.remaining
     if error is None:
-        return Report(True, *place, None, None, *counts)
-    first_bad = None if isinstance(error, SnapshotDamaged) else position.seq + 1  # the log may be whole
-    return Report(False, *place, first_bad, str(error), *counts)
+        return Report(True, seq, state_root, None, None, None, None, *counts)
+    return Report(False, seq, state_root, first_bad, str(error), verdict.file, verdict.offset, *counts)
 
 
 def _dimension(dim: object) -> int:

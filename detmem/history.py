@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -18,22 +17,29 @@ from detmem.journal.files import LOCK, damaged, frames
 from detmem.journal.head import newest_head
 from detmem.machine import commands, encoding
 from detmem.opening import disk_for_reading, open
+from detmem.progress import Progress
 from detmem.proof.checkpoint import Checkpoint
 from detmem.results import Diff, Report
 
 __all__ = ["Salvaged", "diff", "repair", "replay", "salvage", "verify"]
 
 
-def verify(path: AnyPath, *, level: str = "replay", expect: Checkpoint | str | None = None) -> Report:
+def verify(
+    path: AnyPath,
+    *,
+    level: str = "replay",
+    expect: Checkpoint | str | None = None,
+    progress: Progress = None,
+) -> Report:
     """Read a whole store, which need not be fit to open, and say whether it is what was written.
 
     ``level``: ``chain`` checks every byte against the links, ``replay`` also that applying each commit gives its root.
-    ``expect``: a checkpoint, or its text, that the log must pass through.  Writes nothing, takes no lock.
+    ``expect``: a checkpoint, or its text, that the log must pass through, or the state root (hex) that it must end in.
+    ``progress``: True, or called with (done, total) bytes of the log.  Writes nothing, takes no lock.
 
     ``StoreNotFoundError`` and ``FormatError`` where there is no store; damage is in the report.
     """
-    wanted = Checkpoint.read(expect, "expect")
-    return verify_disk(disk_for_reading(path), level, wanted)
+    return verify_disk(disk_for_reading(path), level, expect, progress=progress)
 
 
 def replay(source: AnyPath | Database, dest: AnyPath, *, until: int | None = None) -> Checkpoint:
@@ -129,26 +135,13 @@ def diff(a: AnyPath | Database, b: AnyPath | Database) -> Diff:
         )
         ours, theirs = _contents(first, second), _contents(second, first)
         return Diff(
-            _common_seq(first, second),
+            min(first._prover.first_difference(second._prover) - 1, first.seq, second.seq),
             sorted(theirs.keys() - ours.keys()),
             sorted(ours.keys() - theirs.keys()),
             sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key]),
             _changed_collections(first, second),
             sorted(first._all_links() ^ second._all_links()),
         )
-
-
-def _common_seq(a: Database, b: Database) -> int:
-    common = 0
-    for ours, theirs in zip(_links(a), _links(b), strict=False):
-        if ours != theirs:
-            break
-        common += 1
-    return common
-
-
-def _links(database: Database) -> Iterator[bytes]:
-    return (frame.link for _, frame in frames(database._disk, 1, database.seq + 1))
 
 
 def _contents(database: Database, other: Database) -> dict[tuple[str, str], bytes]:

@@ -9,13 +9,15 @@ from detmem.database import Database
 from detmem.errors import ReadOnlyError, UsageError
 from detmem.journal.disk import AnyPath
 from detmem.journal.erasure import check_explained, unexplained
-from detmem.journal.files import frames
-from detmem.journal.past import Position, position_at, state_at
+from detmem.journal.past import roots_at, state_at
+from detmem.machine import encoding
 from detmem.machine.commands import Definition, Link
 from detmem.machine.links import Node
 from detmem.machine.past import Moment
 from detmem.machine.stage import Stage
 from detmem.proof.checkpoint import Checkpoint
+from detmem.proof.proofs import ConsistencyProof, RecordProof, given_checkpoint
+from detmem.proof.receipt import Subtree
 from detmem.results import SnapshotInfo
 
 __all__ = ["Past"]
@@ -32,7 +34,7 @@ class Past(Database):
         self._without_erased = without_erased
         self._seq = seq
         self._disk, self._opened, self._kernel = origin._disk, origin._opened, origin._kernel
-        self._workers, self._compiled = origin._workers, origin._compiled
+        self._workers, self._compiled, self._prover = origin._workers, origin._compiled, origin._prover
         self._journal = self._lock = self._batch = self._batch_thread = None
         self._closed = self._torn = False
         self._share()
@@ -52,7 +54,8 @@ class Past(Database):
     def _share(self) -> None:
         """Locks and caches are the origin's, and after a fork its new ones."""
         self._writer: threading.RLock = self._origin._writer
-        self._moment, self._followers = self._origin._moment, self._origin._followers
+        self._moment = self._origin._moment
+        self._followers, self._columns = self._origin._followers, self._origin._columns
 
     def _folded(self) -> Moment:
         state = state_at(self._disk, self._seq)
@@ -83,12 +86,26 @@ class Past(Database):
     @property
     def log_root(self) -> str:
         """Root over everything that had happened by then, in hex."""
-        return self._position.log.root.hex()
+        return self._checkpoint.log_root
 
     def checkpoint(self) -> Checkpoint:
         """The checkpoint of that seq, read from the log."""
         self._check_open()
-        return Checkpoint.of(self._seq, self._position.log, self._position.state_root)
+        return self._checkpoint
+
+    def prove(self, collection: str, id: str) -> RecordProof:
+        """That the record was live at that seq, or was not, under the checkpoint that the store stands at."""
+        name, id = encoding.check_name(collection, "collection"), encoding.check_id(id, "id")
+        return self._prover.record(name, id, self._seq)
+
+    def prove_consistency(self, old: Checkpoint | str) -> ConsistencyProof:
+        """That the log up to that seq begins with that of ``old``.  ``Divergence`` when it does not."""
+        return self._prover.consistency(given_checkpoint(old, "old"), self.checkpoint())
+
+    def subtree(self, collection: str, number: int) -> Subtree:
+        """All that was live in one of the 256 parts of the state."""
+        name, number = encoding.check_name(collection, "collection"), encoding.whole_number(number, "number", 0)
+        return self._prover.subtree(name, number, self._seq)
 
     def refresh(self) -> int:
         """A moment of the past does not move."""
@@ -106,16 +123,13 @@ class Past(Database):
         )
 
     @cached_property
-    def _position(self) -> Position:
-        return position_at(self._disk, self._seq)
+    def _checkpoint(self) -> Checkpoint:
+        return self._prover.checkpoint(self._seq, self._logged[0])
 
     @cached_property
     def _logged(self) -> tuple[bytes, bytes]:
-        """(state root, link) as logged."""
-        for _, frame in frames(self._disk, self._seq, self._seq + 1):
-            if frame.seq == self._seq:
-                return frame.state_root, frame.link
-        return self._position.state_root, self._position.link
+        """(state root, link) as the commit of that seq logged them."""
+        return roots_at(self._disk, self._seq)
 
     def _past(self, seq: int, without_erased: bool) -> Past:
         return self._origin._past(seq, without_erased)

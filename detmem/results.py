@@ -1,18 +1,23 @@
-"""What calls give back: small values that name their parts.  Nothing here computes.
+"""What calls give back: small values that name their parts.  Nothing here decides.
 
 Roots and links are lower-case hex; raw values are exact integers; distances are float64, for people.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detmem.errors import UsageError
+
+if TYPE_CHECKING:
+    from detmem.proof.checkpoint import Checkpoint
+    from detmem.proof.receipt import Receipt
 
 __all__ = ["Commit", "Diff", "Entry", "Hit", "Link", "Linked", "Records", "Report", "Result", "SnapshotInfo"]
 
@@ -52,10 +57,11 @@ class SnapshotInfo:
 class Report:
     """A verification's verdict.
 
-    ``seq`` and ``state_root`` are of the last good commit, ``reason`` is None when ok.  ``first_bad_seq`` is None
-    when no commit is bad; a snapshot may be.  ``operations`` were verified by hash, and their payloads too, but for
-    ``erased`` of them, which have none any more.  ``remaining``: payloads that were to be erased and are still there;
-    opening the store for writing finishes that.
+    ``seq`` and ``state_root`` are of the last good commit, ``reason`` is None when ok; else it says what was expected
+    and what was found, in ``file`` at byte ``offset`` (None: the file as a whole).  ``first_bad_seq`` is None when no
+    commit is bad; a snapshot may be.  ``operations`` were verified by hash, and their payloads too, but for ``erased``
+    of them, which have none any more.  ``remaining``: payloads that were to be erased and are still there; opening the
+    store for writing, or erasing again, finishes that.
     """
 
     ok: bool
@@ -63,9 +69,17 @@ class Report:
     state_root: str
     first_bad_seq: int | None = None
     reason: str | None = None
+    file: str | None = None
+    offset: int | None = None
     operations: int = field(default=0, compare=False)
     erased: int = field(default=0, compare=False)
     remaining: int = field(default=0, compare=False)
+
+    @property
+    def cause(self) -> str:
+        """``reason`` without the place and the count of intact commits that it may repeat."""
+        cause = (self.reason or "").replace(f"; {self.seq} commits before it are intact", "")
+        return re.sub(rf"^{re.escape(self.file or '')}, offset {self.offset}(, seq \d+)?: ", "", cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +173,23 @@ class Result:
     seq: int
     linked: list[Any] | None = None
     erased: list[str] = field(default_factory=list)
+    _asked: Any = field(default=None, repr=False)  # who can say what was asked: see ``receipt``
+    _number: int = field(default=0, repr=False)  # which of its queries this answers
+
+    def receipt(self, level: str = "R1", *, checkpoint: Checkpoint | None = None) -> Receipt:
+        """What was asked and answered, with a proof, as a file for somebody else (spec/receipts.md).
+
+        ``level``: R0 what was said, R1 that the results were live, R2 to ask again, R3 to check completeness by parts.
+        ``checkpoint``: the one to prove it under, of ``seq`` or later; by default, where the store stands now.
+        For one query: of several, take ``result[i].receipt()``.  Made from the open store; a store that has moved on
+        is replayed up to ``seq``.
+        """
+        if self.raw.ndim != 1:
+            raise UsageError("a receipt is of one query: take result[i].receipt()")
+        if self._asked is None:
+            raise UsageError("this result was not made by a search: nobody knows what was asked")
+        made: Receipt = self._asked.receipt(self, self._number, level, checkpoint)
+        return made
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -182,8 +213,9 @@ class Result:
         linked = None if self.linked is None else self.linked[index]
         if self.raw.ndim == 1:
             return Hit(self.ids[index], float(self.distances[index]), int(self.raw[index]), metadata, document, linked)
-        raw, distances = self.raw[index], self.distances[index]
-        return Result(self.ids[index], raw, distances, metadata, document, self.seq, linked, self.erased)
+        number = int(index) % len(self)
+        parts = self.ids[index], self.raw[index], self.distances[index], metadata, document, self.seq
+        return Result(*parts, linked, self.erased, self._asked, number)
 
     def __repr__(self) -> str:
         if self.raw.ndim == 1:

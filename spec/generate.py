@@ -310,8 +310,15 @@ def filters() -> Case:
     numbers_only = [m for m in metadatas if not isinstance(m.get("f"), str)]
     strings_only = [m for m in metadatas if not twin.is_number(m.get("f"))]
     rows = [example, {"kind": "b", "year": 1999.5}, {}]
+    edges: list[Any] = [-(2**63), -(2**63) + 1, -(2**53) - 1, -(2**53), -129, -128, -1, 127, 128, 2**53 + 2]
+    edges += [2**63 - 1024, 2**63 - 1, -(2.0**63), -(2.0**53) - 2, -128.5, -5e-324, 0.0, 5e-324, 127.5, 2.0**53 + 2]
+    edges += [2.0**63 - 1024, 2.0**63, -1e308, 1e308, True, None]
+    lists: list[Any] = [[], [0], [-0.0], [False], [1], [True], [2**53 + 1], [float(2**53)], [None], ["ab"], ["a", "b"]]
+    lists += [["b", "a"], ["a", "b", "a"], [1.0, None, "a", True], "a", "", 1, True, None]
     sets = {
         "everything": metadatas,
+        "numbers at the edges": [{}, *({"f": value} for value in edges)],
+        "lists, and what is none": [{}, *({"f": value} for value in lists)],
         "no strings": numbers_only,
         "no numbers": strings_only,
         "a number and a string": [{"f": 1.5}, {"f": "a"}],
@@ -358,6 +365,33 @@ def filters() -> Case:
             table("an order of strings", strings_only, {"f": {operator: text}})
         table("a number against a stored string", sets["a number and a string"], {"f": {operator: 1}})
         table("a string against a stored number", sets["a number and a string"], {"f": {operator: "a"}})
+    at_the_edges = sets["numbers at the edges"]
+    bounds: list[Any] = [-(2**63), -(2.0**63), -(2**53) - 1, -(2.0**53), -128, -128.5, -129.0, -5e-324, 127, 127.5, 128]
+    bounds += [2**53 + 1, 2.0**53 + 2, 2**63 - 1024, 2**63 - 1, 2.0**63 - 1024, 2.0**63, -1e308, 1e308]
+    for bound in bounds:
+        for operator in (*twin.ORDERS, "$eq"):
+            table("a number near the edge of its type", at_the_edges, {"f": {operator: bound}})
+    table("$in with ints and floats", at_the_edges, {"f": {"$in": [*bounds, True]}})
+    table("$nin with ints and floats", at_the_edges, {"f": {"$nin": [*bounds, None]}})
+    some_lists = sets["lists, and what is none"]
+    for value in (0, -0.0, False, 1, True, 1.0, 2**53 + 1, float(2**53), None, "a", "", "ab", "c"):
+        table("$contains: an element, by equality", some_lists, {"f": {"$contains": value}})
+    for value in (
+        [],
+        [0.0],
+        [False],
+        [1.0],
+        [True],
+        [float(2**53)],
+        ["a", "b"],
+        ["b", "a"],
+        ["a"],
+        [1, None, "a", True],
+    ):
+        table("a whole list", some_lists, {"f": value})
+        table("not a whole list", some_lists, {"f": {"$ne": value}})
+    table("$in with lists", some_lists, {"f": {"$in": [["b", "a"], [True], [], "a", 1.0]}})
+    table("$nin with lists", some_lists, {"f": {"$nin": [["b", "a"], [True], [], "a", 1.0]}})
     for why, where in [
         ("None means all", None),
         ("{} means all", {}),
@@ -370,6 +404,9 @@ def filters() -> Case:
         ("the whole list", {"tags": ["x", 1.0]}),
         ("a list is not its element", {"tags": "x"}),
         ("a missing field equals nothing", {"absent": None}),
+        ("several operators of one field", {"year": {"$gte": 1999, "$lt": 2024, "$ne": 2000}}),
+        ("not of a missing field", {"$not": {"absent": 1}}),
+        ("exists under $not", {"$not": {"seen": {"$exists": True}}}),
         ("a conflict behind a clause that matches", {"$or": [{"kind": "a"}, {"kind": {"$gt": 5}}]}),
         ("a conflict behind a clause that fails", {"kind": "zzz", "year": {"$lt": "2020"}}),
         ("a conflict under $not", {"$not": {"year": {"$lt": "x"}}}),
@@ -1091,6 +1128,440 @@ def search() -> Case:
     return {"page": "search.md", "cases": cases}
 
 
+# ------------------------------------------------------------------------------------------------------- receipts.json
+
+# Published with the Certificate Transparency test tree: (leaf, size, path) and (old size, new size, path).
+CT_INCLUSION = [
+    (0, 1, []),
+    (
+        0,
+        8,
+        [
+            "96a296d224f285c67bee93c30f8a309157f0daa35dc5b87e410b78630a09cfc7",
+            "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e",
+            "6b47aaf29ee3c2af9af889bc1fb9254dabd31177f16232dd6aab035ca39bf6e4",
+        ],
+    ),
+    (
+        5,
+        8,
+        [
+            "bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b",
+            "ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0",
+            "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+        ],
+    ),
+    (2, 3, ["fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125"]),
+    (
+        1,
+        5,
+        [
+            "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+            "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e",
+            "bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b",
+        ],
+    ),
+]
+CT_CONSISTENCY = [
+    (1, 1, []),
+    (1, 8, CT_INCLUSION[1][2]),
+    (
+        6,
+        8,
+        [
+            "0ebc5d3437fbe2db158b9f126a1d118e308181031d0a949f8dededebc558ef6a",
+            "ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0",
+            "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+        ],
+    ),
+    (
+        2,
+        5,
+        [
+            "5f083f0a1a33ca076a95279832580db3e0ef4584bdff1f54c8a360f50de3031e",
+            "bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b",
+        ],
+    ),
+]
+
+
+def told() -> twin.Told:
+    """A small life: seq 5 of its six commits is what the receipts are about."""
+    story = twin.Told()
+    story.write(("create", "notes", 2, "l2", "Q16.16"))
+    records = [(f"n{i}", [i, i * i - 20], {"kind": "even" if i % 2 == 0 else "odd"}, f"text {i}") for i in range(12)]
+    story.write(("add", "notes", records))
+    story.write(("delete", "notes", ["n3"]))
+    story.write(("create", "other", 3, "ip", "Q8.24"))
+    story.write(("batch", [("add", "other", [("\u00e9", [1, 2, 3], None, None)]), ("upsert", "notes", records[4:5])]))
+    story.write(("update", "notes", [("n5", None, {"kind": "changed"}, None)]))
+    return story
+
+
+def changed(data: bytes, change: Callable[[Any], object], sealed: bool = False) -> bytes:
+    """A file whose map was changed, canonical again (and with a right digest)."""
+    value = twin.decode(data[:-32] if sealed else data)
+    change(value[1])
+    return twin.sealed_receipt(value[1]) if sealed else twin.encode(value)
+
+
+def setter(*steps: Any) -> Callable[[Any], None]:
+    """Puts the last of ``steps`` at the place that the others lead to."""
+
+    def change(value: Any) -> None:
+        for step in steps[:-2]:
+            value = value[step]
+        value[steps[-2]] = steps[-1]
+
+    return change
+
+
+def receipts() -> Case:
+    ct = [twin.log_leaf(bytes.fromhex(data)) for data in CT_INPUTS]
+    for index, size, path in CT_INCLUSION:
+        assert [one.hex() for one in twin.inclusion_path(ct[:size], index)] == path, "the twin misses a published path"
+    for old, size, path in CT_CONSISTENCY:
+        assert [one.hex() for one in twin.consistency_path(ct[:size], old)] == path, "the twin misses a published path"
+    leaves = [twin.log_leaf(bytes([i])) for i in range(20)]
+    inclusions, consistencies = [], []
+    for size in [*range(1, 10), 16, 17, 20]:
+        root = twin.log_root(leaves[:size])
+        for index in range(size):
+            path = twin.inclusion_path(leaves[:size], index)
+            assert twin.root_from(leaves[index], index, size, path) == root
+            joined = b"".join(path).hex()
+            inclusions.append(
+                {"size": size, "index": index, "leaf": leaves[index].hex(), "path": joined, "root": root.hex()}
+            )
+        for old in range(size + 1):
+            path = twin.consistency_path(leaves[:size], old)
+            old_root = twin.log_root(leaves[:old])
+            twin.check_consistency(old, old_root, size, root, path)
+            roots_of = {"old_root": old_root.hex(), "new_root": root.hex()}
+            consistencies.append({"old": old, "new": size, **roots_of, "path": b"".join(path).hex()})
+
+    def key(first: str) -> bytes:
+        return bytes.fromhex(first).ljust(32, b"\x07")
+
+    parts = []
+    three = {key(first): twin.sha256(key(first)) for first in ("0004", "0005", "0007")}
+    many = {twin.state_key("c", f"{i}"): twin.sha256(b"%d" % i) for i in range(300)}
+    for why, entries, keys in [
+        ("the example of the page: 15 nodes", three, list(three)),
+        ("one of three", three, [key("0005")]),
+        ("absent, from a bucket that is empty", three, [key("8000")]),
+        ("absent, from a bucket that is not", three, [key("0004")[:-1] + b"\x08"]),
+        ("nothing is there at all", {}, [key("0004")]),
+        ("there and not there, far apart", many, [*sorted(many)[::60], key("0000"), key("ffff")]),
+    ]:
+        part = twin.state_part(entries, keys, None)
+        asked = [[one.hex(), entries[one].hex() if one in entries else None] for one in sorted(keys)]
+        parts.append(
+            {
+                "why": why,
+                "keys": asked,
+                "buckets": [bucket.hex() for bucket in part["buckets"]],
+                "nodes": part["nodes"].hex(),
+                "root": twin.state_root(entries).hex(),
+            }
+        )
+
+    story = told()
+    last = story.memory.seq
+    trusted = story.checkpoints[last]
+    proofs, no_proofs = [], []
+    for why, seq, at, names in [
+        ("one record, now", last, last, [("notes", "n7")]),
+        ("one that is not there", last, last, [("notes", "n3")]),
+        ("it was there before", 2, last, [("notes", "n3")]),
+        ("its collection is not there", last, last, [("nothing", "n1")]),
+        ("a collection itself", last, last, [("other", "")]),
+        ("before the first commit, under a later checkpoint", 0, last, [("notes", "n1")]),
+        ("before the first commit", 0, 0, [("notes", "n1")]),
+        ("many at once", 5, last, [("notes", f"n{i}") for i in range(14)] + [("other", "\u00e9"), ("notes", "")]),
+    ]:
+        data = twin.write_state_proof(story, seq, at, names)
+        shown = [list(claim) for claim in twin.check_state_proof(data, story.checkpoints[at])]
+        proofs.append(
+            {"why": why, "checkpoint": story.checkpoints[at], "seq": seq, "shows": shown, "bytes": data.hex()}
+        )
+    good = bytes.fromhex(proofs[0]["bytes"])
+    part = twin.decode(good)[1]["proof"]
+    claim = twin.decode(good)[1]["claims"][0]
+    for why, change in [
+        ("said to be of another seq", setter("seq", last - 1)),
+        ("of a seq behind the checkpoint", setter("seq", last + 1)),
+        ("of a negative seq", setter("seq", -1)),
+        ("an id that is not the one proven", setter("claims", 0, 1, "n8")),
+        ("a collection that is not the one proven", setter("claims", 0, 0, "other")),
+        ("said to be absent", setter("claims", 0, 2, None)),
+        ("another content", setter("claims", 0, 2, claim[2][:32] + bytes(32))),
+        ("an opening of a collection's size", setter("claims", 0, 2, claim[2][:32])),
+        ("no claims", setter("claims", [])),
+        ("a claim twice", setter("claims", [claim, claim])),
+        ("a name that is too long", setter("claims", 0, 1, "n" * 513)),
+        ("another count of operations", setter("proof", "anchor", 0, 2)),
+        ("a count of 2^32 and the right one", setter("proof", "anchor", 0, part["anchor"][0] + 2**32)),
+        ("a negative count", setter("proof", "anchor", 0, -1)),
+        ("another index", setter("proof", "anchor", 1, part["anchor"][1] - 1)),
+        ("an index behind the log", setter("proof", "anchor", 1, part["anchor"][1] + 1)),
+        ("a path that is cut", setter("proof", "anchor", 2, part["anchor"][2][:-32])),
+        ("a path with one hash more", setter("proof", "anchor", 2, part["anchor"][2] + bytes(32))),
+        ("a path with one byte more", setter("proof", "anchor", 2, part["anchor"][2] + b"\0")),
+        ("no anchor", setter("proof", "anchor", None)),
+        ("an anchor of two", setter("proof", "anchor", part["anchor"][:2])),
+        ("no bucket", setter("proof", "buckets", [])),
+        ("an empty bucket", setter("proof", "buckets", [b""])),
+        ("two buckets", setter("proof", "buckets", part["buckets"] * 2)),
+        ("a bucket with a byte more", setter("proof", "buckets", [part["buckets"][0] + b"\0"])),
+        ("a node less", setter("proof", "nodes", part["nodes"][:-32])),
+        ("a node more", setter("proof", "nodes", part["nodes"] + bytes(32))),
+        ("nodes in another order", setter("proof", "nodes", part["nodes"][-32:] + part["nodes"][:-32])),
+        ("another checkpoint's text", setter("checkpoint", story.checkpoints[last - 1])),
+        ("a field too many", setter("more", None)),
+        ("a float where an int stands", setter("seq", float(last))),
+        ("true where an int stands", setter("seq", True)),
+    ]:
+        broken = changed(good, change)
+        no_proofs.append({"why": why, "bytes": broken.hex()} | refused(twin.check_state_proof, broken, trusted))
+    for why, broken in [
+        ("cut", good[:-1]),
+        ("a byte more", good + b"\0"),
+        ("nothing", b""),
+        ("another kind", twin.encode(["detmem/consistency/v1", twin.decode(good)[1]])),
+        ("another version", twin.encode(["detmem/state-proof/v2", twin.decode(good)[1]])),
+        ("a map alone", twin.encode(twin.decode(good)[1])),
+    ]:
+        no_proofs.append({"why": why, "bytes": broken.hex()} | refused(twin.check_state_proof, broken, trusted))
+
+    chains, no_chains = [], []
+    for old, new in [(0, 0), (0, last), (1, 2), (2, last), (5, last), (last, last)]:
+        data = twin.write_consistency(story, old, new)
+        twin.check_consistency_file(data, story.checkpoints[old], story.checkpoints[new])
+        pair = {"old": story.checkpoints[old], "new": story.checkpoints[new]}
+        chains.append({"why": f"from seq {old} to {new}", **pair, "bytes": data.hex()})
+    good = bytes.fromhex(chains[3]["bytes"])
+    pair = story.checkpoints[2], trusted
+    value = twin.decode(good)[1]
+    forged = twin.checkpoint_text(2, story.ends[2], twin.log_root(story.leaves[: story.ends[2]]), bytes(32))
+    for why, change, asked in [
+        ("the other way round", lambda v: v.update(old=v["new"], new=v["old"]), pair[::-1]),
+        ("asked about others", lambda v: None, (story.checkpoints[1], trusted)),
+        ("an old state root that its log does not bind", setter("old", forged), (forged, trusted)),
+        ("no closing", setter("new_closing", None), pair),
+        ("another count", setter("old_closing", 0, 1), pair),
+        ("a path that is cut", setter("path", value["path"][:-32]), pair),
+        ("a path with one hash more", setter("path", value["path"] + bytes(32)), pair),
+        ("a path of other hashes", setter("path", bytes(len(value["path"]))), pair),
+    ]:
+        broken = changed(good, change)
+        case = {"why": why, "old": asked[0], "new": asked[1], "bytes": broken.hex()}
+        no_chains.append(case | refused(twin.check_consistency_file, broken, *asked))
+
+    answers, no_answers = [], []
+    for why, level, seq, at, name, query, k, where, ids in [
+        ("R0", "R0", last, last, "notes", [4, 4], 3, None, None),
+        ("R1", "R1", last, last, "notes", [4, 4], 3, None, None),
+        ("R1 of a moment before", "R1", 2, last, "notes", [4, 4], 3, None, None),
+        ("with a filter", "R1", last, last, "notes", [4, 4], 3, {"kind": {"$in": ["odd", "changed"]}}, None),
+        ("with ids, given in another order", "R1", last, last, "notes", [4, 4], 9, None, ["n9", "n1", "zz"]),
+        ("no results", "R2", last, last, "notes", [4, 4], 2, {"kind": "none"}, None),
+        ("another metric", "R2", last, last, "other", [1, -1, 7], 2, None, None),
+        ("R3", "R3", 5, last, "notes", [0, -20], 4, None, None),
+    ]:
+        data = twin.write_receipt(story, seq, at, level, name, query, k, where, ids)
+        value = twin.read_receipt(data)
+        if level != "R0":
+            twin.check_receipt(data, trusted)
+        asked = {"collection": name, "seq": seq, "query": query, "k": k, "where": twin.to_json(where), "ids": ids}
+        found = [[record_id, raw] for raw, record_id, _ in twin.named_by(value)]
+        case = {"why": why, "level": level, "checkpoint": trusted, **asked, "results": found}
+        answers.append(case | {"sha256": twin.sha256(data).hex(), "bytes": data.hex()})
+    good = bytes.fromhex(answers[1]["bytes"])
+    value = twin.decode(good[:-32])[1]
+    for why, change in [
+        ("a result less: its proof has a bucket too many", lambda v: drop_result(v, 1)),
+        ("another id", setter("result_ids", ["n0", *value["result_ids"][1:]])),
+        ("results in another order", setter("result_ids", value["result_ids"][::-1])),
+        ("another leaf", setter("result_leaves", bytes(32) + value["result_leaves"][32:])),
+        ("a leaf less", setter("result_leaves", value["result_leaves"][32:])),
+        ("more results than k", setter("k", 2)),
+        ("k of none", setter("k", 0)),
+        ("another collection", setter("collection", "other")),
+        ("a collection without a name", setter("collection", "")),
+        ("another metric in the definition", setter("definition", twin.definition(2, "ip", "Q16.16"))),
+        ("another metric in the semantics", setter("semantics", "detmem/search/v1 ip Q16.16 raw,id")),
+        ("another dimension", setter("query", value["query"] + bytes(4))),
+        ("a query that is not admitted", setter("query", twin.vector_bytes([2**31 - 1, 2**31 - 1]))),
+        ("another seq", setter("seq", last - 1)),
+        ("a level that is none", setter("level", "R4")),
+        ("R0 with a proof", setter("level", "R0")),
+        ("R3 without subtrees", setter("level", "R3")),
+        ("R1 with subtrees", setter("subtrees", bytes(8192))),
+        ("no proof", setter("proof", None)),
+        ("the empty filter", setter("where", twin.encode({}))),
+        ("a filter that is none", setter("where", twin.encode({"a": {"$near": 1}}))),
+        ("ids in another order", setter("ids", ["b", "a"])),
+        ("ids that are none", setter("ids", [1])),
+        ("a distance of an int", setter("max_distance", 1)),
+        ("a field too many", setter("more", None)),
+        ("another checkpoint", setter("checkpoint", story.checkpoints[last - 1])),
+    ]:
+        broken = changed(good, change, sealed=True)
+        no_answers.append({"why": why, "bytes": broken.hex()} | refused(twin.check_receipt, broken, trusted))
+    for why, broken in [
+        ("one bit", good[:100] + bytes([good[100] ^ 1]) + good[101:]),
+        ("the digest's last bit", good[:-1] + bytes([good[-1] ^ 1])),
+        ("cut", good[:-1]),
+        ("nothing", b""),
+    ]:
+        no_answers.append({"why": why, "bytes": broken.hex()} | refused(twin.check_receipt, broken, trusted))
+
+    whole = bytes.fromhex(answers[-1]["bytes"])
+    missing = twin.named_by(twin.read_receipt(whole))[1][1]
+    lying = twin.write_receipt(story, 5, last, "R3", "notes", [0, -20], 5, None, None)
+    for change in (setter("k", 4), lambda v: drop_result(v, 1), reproven(story, 5, last, "notes")):
+        lying = changed(lying, change, sealed=True)  # R1 holds, the answer is false
+    numbers = sorted({twin.state_key("notes", f"n{i}")[0] for i in range(12)} | {twin.state_key("notes")[0], 0})
+    subtrees = []
+    for number in numbers:
+        data = twin.write_subtree(story, 5, last, "notes", number)
+        assert twin.check_subtree(data, whole, trusted) is None
+        case = {"why": f"subtree {number}", "number": number, "wrong": twin.check_subtree(data, lying, trusted)}
+        subtrees.append(case | {"bytes": data.hex()})
+    assert [case["number"] for case in subtrees if case["wrong"] == "missing"] == [twin.state_key("notes", missing)[0]]
+    data = bytes.fromhex(subtrees[1]["bytes"])
+    value = twin.decode(data)[1]
+    no_subtrees = []
+    for why, change in [
+        ("said to be another", setter("number", (value["number"] + 1) % 256)),
+        ("of another seq", setter("seq", last)),
+        ("siblings cut", setter("siblings", value["siblings"][:-32])),
+        ("other siblings", setter("siblings", bytes(256))),
+        ("a record less", setter("records", value["records"][1:])),
+        ("an entry more", setter("others", value["others"] + bytes([value["number"]]) * 64)),
+        ("no anchor", setter("anchor", None)),
+        ("a number that is none", setter("number", 256)),
+    ]:
+        broken = changed(data, change)
+        no_subtrees.append({"why": why, "bytes": broken.hex()} | refused(twin.check_subtree, broken, whole, trusted))
+    refutation = twin.write_refutation(story, lying, last, missing)
+    twin.check_refutation(refutation, lying, trusted)
+    no_refutations = []
+    for why, broken in [
+        ("of the true receipt", changed(refutation, setter("receipt", twin.sha256(whole)))),
+        ("another vector", changed(refutation, setter("vector", bytes(8)))),
+        ("another content", changed(refutation, setter("content", twin.content(None, None)))),
+        ("a salt", changed(refutation, setter("vector_salt", b"\0"))),
+        ("another id", changed(refutation, setter("id", "n11"))),
+        ("a record that is no nearer", twin.write_refutation(story, lying, last, "n11")),
+        (
+            "a record that the answer names",
+            twin.write_refutation(story, lying, last, twin.read_receipt(lying)["result_ids"][0]),
+        ),
+    ]:
+        against = whole if why == "of the true receipt" else lying
+        no_refutations.append(
+            {"why": why, "bytes": broken.hex()} | refused(twin.check_refutation, broken, against, trusted)
+        )
+
+    return {
+        "page": "receipts.md",
+        "published": {"why": "paths of RFC 6962's test tree", "inclusion": CT_INCLUSION, "consistency": CT_CONSISTENCY},
+        "inclusion_paths": inclusions,
+        "consistency_paths": consistencies,
+        "state_parts": parts,
+        "state_proofs": proofs,
+        "invalid_state_proofs": no_proofs,
+        "consistency_proofs": chains,
+        "invalid_consistency_proofs": no_chains,
+        "receipts": answers,
+        "invalid_receipts": no_answers,
+        "false_receipt": {"why": "R1 holds, and one record is missing", "missing": missing, "bytes": lying.hex()},
+        "subtrees": subtrees,
+        "invalid_subtrees": no_subtrees,
+        "refutation": {"why": "of the false receipt", "bytes": refutation.hex()},
+        "invalid_refutations": no_refutations,
+        **notes(trusted),
+    }
+
+
+def drop_result(value: Any, rank: int) -> None:
+    """Takes a result out of a receipt's map; the proof stays as it is."""
+    del value["result_ids"][rank]
+    for name, size in (("result_leaves", 32), ("result_raws", 8)):
+        value[name] = value[name][: rank * size] + value[name][(rank + 1) * size :]
+
+
+def reproven(story: twin.Told, seq: int, at: int, name: str) -> Callable[[Any], None]:
+    """Gives a receipt's map the proof of the results that it names."""
+
+    def change(value: Any) -> None:
+        keys = [twin.state_key(name), *(twin.state_key(name, record_id) for record_id in value["result_ids"])]
+        value["proof"] = twin.state_part(story.trees[seq], keys, story.anchor(seq, at))
+
+    return change
+
+
+def notes(checkpoint: str) -> Case:
+    """RFC 8032, 7.1, test 1; the key and note of the C2SP page's kind; and the checkpoint, signed."""
+    seed = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
+    public = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+    signature = (
+        "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e06522490155"
+        "5fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b"
+    )
+    assert twin.public_key(seed).hex() == public, "the twin misses RFC 8032"
+    assert twin.ed25519_sign(seed, b"").hex() == signature, "the twin misses RFC 8032"
+    name, other = "example.org/memory", "witness.example"
+    key = twin.public_key(seed)
+    other_seed = bytes(range(32))
+    note = twin.sign_checkpoint(checkpoint, name, seed)
+    text = name + checkpoint.removeprefix("detmem/v1")
+    second = twin.sign_note(text, other, other_seed).split("\n\n")[1]
+    good = [
+        {"why": "signed", "note": note},
+        {"why": "and by a witness that the reader does not know", "note": note + second},
+        {"why": "the witness first", "note": note.replace("\n\n", "\n\n" + second)},
+    ]
+    for case in good:
+        assert twin.open_checkpoint(case["note"], name, key) == checkpoint
+    line = note.split("\n\n")[1]
+    bad = []
+    for why, broken in [
+        ("nothing", ""),
+        ("no signature", text),
+        ("no signature behind the empty line", text + "\n"),
+        ("by the witness alone", text + "\n" + second),
+        ("another size", note.replace("\nseq 6\n", "\nseq 7\n")),
+        ("another name in the text", note.replace(name, other, 1)),
+        ("the constant origin", twin.sign_note(checkpoint, name, seed)),
+        ("a text that is no checkpoint", twin.sign_note(f"{name}\nhello\n", name, seed)),
+        ("no last newline", note[:-1]),
+        ("a hyphen for the dash", note.replace("\u2014", "-")),
+        ("two spaces", note.replace("\u2014 ", "\u2014  ")),
+        ("twice", note + line),
+        ("another key's hash", note[:-92] + "AAAA" + note[-88:]),
+        ("base64 without padding", note.replace("=\n", "\n") if line.endswith("=\n") else note[:-5] + "\n"),
+        ("one bit of the signature", twin.sign_note(text, name, seed)[:-20] + "AAAA" + note[-16:]),
+        ("an empty line more", note + "\n"),
+        ("101 signatures", text + "\n" + second * 100 + line),
+    ]:
+        bad.append({"why": why, "note": broken} | refused(twin.open_checkpoint, broken, name, key))
+    return {
+        "signer": {
+            "name": name,
+            "seed": seed.hex(),
+            "public": public,
+            "verifier_key": twin.verifier_key(name, key),
+            "signer_key": twin.signer_key(name, seed),
+        },
+        "signed_checkpoint": checkpoint,
+        "notes": good,
+        "invalid_notes": bad,
+    }
+
+
 # ----------------------------------------------------------------------------------------------------- accumulated.json
 
 
@@ -1145,6 +1616,7 @@ MAKERS = {
     "log": log,
     "snapshot": snapshot,
     "search": search,
+    "receipts": receipts,
     "accumulated": accumulated,
 }
 

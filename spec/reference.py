@@ -14,6 +14,7 @@ Rule 3  Whatever is not legal raises ``Refused`` with one word for the reason (i
     log.md          operations, frames, seals, segment headers, HEAD slots; step: what each operation does
     snapshot.md     write_snapshot, read_snapshot
                     Memory: state = fold(apply, log), and the search over it
+    receipts.md     proofs of both trees, receipts, subtrees, refutations, signed notes
     accumulated.md  Stream, Draw: the commands and searches of the accumulated vector
 """
 
@@ -1612,6 +1613,731 @@ def read_snapshot(data: bytes) -> Memory:
 def write_length(header: bytes, stream: bytes) -> int:
     """How long the file around a stream is."""
     return len(header) + 32 + 36 * -(-len(stream) // CHUNK) + len(stream) + 4 + 8 + 8 + 32
+
+
+# ---------------------------------------------------------------------------------------------------------- receipts.md
+
+BIGGEST = 16 * 1024 * 1024
+
+
+def split(size: int) -> int:
+    """RFC 9162: the largest power of two smaller than the size."""
+    return 1 << (size - 1).bit_length() - 1
+
+
+def inclusion_path(leaves: list[bytes], index: int) -> list[bytes]:
+    """PATH(m, D[n]) of RFC 9162, 2.1.3.1, as it stands there."""
+    if len(leaves) == 1:
+        return []
+    k = split(len(leaves))
+    if index < k:
+        return [*inclusion_path(leaves[:k], index), log_root(leaves[k:])]
+    return [*inclusion_path(leaves[k:], index - k), log_root(leaves[:k])]
+
+
+def consistency_path(leaves: list[bytes], old: int) -> list[bytes]:
+    """PROOF(m, D[n]) of RFC 9162, 2.1.4.1."""
+
+    def subproof(m: int, d: list[bytes], whole: bool) -> list[bytes]:
+        if m == len(d):
+            return [] if whole else [log_root(d)]
+        k = split(len(d))
+        if m <= k:
+            return [*subproof(m, d[:k], whole), log_root(d[k:])]
+        return [*subproof(m - k, d[k:], False), log_root(d[:k])]
+
+    return subproof(old, leaves, True) if old else []
+
+
+def root_from(leaf: bytes, index: int, size: int, path: list[bytes]) -> bytes:
+    """The root that an inclusion path leads to: the recursion of PATH, read the other way."""
+    if not 0 <= index < size:
+        raise Refused("index", f"leaf {index} of {size}")
+    if size == 1:
+        if path:
+            raise Refused("path", "too long")
+        return leaf
+    if not path:
+        raise Refused("path", "too short")
+    k = split(size)
+    if index < k:
+        return log_node(root_from(leaf, index, k, path[:-1]), path[-1])
+    return log_node(path[-1], root_from(leaf, index - k, size - k, path[:-1]))
+
+
+def check_consistency(old: int, old_root: bytes, new: int, new_root: bytes, path: list[bytes]) -> None:
+    """The recursion of PROOF, read the other way."""
+
+    def roots(m: int, n: int, rest: list[bytes], whole: bool) -> tuple[bytes, bytes]:
+        if m == n:
+            if whole and not rest:
+                return old_root, old_root
+            if not whole and len(rest) == 1:
+                return rest[0], rest[0]
+            raise Refused("path", "of another length")
+        if not rest:
+            raise Refused("path", "too short")
+        k = split(n)
+        if m <= k:
+            before, after = roots(m, k, rest[:-1], whole)
+            return before, log_node(after, rest[-1])
+        before, after = roots(m - k, n - k, rest[:-1], False)
+        return log_node(rest[-1], before), log_node(rest[-1], after)
+
+    if old > new:
+        raise Refused("size", f"{old} is more than {new}")
+    if old == 0:
+        if path or old_root != log_root([]):
+            raise Refused("path", "nothing comes before everything, without a path")
+        return
+    if roots(old, new, path, True) != (old_root, new_root):
+        raise Refused("root", "the path leads elsewhere")
+
+
+def hashes(data: bytes) -> list[bytes]:
+    if len(data) % 32:
+        raise Refused("hashes", f"{len(data)} bytes")
+    return [data[i : i + 32] for i in range(0, len(data), 32)]
+
+
+class Told:
+    """A memory whose commits are kept, so that proofs can be made of it."""
+
+    def __init__(self) -> None:
+        self.memory = Memory()
+        self.leaves: list[bytes] = []
+        self.ends = [0]  # log sizes after each seq
+        self.trees: list[dict[bytes, bytes]] = [{}]  # the entries at each seq
+        self.states: list[State] = [{}]
+        self.checkpoints = [self.memory.checkpoint()]
+
+    def write(self, command: tuple[Any, ...]) -> None:
+        commit = self.memory.write(command)
+        assert commit is not None
+        self.leaves += commit.leaves
+        self.ends.append(len(self.leaves))
+        buckets = self.memory.tree.buckets.values()
+        self.trees.append({key: leaf for bucket in buckets for key, leaf in bucket.items()})
+        self.states.append(self.memory.state)
+        self.checkpoints.append(self.memory.checkpoint())
+
+    def anchor(self, seq: int, at: int) -> list[Any] | None:
+        """What binds the state root of ``seq`` to the checkpoint of seq ``at``."""
+        if seq == 0:
+            return None
+        index = self.ends[seq] - 1
+        path = inclusion_path(self.leaves[: self.ends[at]], index)
+        return [self.ends[seq] - self.ends[seq - 1] - 1, index, b"".join(path)]
+
+
+def state_rows(entries: dict[bytes, bytes]) -> list[dict[int, bytes]]:
+    """The nodes of a state tree by level, buckets first; what is not there is zero."""
+    buckets: dict[int, list[tuple[bytes, bytes]]] = {}
+    for key, leaf in entries.items():
+        buckets.setdefault(int.from_bytes(key[:2], "big"), []).append((key, leaf))
+    rows = [{number: bucket_hash(bucket) for number, bucket in buckets.items()}]
+    for _ in range(16):
+        row = rows[-1]
+        parents = {number // 2 for number in row}
+        rows.append({p: state_node(row.get(2 * p, ZERO), row.get(2 * p + 1, ZERO)) for p in parents})
+    return rows
+
+
+def state_part(entries: dict[bytes, bytes], keys: list[bytes], anchor: list[Any] | None) -> dict[str, Any]:
+    rows = state_rows(entries)
+    known = sorted({int.from_bytes(key[:2], "big") for key in keys})
+    buckets = [
+        b"".join(key + entries[key] for key in sorted(entries) if int.from_bytes(key[:2], "big") == number)
+        for number in known
+    ]
+    nodes = []
+    for row in rows[:16]:
+        nodes += [row.get(number ^ 1, ZERO) for number in known if number ^ 1 not in known]
+        known = sorted({number // 2 for number in known})
+    return {"anchor": anchor, "buckets": buckets, "nodes": b"".join(nodes)}
+
+
+def check_part(part: Any, wanted: dict[bytes, bytes | None], seq: int, checkpoint: str) -> None:
+    """A state part shows these leaves (None: nothing) at ``seq``, under a checkpoint that is trusted."""
+    fields(part, {"anchor": (list, None), "buckets": (list,), "nodes": (bytes,)})
+    numbers = sorted({int.from_bytes(key[:2], "big") for key in wanted})
+    if len(part["buckets"]) != len(numbers):
+        raise Refused("buckets", f"{len(part['buckets'])}, expected {len(numbers)}")
+    level, entries = {}, {}
+    for number, bucket in zip(numbers, part["buckets"], strict=False):
+        pairs = hashes(bucket)
+        if len(pairs) % 2 or pairs[::2] != sorted(set(pairs[::2])):
+            raise Refused("bucket", "not pairs in ascending order")
+        if any(int.from_bytes(key[:2], "big") != number for key in pairs[::2]):
+            raise Refused("bucket", "a key of another bucket")
+        entries |= dict(zip(pairs[::2], pairs[1::2], strict=False))
+        level[number] = bucket_hash(list(zip(pairs[::2], pairs[1::2], strict=False)))
+    nodes = hashes(part["nodes"])
+    for _ in range(16):
+        for number in sorted(level):
+            if number ^ 1 not in level:
+                if not nodes:
+                    raise Refused("nodes", "too few")
+                level[number ^ 1] = nodes.pop(0)
+        level = {n // 2: state_node(level[n], level[n + 1]) for n in level if n % 2 == 0}
+    if nodes:
+        raise Refused("nodes", "too many")
+    for key, leaf in wanted.items():
+        if entries.get(key) != leaf:
+            raise Refused("leaf", key.hex())
+    check_anchor(part["anchor"], seq, level[0], checkpoint)
+
+
+def check_anchor(anchor: Any, seq: int, root: bytes, checkpoint: str) -> None:
+    last, size, root_of_log, root_of_state = read_checkpoint(checkpoint)
+    if not 0 <= seq <= last:
+        raise Refused("seq", f"{seq} of {last}")
+    if seq == 0:
+        if anchor is not None or root != ZERO:
+            raise Refused("anchor", "before the first commit there is nothing")
+        return
+    if anchor is None:
+        raise Refused("anchor", "absent")
+    array(anchor, (int, int, bytes))
+    count, index, path = anchor
+    if not 0 <= count < 2**32:
+        raise Refused("count", str(count))
+    if root_from(commit_leaf(seq, count, root), index, size, hashes(path)) != root_of_log:
+        raise Refused("anchor", "the path leads elsewhere")
+    if seq == last and (index != size - 1 or root != root_of_state):
+        raise Refused("anchor", "not what the checkpoint says")
+
+
+def fields(value: Any, types: dict[str, tuple[Any, ...]]) -> None:
+    if not isinstance(value, dict) or sorted(value) != sorted(types):
+        raise Refused("fields", "not exactly the keys of the page")
+    for name, wanted in types.items():
+        if type(value[name]) not in [type(None) if one is None else one for one in wanted]:
+            raise Refused("type", name)
+
+
+def array(value: Any, types: tuple[Any, ...]) -> None:
+    if not isinstance(value, list) or len(value) != len(types):
+        raise Refused("array", "of another length")
+    if any(type(one) is not wanted for one, wanted in zip(value, types, strict=False)):
+        raise Refused("type", "in an array")
+
+
+def file_checkpoint(text: str) -> None:
+    """A checkpoint in a file; one of seq 0 has but one form."""
+    seq, size, *_ = read_checkpoint(text)
+    if (seq == 0 or size == 0) and text != Memory().checkpoint():
+        raise Refused("checkpoint", "of no commit")
+
+
+def read_proof_file(data: bytes, kind: str, most: int = BIGGEST) -> Any:
+    if len(data) > most:
+        raise Refused("size", str(len(data)))
+    value = decode(data)
+    if not isinstance(value, list) or len(value) != 2 or value[0] != kind:
+        raise Refused("kind", f"not {kind}")
+    return value[1]
+
+
+def write_state_proof(told: Told, seq: int, at: int, names: list[tuple[str, str]]) -> bytes:
+    entries, claims = told.trees[seq], []
+    for name, record_id in sorted(names, key=lambda pair: (utf8(pair[0]), utf8(pair[1]))):
+        opening = None
+        if state_key(name, record_id) in entries:
+            c = told.states[seq][name]
+            opening = commitment(definition(*c[:4]))
+            if record_id:
+                r = c.records[record_id]
+                opening = r.vector_commitment + r.content_commitment
+        claims.append([name, record_id, opening])
+    part = state_part(entries, [state_key(*pair) for pair in names], told.anchor(seq, at))
+    body = {"checkpoint": told.checkpoints[at], "claims": claims, "proof": part, "seq": seq}
+    return encode(["detmem/state-proof/v1", body])
+
+
+def check_state_proof(data: bytes, trusted: str) -> list[tuple[str, str, bool]]:
+    """What it shows under a trusted checkpoint: (collection, id, whether it is there)."""
+    value = read_proof_file(data, "detmem/state-proof/v1")
+    fields(value, {"checkpoint": (str,), "claims": (list,), "proof": (dict,), "seq": (int,)})
+    file_checkpoint(value["checkpoint"])
+    names, wanted = [], {}
+    for claim in value["claims"]:
+        array(claim, (str, str, type(claim[2]) if len(claim) == 3 else bytes))
+        name, record_id, opening = claim
+        names.append((utf8(name), utf8(record_id)))
+        if not 1 <= len(names[-1][0]) <= 128 or len(names[-1][1]) > 512:
+            raise Refused("name", "too long or too short")
+        if opening is None:
+            leaf = None
+        elif not isinstance(opening, bytes) or len(opening) != (64 if record_id else 32):
+            raise Refused("opening", "of another size")
+        else:
+            leaf = (
+                record_leaf(name, record_id, opening[:32], opening[32:])
+                if record_id
+                else collection_leaf(name, opening)
+            )
+        wanted[state_key(name, record_id)] = leaf
+    if not names or names != sorted(set(names)):
+        raise Refused("claims", "none, or not in order")
+    if value["checkpoint"] != trusted:
+        raise Refused("trust", "another checkpoint")
+    check_part(value["proof"], wanted, value["seq"], trusted)
+    return [(name, record_id, opening is not None) for name, record_id, opening in value["claims"]]
+
+
+def write_consistency(told: Told, old: int, new: int) -> bytes:
+    closings = [None if seq == 0 else [told.anchor(seq, seq)[0], told.anchor(seq, seq)[2]] for seq in (old, new)]
+    path = consistency_path(told.leaves[: told.ends[new]], told.ends[old])
+    body = {
+        "new": told.checkpoints[new],
+        "new_closing": closings[1],
+        "old": told.checkpoints[old],
+        "old_closing": closings[0],
+        "path": b"".join(path),
+    }
+    return encode(["detmem/consistency/v1", body])
+
+
+def check_consistency_file(data: bytes, old: str, new: str) -> None:
+    value = read_proof_file(data, "detmem/consistency/v1")
+    closing = (list, None)
+    fields(value, {"new": (str,), "new_closing": closing, "old": (str,), "old_closing": closing, "path": (bytes,)})
+    for text in (value["old"], value["new"]):
+        file_checkpoint(text)
+    if (value["old"], value["new"]) != (old, new):
+        raise Refused("trust", "other checkpoints")
+    (old_seq, old_size, old_root, _), (new_seq, new_size, new_root, _) = read_checkpoint(old), read_checkpoint(new)
+    if old_seq > new_seq:
+        raise Refused("seq", "backwards")
+    check_consistency(old_size, old_root, new_size, new_root, hashes(value["path"]))
+    for text, one in ((old, value["old_closing"]), (new, value["new_closing"])):
+        seq, size, _, root = read_checkpoint(text)
+        anchor = None
+        if one is not None:
+            array(one, (int, bytes))
+            anchor = [one[0], size - 1, one[1]]
+        check_anchor(anchor, seq, root, text)
+
+
+def local_list(number: int, entries: list[tuple[int, str, bytes]]) -> bytes:
+    parts = [raw.to_bytes(8, "little", signed=True) + lp(record_id) + leaf for raw, record_id, leaf in entries]
+    return sha256(b"\x21", u8(number), u32(len(entries)), *parts)
+
+
+def ranked(
+    told: Told, seq: int, name: str, query: list[int], where: Any, ids: list[str] | None
+) -> list[tuple[int, str, bytes]]:
+    """Every record that may answer, in order: (raw, id, leaf)."""
+    c = told.states[seq][name]
+    passing = [i for i in select(c.records, where) if ids is None or i in ids]
+    rows = [(distance(c.metric, c.records[i].vector, query), utf8(i), i) for i in passing]
+    return [(raw, i, told.trees[seq][state_key(name, i)]) for raw, _, i in sorted(rows)]
+
+
+def write_receipt(
+    told: Told, seq: int, at: int, level: str, name: str, query: list[int], k: int, where: Any, ids: list[str] | None
+) -> bytes:
+    everything = ranked(told, seq, name, query, where, ids)
+    results, c = everything[:k], told.states[seq][name]
+    keys = [state_key(name), *(state_key(name, record_id) for _, record_id, _ in results)]
+    subtrees = b""
+    for number in range(256):
+        local = [entry for entry in everything if state_key(name, entry[1])[0] == number]
+        subtrees += local_list(number, local[:k])
+    body = {
+        "checkpoint": told.checkpoints[at],
+        "collection": name,
+        "definition": definition(*c[:4]),
+        "ids": None if ids is None else sorted(set(ids), key=utf8),
+        "k": k,
+        "level": level,
+        "max_distance": None,
+        "proof": None if level == "R0" else state_part(told.trees[seq], keys, told.anchor(seq, at)),
+        "query": vector_bytes(query),
+        "result_ids": [record_id for _, record_id, _ in results],
+        "result_leaves": b"".join(leaf for _, _, leaf in results),
+        "result_raws": b"".join(raw.to_bytes(8, "little", signed=True) for raw, _, _ in results),
+        "semantics": f"detmem/search/v1 {c.metric} {c.format} raw,id",
+        "seq": seq,
+        "subtrees": subtrees if level == "R3" else None,
+        "where": encode(where) if where else None,
+    }
+    return sealed_receipt(body)
+
+
+def sealed_receipt(body: dict[str, Any]) -> bytes:
+    data = encode(["detmem/receipt/v1", body])
+    return data + sha256(b"\x20", data)
+
+
+def read_receipt(data: bytes) -> Any:
+    """A receipt's map, well-formed."""
+    if sha256(b"\x20", data[:-32]) != data[-32:]:
+        raise Refused("digest", "of a receipt")
+    value = read_proof_file(data[:-32], "detmem/receipt/v1")
+    fields(
+        value,
+        {
+            **dict.fromkeys(["checkpoint", "collection", "level", "semantics"], (str,)),
+            **dict.fromkeys(["definition", "query", "result_leaves", "result_raws"], (bytes,)),
+            **dict.fromkeys(["k", "seq"], (int,)),
+            "ids": (list, None),
+            "max_distance": (float, None),
+            "proof": (dict, None),
+            "result_ids": (list,),
+            "subtrees": (bytes, None),
+            "where": (bytes, None),
+        },
+    )
+    file_checkpoint(value["checkpoint"])
+    dim, metric, number_format, _ = read_definition(value["definition"])
+    for text in [value["collection"], *value["result_ids"], *(value["ids"] or [])]:
+        if not isinstance(text, str) or not 1 <= len(utf8(text)) <= (128 if text is value["collection"] else 512):
+            raise Refused("name", "not a name")
+    ids, leaves = value["result_ids"], hashes(value["result_leaves"])
+    raws = value["result_raws"]
+    distances = [int.from_bytes(raws[i : i + 8], "little", signed=True) for i in range(0, len(raws), 8)]
+    order = list(zip(distances, map(utf8, ids), strict=False))
+    if len(raws) != 8 * len(ids) or len(leaves) != len(ids) or len(set(ids)) != len(ids) or len(ids) > value["k"]:
+        raise Refused("results", "not one of each")
+    if order != sorted(order):
+        raise Refused("results", "not in order")
+    if value["ids"] is not None and value["ids"] != sorted(set(value["ids"]), key=utf8):
+        raise Refused("ids", "not in order")
+    if not 1 <= value["seq"] <= read_checkpoint(value["checkpoint"])[0] or value["k"] < 1:
+        raise Refused("seq", "or k out of range")
+    if len(value["query"]) != 4 * dim:
+        raise Refused("query", "of another dimension")
+    admit(read_vector(value["query"]))
+    if value["semantics"] != f"detmem/search/v1 {metric} {number_format} raw,id":
+        raise Refused("semantics", value["semantics"])
+    if value["level"] not in ("R0", "R1", "R2", "R3") or (value["level"] == "R0") != (value["proof"] is None):
+        raise Refused("level", value["level"])
+    if (len(value["subtrees"]) if value["subtrees"] is not None else 0) != (8192 if value["level"] == "R3" else 0):
+        raise Refused("subtrees", "of another size")
+    if (value["subtrees"] is None) != (value["level"] != "R3"):
+        raise Refused("subtrees", "of another level")
+    if value["where"] is not None:
+        where = decode(value["where"])
+        if not isinstance(where, dict) or not where:
+            raise Refused("where", "no filter")
+        check_where(where)
+    return value
+
+
+def check_receipt(data: bytes, trusted: str) -> Any:
+    """R1; the receipt's map."""
+    value = read_receipt(data)
+    if value["proof"] is None:
+        raise Refused("level", "R0 shows nothing here")
+    if value["checkpoint"] != trusted:
+        raise Refused("trust", "another checkpoint")
+    name = value["collection"]
+    wanted: dict[bytes, bytes | None] = {state_key(name): collection_leaf(name, commitment(value["definition"]))}
+    for record_id, leaf in zip(value["result_ids"], hashes(value["result_leaves"]), strict=False):
+        wanted[state_key(name, record_id)] = leaf
+    check_part(value["proof"], wanted, value["seq"], trusted)
+    return value
+
+
+def write_subtree(told: Told, seq: int, at: int, name: str, number: int) -> bytes:
+    entries = {key: leaf for key, leaf in told.trees[seq].items() if key[0] == number}
+    records = []
+    for record_id, r in told.states[seq][name].records.items():
+        if state_key(name, record_id) in entries:
+            records.append([record_id, vector_bytes(r.vector), content(r.metadata, r.document), b"", b""])
+            del entries[state_key(name, record_id)]
+    rows = state_rows(told.trees[seq])
+    siblings = [rows[8 + height].get(number >> height ^ 1, ZERO) for height in range(8)]
+    body = {
+        "anchor": told.anchor(seq, at),
+        "checkpoint": told.checkpoints[at],
+        "collection": name,
+        "number": number,
+        "others": b"".join(key + entries[key] for key in sorted(entries)),
+        "records": sorted(records, key=lambda record: utf8(record[0])),
+        "seq": seq,
+        "siblings": b"".join(siblings),
+    }
+    return encode(["detmem/subtree/v1", body])
+
+
+def check_subtree(data: bytes, receipt: bytes, trusted: str) -> str | None:
+    """What is wrong with an R3 receipt as far as this subtree goes: None, or a word."""
+    asked = check_receipt(receipt, trusted)
+    value = read_proof_file(data, "detmem/subtree/v1", 16 * BIGGEST)
+    fields(
+        value,
+        {
+            "anchor": (list, None),
+            "checkpoint": (str,),
+            "collection": (str,),
+            "number": (int,),
+            "others": (bytes,),
+            "records": (list,),
+            "seq": (int,),
+            "siblings": (bytes,),
+        },
+    )
+    if (value["checkpoint"], value["seq"], value["collection"]) != (trusted, asked["seq"], asked["collection"]):
+        raise Refused("trust", "another checkpoint, seq or collection")
+    name, number = value["collection"], value["number"]
+    others = hashes(value["others"])
+    entries = dict(zip(others[::2], others[1::2], strict=False))
+    records: dict[str, Record] = {}
+    for record in value["records"]:
+        array(record, (str, bytes, bytes, bytes, bytes))
+        record_id, vector, body, vector_salt, content_salt = record
+        commitments = commitment(vector, vector_salt), commitment(body, content_salt)
+        key = state_key(name, record_id)
+        if key in entries:
+            raise Refused("entries", "twice")
+        entries[key] = record_leaf(name, record_id, *commitments)
+        records[record_id] = Record(read_vector(vector), *read_content(body), *commitments, 0)
+    if len(others) % 2 or others[::2] != sorted(set(others[::2])) or list(records) != sorted(records, key=utf8):
+        raise Refused("entries", "not in order")
+    if not 0 <= number <= 255 or any(key[0] != number for key in entries):
+        raise Refused("entries", "of another subtree")
+    node = state_rows(entries)[8].get(number, ZERO)
+    siblings = hashes(value["siblings"])
+    if len(siblings) != 8:
+        raise Refused("siblings", str(len(siblings)))
+    for sibling in siblings:
+        node = state_node(sibling, node) if number % 2 else state_node(node, sibling)
+        number //= 2
+    check_anchor(value["anchor"], value["seq"], node, trusted)
+    local = [entry for entry in may_answer(asked, records) if state_key(name, entry[1])[0] == value["number"]]
+    named = named_by(asked)
+    if any(should_name(asked, entry) for entry in local[: asked["k"]]):
+        return "missing"
+    if any(entry not in local for entry in named if state_key(name, entry[1])[0] == value["number"]):
+        return "stranger"
+    listed = local_list(value["number"], local[: asked["k"]])
+    if asked["subtrees"] is not None and hashes(asked["subtrees"])[value["number"]] != listed:
+        return "list"
+    return None
+
+
+def may_answer(asked: Any, records: dict[str, Record]) -> list[tuple[int, str, bytes]]:
+    """Of some records those that a receipt's question admits, in order: (raw, id, leaf)."""
+    _, metric, number_format, _ = read_definition(asked["definition"])
+    query, found = read_vector(asked["query"]), []
+    for record_id in select(records, decode(asked["where"]) if asked["where"] is not None else None):
+        if asked["ids"] is None or record_id in asked["ids"]:
+            r = records[record_id]
+            raw = distance(metric, r.vector, query)
+            if asked["max_distance"] is None or shown_distance(metric, number_format, raw) <= asked["max_distance"]:
+                leaf = record_leaf(asked["collection"], record_id, r.vector_commitment, r.content_commitment)
+                found.append((raw, utf8(record_id), record_id, leaf))
+    return [(raw, record_id, leaf) for raw, _, record_id, leaf in sorted(found)]
+
+
+def named_by(asked: Any) -> list[tuple[int, str, bytes]]:
+    raws = asked["result_raws"]
+    distances = [int.from_bytes(raws[i : i + 8], "little", signed=True) for i in range(0, len(raws), 8)]
+    return list(zip(distances, asked["result_ids"], hashes(asked["result_leaves"]), strict=False))
+
+
+def should_name(asked: Any, entry: tuple[int, str, bytes]) -> bool:
+    """Whether a record that may answer is missing in an answer, or stands there otherwise."""
+    named = named_by(asked)
+    if entry in named:
+        return False
+    if entry[1] in asked["result_ids"] or len(named) < asked["k"]:
+        return True
+    return (entry[0], utf8(entry[1])) < (named[-1][0], utf8(named[-1][1]))
+
+
+def write_refutation(told: Told, receipt: bytes, at: int, record_id: str) -> bytes:
+    asked = read_receipt(receipt)
+    seq, name = asked["seq"], asked["collection"]
+    r = told.states[seq][name].records[record_id]
+    body = {
+        "checkpoint": told.checkpoints[at],
+        "content": content(r.metadata, r.document),
+        "content_salt": b"",
+        "id": record_id,
+        "proof": state_part(told.trees[seq], [state_key(name, record_id)], told.anchor(seq, at)),
+        "receipt": sha256(receipt),
+        "seq": seq,
+        "vector": vector_bytes(r.vector),
+        "vector_salt": b"",
+    }
+    return encode(["detmem/refutation/v1", body])
+
+
+def check_refutation(data: bytes, receipt: bytes, trusted: str) -> None:
+    """Passes when the refutation shows that the receipt's answer is false."""
+    asked = check_receipt(receipt, trusted)
+    value = read_proof_file(data, "detmem/refutation/v1")
+    kinds = dict.fromkeys(["content", "content_salt", "receipt", "vector", "vector_salt"], (bytes,))
+    fields(value, {**kinds, "checkpoint": (str,), "id": (str,), "proof": (dict,), "seq": (int,)})
+    if (value["receipt"], value["seq"], value["checkpoint"]) != (sha256(receipt), asked["seq"], trusted):
+        raise Refused("trust", "about another receipt, seq or checkpoint")
+    commitments = (
+        commitment(value["vector"], value["vector_salt"]),
+        commitment(value["content"], value["content_salt"]),
+    )
+    leaf = record_leaf(asked["collection"], value["id"], *commitments)
+    check_part(value["proof"], {state_key(asked["collection"], value["id"]): leaf}, value["seq"], trusted)
+    record = Record(read_vector(value["vector"]), *read_content(value["content"]), *commitments, 0)
+    entries = may_answer(asked, {value["id"]: record})
+    if not entries or not should_name(asked, entries[0]):
+        raise Refused("refutation", "the record does not belong into the answer, or is there")
+
+
+# ---- signed notes: Ed25519 of RFC 8032, 5.1, and C2SP signed-note
+
+P = 2**255 - 19
+ORDER = 2**252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, P - 2, P) % P
+Point = tuple[int, int]
+
+
+def point_sum(a: Point, b: Point) -> Point:
+    product = D * a[0] * b[0] * a[1] * b[1] % P
+    x = (a[0] * b[1] + a[1] * b[0]) * pow(1 + product, P - 2, P)
+    y = (a[1] * b[1] + a[0] * b[0]) * pow(1 - product, P - 2, P)
+    return x % P, y % P
+
+
+def point_times(a: Point, scalar: int) -> Point:
+    total = (0, 1)
+    while scalar:
+        if scalar & 1:
+            total = point_sum(total, a)
+        a, scalar = point_sum(a, a), scalar >> 1
+    return total
+
+
+def point_x(y: int, sign: int) -> int:
+    square = (y * y - 1) * pow(D * y * y + 1, P - 2, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    if (x * x - square) % P:
+        x = x * pow(2, (P - 1) // 4, P) % P
+    if (x * x - square) % P or (x == 0 and sign):
+        raise Refused("point", "not on the curve")
+    return P - x if x % 2 != sign else x
+
+
+BASE = (point_x(4 * pow(5, P - 2, P) % P, 0), 4 * pow(5, P - 2, P) % P)
+
+
+def point_bytes(a: Point) -> bytes:
+    return (a[1] | (a[0] & 1) << 255).to_bytes(32, "little")
+
+
+def read_point(data: bytes) -> Point:
+    number = int.from_bytes(data, "little")
+    y = number & (1 << 255) - 1
+    if y >= P:
+        raise Refused("point", "not reduced")
+    return point_x(y, number >> 255), y
+
+
+def sha512_number(*parts: bytes) -> int:
+    return int.from_bytes(hashlib.sha512(b"".join(parts)).digest(), "little")
+
+
+def secret_scalar(seed: bytes) -> tuple[int, bytes]:
+    digest = hashlib.sha512(seed).digest()
+    return int.from_bytes(digest[:32], "little") & (1 << 254) - 8 | 1 << 254, digest[32:]
+
+
+def public_key(seed: bytes) -> bytes:
+    return point_bytes(point_times(BASE, secret_scalar(seed)[0]))
+
+
+def ed25519_sign(seed: bytes, message: bytes) -> bytes:
+    scalar, prefix = secret_scalar(seed)
+    nonce = sha512_number(prefix, message) % ORDER
+    first = point_bytes(point_times(BASE, nonce))
+    challenge = sha512_number(first, public_key(seed), message) % ORDER
+    return first + ((nonce + challenge * scalar) % ORDER).to_bytes(32, "little")
+
+
+def ed25519_check(public: bytes, message: bytes, signature: bytes) -> None:
+    if len(signature) != 64 or int.from_bytes(signature[32:], "little") >= ORDER:
+        raise Refused("signature", "of another size, or not reduced")
+    challenge = sha512_number(signature[:32], public, message) % ORDER
+    left = point_times(BASE, int.from_bytes(signature[32:], "little"))
+    if left != point_sum(read_point(signature[:32]), point_times(read_point(public), challenge)):
+        raise Refused("signature", "not of this text by this key")
+
+
+def key_hash(name: str, public: bytes) -> bytes:
+    return sha256(utf8(name), b"\n\x01", public)[:4]
+
+
+def verifier_key(name: str, public: bytes) -> str:
+    return f"{name}+{key_hash(name, public).hex()}+{base64.b64encode(bytes([1]) + public).decode()}"
+
+
+def signer_key(name: str, seed: bytes) -> str:
+    number = key_hash(name, public_key(seed)).hex()
+    return f"PRIVATE+KEY+{name}+{number}+{base64.b64encode(bytes([1]) + seed).decode()}"
+
+
+def read_verifier_key(text: str) -> tuple[str, bytes]:
+    parts = text.split("+", 2)
+    try:
+        data = base64.b64decode(parts[2], validate=True) if len(parts) == 3 else b""
+    except binascii.Error as error:
+        raise Refused("key", str(error)) from error
+    if len(data) != 33 or data[0] != 1 or verifier_key(parts[0], data[1:]) != text or not good_name(parts[0]):
+        raise Refused("key", "not the one spelling of a verifier key")
+    return parts[0], data[1:]
+
+
+def good_name(name: str) -> bool:
+    return name != "" and "+" not in name and not any(letter.isspace() for letter in name)
+
+
+def sign_note(text: str, name: str, seed: bytes) -> str:
+    signature = key_hash(name, public_key(seed)) + ed25519_sign(seed, utf8(text))
+    return f"{text}\n\u2014 {name} {base64.b64encode(signature).decode()}\n"
+
+
+def sign_checkpoint(checkpoint: str, name: str, seed: bytes) -> str:
+    return sign_note(name + checkpoint.removeprefix("detmem/v1"), name, seed)
+
+
+def open_note(note: str, name: str, public: bytes) -> str:
+    """The text of a note that this key has signed."""
+    at = note.rfind("\n\n")
+    lines = note[at + 2 :].split("\n")
+    if at < 0 or lines[-1] != "" or not 1 <= len(lines) - 1 <= 100:
+        raise Refused("note", "no text, empty line and signatures")
+    text, found = note[: at + 1], []
+    for line in lines[:-1]:
+        parts = line.split(" ")
+        if len(parts) != 3 or parts[0] != "\u2014" or not good_name(parts[1]):
+            raise Refused("note", "not a signature line")
+        try:
+            data = base64.b64decode(parts[2], validate=True)
+        except binascii.Error as error:
+            raise Refused("note", str(error)) from error
+        if base64.b64encode(data).decode() != parts[2] or len(data) < 5:
+            raise Refused("note", "not a signature")
+        if parts[1] == name and data[:4] == key_hash(name, public):
+            found.append(data[4:])
+    if not found:
+        raise Refused("unsigned", "not by this key")
+    if len(found) > 1:
+        raise Refused("signature", "twice")
+    ed25519_check(public, utf8(text), found[0])
+    return text
+
+
+def open_checkpoint(note: str, name: str, public: bytes) -> str:
+    """The checkpoint (as detmem/v1) of a good note."""
+    text = open_note(note, name, public)
+    if not text.startswith(f"{name}\n"):
+        raise Refused("origin", "not the key's name")
+    checkpoint = "detmem/v1" + text[len(name) :]
+    read_checkpoint(checkpoint)
+    return checkpoint
 
 
 # ------------------------------------------------------------------------------------------------------- accumulated.md

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,18 +85,11 @@ def root_of(store):
 def test_a_whole_store_verifies(store, run, run_json, level):
     root = root_of(store)
     assert run("verify", store, "--level", level) == (0, f"ok 1..7 state {root}\n", "")
+    nowhere = dict.fromkeys(["first_bad_seq", "reason", "file", "offset"])
     with detmem.open(store, "r") as db:
         operations = sum(max(1, len(entry.ids)) for entry in db.log())
     counts = {"operations": operations, "erased": 0, "remaining": 0}
-    expected = {
-        "ok": True,
-        "seq": 7,
-        "state_root": root,
-        "first_bad_seq": None,
-        "reason": None,
-        "level": level,
-        **counts,
-    }
+    expected = {"ok": True, "seq": 7, "state_root": root, **nowhere, **counts, "level": level}
     assert run_json("verify", store, "--level", level) == (0, expected)
 
 
@@ -118,11 +113,22 @@ def test_a_flipped_bit_fails_with_its_seq_file_and_offset(store, run, run_json):
     flipped = copy_with_flipped_bit(store, b"five away")
     code, out, _ = run("verify", flipped)
     assert code == 1
-    assert out.startswith("FAIL seq 3: log/00000000000000000001.seg, offset ")
+    assert re.match(r"FAIL seq 3 offset \d+: log/00000000000000000001\.seg: operation at byte 0 ", out)
     assert out.endswith("; 2 commands before it are intact\n")
     assert out.count("intact") == 1
     code, report = run_json("verify", flipped, "--level", "chain")
     assert (code, report["ok"], report["seq"], report["first_bad_seq"]) == (1, False, 2, 3)
+    assert report["file"] == "log/00000000000000000001.seg"
+    assert f"offset {report['offset']}" in out
+    frame = Path(flipped, report["file"]).read_bytes()[report["offset"] :]
+    assert frame[:4] == b"DMF1"  # the place is that of the commit's frame
+    assert int.from_bytes(frame[12:20], "little") == 3
+
+
+def test_progress_is_told_on_stderr_and_only_when_asked(store, run):
+    size = sum(file.stat().st_size for file in (Path(store) / "log").iterdir())
+    assert run("verify", store, "--progress")[2] == f"{size} of {size} bytes of the log\n"
+    assert run("verify", store)[2] == ""
 
 
 def test_expected_state_root_is_compared(store, run, run_json):
@@ -364,6 +370,64 @@ def test_search_where_filters(store, run_json):
     assert [hit["id"] for hit in run_json(*words)[1]["hits"]] == ["d", "b"]
 
 
+# --- receipts and signatures ------------------------------------------------------------------------------------------
+
+
+def test_a_receipt_is_written_and_asked_again(store, tmp_path, run, run_json):
+    """Also by a store that has moved on, and not by one where the answer is another."""
+    place = tmp_path / "answer.receipt"
+    for level, shown in (("R1", "R2"), ("R3", "R3")):
+        words = ["search", store, "--collection", "notes", "--id", "a", "-k", 2, "--receipt", place, "--level", level]
+        code, _, err = run(*words)
+        receipt = detmem.Receipt.load(place)
+        assert code == 0
+        assert err == f"detmem: {place}: receipt {level}, sha256 {receipt.sha256}\n"
+        assert [one.id for one in receipt.results] == ["a", "d"]
+        code, told = run_json("check-receipt", place, store)
+        assert (code, told["ok"], told["level"], told["rank"]) == (0, True, shown, None)
+    with detmem.open(store) as db:
+        db["notes"].delete("a")
+    code, out, _ = run("check-receipt", place, store)
+    assert (code, out.split()[0]) == (0, "IDENTICAL")
+    first = receipt.results[0]
+    lying = replace(receipt, results=(first._replace(raw=first.raw - 1), *receipt.results[1:]))
+    lying.save(place)
+    code, out, _ = run("check-receipt", place, store)
+    assert code == 1
+    assert out.startswith("DIFFERS rank 1: the receipt says 'a' at raw distance -1, the store 'a' at raw distance 0")
+    place.write_bytes(b"no receipt")
+    assert run("check-receipt", place, store)[0] == 3
+    assert run("check-receipt", tmp_path / "none", store)[0] == 3
+
+
+def test_a_receipt_is_of_one_query_only(store, tmp_path, run):
+    np.save(tmp_path / "two.npy", np.array([[3.0, 3.0], [-1.0, 0.0]], np.float32))
+    words = ["search", store, "--collection", "notes", "--vector", tmp_path / "two.npy", "--receipt", tmp_path / "r"]
+    assert run(*words)[0] == 2
+
+
+def test_signing_keeps_what_was_signed(store, tmp_path, run, run_json):
+    pytest.importorskip("cryptography")
+    key, notes = detmem.SignerKey.generate("example.org/agent"), tmp_path / "agent.note"
+    (tmp_path / "signer.key").write_text(key.encode() + "\n")
+    words = ["sign", store, "--key", tmp_path / "signer.key", "--note", notes]
+    shutil.copytree(store, tmp_path / "old")
+    assert run(*words)[:2] == (0, notes.read_text("utf-8").rstrip("\n") + "\n")
+    with detmem.open(store) as db:
+        db["notes"].delete("a")
+        now = db.checkpoint()
+    code, told = run_json(*words)
+    assert (code, told["verifier_key"]) == (0, str(key.verifier))
+    assert key.verifier.open(notes.read_text("utf-8")) == now
+    signed = notes.read_bytes()
+    code, _, err = run("sign", tmp_path / "old", *words[2:])  # rolled back
+    assert code == 3
+    assert "has not been at" in err
+    assert notes.read_bytes() == signed
+    (tmp_path / "signer.key").write_text("nonsense")
+    assert run(*words)[0] == 2
+
+
 # --- snapshot ---------------------------------------------------------------------------------------------------------
 
 
@@ -393,7 +457,8 @@ WRONG_WORDS = [
     ["log", "STORE", "--stop", "-1"],
     ["inspect", "STORE", "never"],
     ["inspect", "STORE", "--collection", "never"],
-    ["inspect", "STORE@3"],
+    ["inspect", "STORE@8"],
+    ["inspect", "STORE@3", "gone"],
     ["search", "STORE", "--collection", "notes"],
     ["search", "STORE", "--id", "a"],
     ["search", "STORE", "--collection", "notes", "--id", "a", "--vector", "f.npy"],
@@ -406,7 +471,8 @@ WRONG_WORDS = [
     ["search", "STORE", "--collection", "notes", "--id", "a", "--where", '{"n": 1, "n": 2}'],
     ["search", "STORE", "--collection", "notes", "--vector", "no such file.npy"],
     ["search", "STORE", "--collection", "notes", "--vector", __file__],
-    ["search", "STORE", "--collection", "notes", "--id", "a", "--at", "3"],
+    ["search", "STORE", "--collection", "notes", "--id", "a", "--at", "8"],
+    ["search", "STORE", "--collection", "notes", "--id", "a", "--at", "1"],
     ["stats", "STORE", "--verbose"],
 ]
 
@@ -437,8 +503,28 @@ def test_wrong_words_are_one_line_and_2(store, tmp_path, run, words):
     assert not new.exists()
 
 
-def test_a_time_that_is_not_in_this_version_is_named(store, run):
-    assert "PATH@SEQ" in run("inspect", f"{store}@3")[2]
+def test_inspect_of_a_moment_shows_it_as_it_was(store, tmp_path, run, run_json):
+    then = detmem.replay(store, tmp_path / "then", until=3)
+    code, told = run_json("inspect", f"{store}@3")
+    assert (code, told["checkpoint"]["state_root"], told["checkpoint"]["log_root"]) == (
+        0,
+        then.state_root,
+        then.log_root,
+    )
+    assert [collection["count"] for collection in told["collections"]] == [4]
+    assert run_json("inspect", f"{store}@2", "b")[1]["records"][0]["document"] is None
+    assert run_json("inspect", f"{store}@3", "c")[1]["records"][0]["metadata"] == {"n": 2}
+    assert [entry["seq"] for entry in run_json("inspect", f"{store}@3", "c")[1]["history"]] == [2]
+    Path(store).rename(tmp_path / "odd@3")  # a store of that name is that store
+    assert run_json("inspect", tmp_path / "odd@3")[1]["checkpoint"]["seq"] == 7
+
+
+def test_search_at_a_moment_answers_as_then(store, run_json):
+    code, told = run_json("search", store, "--collection", "notes", "--id", "a", "--at", 3)
+    assert (code, told["seq"]) == (0, 3)
+    assert [hit["id"] for hit in told["hits"]] == ["a", "c", "d", "b"]
+    with detmem.open(store, "r") as db:
+        assert told["state_root"] == db.at(3).state_root
 
 
 ON_ONE_STORE = [
@@ -556,7 +642,9 @@ def test_version_and_help(run):
     assert run("--version") == (0, f"detmem {detmem.__version__}\n", "")
     code, out, _ = run("--help")
     assert code == 0
-    assert all(f"\n    {name} " in out for name in options.COMMANDS)
+    assert [line.split()[0] for line in out.splitlines() if line[:4].isspace() and line[4:5].strip()] == list(
+        options.COMMANDS
+    )
 
 
 @pytest.mark.parametrize("name", options.COMMANDS)

@@ -562,6 +562,32 @@ def test_where_chooses_the_same_records_in_get_search_count_and_delete(
         assert list(fruit) == [id for id in sorted(WORDS) if id not in expected]
 
 
+@pytest.mark.parametrize("most", [1, 3, 50])
+def test_few_and_many_matches_come_in_id_order(db: detmem.Database, most: int) -> None:
+    numbers = db.collection("numbers", dim=1)
+    shuffled = np.random.default_rng(8).permutation(50).tolist()
+    numbers.add([f"{n:02}" for n in shuffled], np.ones((50, 1)), metadatas=[{"n": n} for n in shuffled])
+    assert numbers.get(where={"n": {"$lt": most}}).ids == [f"{n:02}" for n in range(most)]
+    assert numbers.get(where={"n": {"$lt": most}}, limit=1, offset=most - 1).ids == [f"{most - 1:02}"]
+
+
+def test_a_delete_chooses_alike_within_a_batch_and_without(db: detmem.Database) -> None:
+    """First of a batch, after writes of the batch, and alone: three ways to the same records."""
+    ids, where = [f"{n}" for n in range(9)], {"n": {"$gte": 5}}
+    for name in ("alone", "first", "later"):
+        db.collection(name, dim=1).add(ids, np.ones((9, 1)), metadatas=[{"n": n} for n in range(9)])
+    db["alone"].upsert("0", [1], metadatas={"n": 7})
+    db["alone"].delete(where=where)
+    with db.batch():
+        db["first"].delete(where={"n": 5})
+        db["first"].upsert("0", [1], metadatas={"n": 7})
+        db["first"].delete(where=where)
+    with db.batch():
+        db["later"].upsert("0", [1], metadatas={"n": 7})
+        db["later"].delete(where=where)
+    assert list(db["alone"]) == list(db["first"]) == list(db["later"]) == ["1", "2", "3", "4"]
+
+
 def test_an_order_against_another_type_is_refused_whatever_the_rest_says(
     db: detmem.Database, fruit: detmem.Collection
 ) -> None:

@@ -74,7 +74,15 @@ def test_every_answer_beside_a_writer_is_of_one_seq() -> None:
             return {
                 "ids": [ids[n] for n in chosen],
                 "raw": [[int(amounts[n])] for n in chosen],
-                "metadatas": [{"amount": int(amounts[n]), "even": n % 2 == 0} for n in chosen],
+                "metadatas": [
+                    {
+                        "amount": int(amounts[n]),
+                        "even": n % 2 == 0,
+                        "text": f"{amounts[n]:07}",
+                        "list": [str(amounts[n])],
+                    }
+                    for n in chosen
+                ],
                 "documents": [str(amounts[n]) for n in chosen],
             }
 
@@ -129,6 +137,7 @@ def test_every_answer_beside_a_writer_is_of_one_seq() -> None:
         def by_count() -> None:
             assert accounts.count() == len(accounts) == RECORDS
             assert accounts.count({"even": True}) == RECORDS // 2
+            assert accounts.count({"text": {"$gte": "0", "$lt": "2"}, "list": {"$ne": []}}) == RECORDS
             assert list(accounts) == ids
             assert ids[3] in accounts
 

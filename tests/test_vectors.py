@@ -13,6 +13,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,6 +28,7 @@ from detmem.errors import CorruptionError, DetmemError, FormatError, RangeError,
 from detmem.journal import frame, head, snapshot
 from detmem.journal.disk import File, MemoryDisk
 from detmem.machine import commands, commitment, encoding, filters, fixed
+from detmem.machine.columns import Columns
 from detmem.machine.state import State
 from tests.search.asking import AVAILABLE, nearest
 
@@ -173,15 +175,26 @@ def test_invalid_content(case: dict[str, Any]) -> None:
 # ------------------------------------------------------------------------------------------------------------- filters
 
 
+def chosen_by_rows(where: Any, metadatas: list[dict[str, Any]]) -> list[bool]:
+    return filters.parse(where).select(metadatas).tolist()
+
+
+def chosen_by_columns(where: Any, metadatas: list[dict[str, Any]]) -> list[bool]:
+    chosen = filters.parse(where)
+    columns = Columns().follow(metadatas, len(metadatas), chosen.fields)
+    return chosen.select_columns(columns, np.ones(len(metadatas), dtype=np.bool_)).tolist()
+
+
 @cases("filters", "cases")
-def test_filter_vector(case: dict[str, Any]) -> None:
+@pytest.mark.parametrize("choose", [chosen_by_rows, chosen_by_columns])
+def test_filter_vector(case: dict[str, Any], choose: Callable[..., list[bool]]) -> None:
     metadatas = twin.from_json(vectors("filters")["metadatas"][case["metadatas"]])
     where = twin.from_json(case["where"])
     if "refused" in case:
         with pytest.raises(UsageError):
-            filters.parse(where).select(metadatas)
+            choose(where, metadatas)
     else:
-        assert filters.parse(where).select(metadatas).tolist() == case["matches"]
+        assert choose(where, metadatas) == case["matches"]
 
 
 # --------------------------------------------------------------------------------------------------------- commitments
@@ -657,13 +670,14 @@ wheres = st.recursive(
 
 @given(metadatas, wheres)
 def test_filters_agree_with_the_twin(records: list[dict[str, Any]], where: dict[str, Any]) -> None:
-    try:
-        expected = twin.choose(records, where)
-    except twin.Refused:
-        with pytest.raises(UsageError):
-            filters.parse(where).select(records)
-    else:
-        assert filters.parse(where).select(records).tolist() == expected
+    for choose in (chosen_by_rows, chosen_by_columns):
+        try:
+            expected = twin.choose(records, where)
+        except twin.Refused:
+            with pytest.raises(UsageError):
+                choose(where, records)
+        else:
+            assert choose(where, records) == expected
 
 
 @st.composite

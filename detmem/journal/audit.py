@@ -24,7 +24,7 @@ from detmem.journal.files import (
     snapshot_seqs,
 )
 from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, last_durable
-from detmem.journal.head import Head, newest_head
+from detmem.journal.head import HEAD, Head, newest_head
 from detmem.journal.past import Position
 from detmem.journal.recovery import advance, read_segments
 from detmem.machine.commitment import LINK_ZERO
@@ -36,7 +36,8 @@ __all__ = ["Verdict", "verify"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``position`` is the last good one; ``error`` is None when everything is good.
+    """``position`` is the last good one; ``error`` is None when everything is good, else it was seen in ``file`` at
+    ``offset`` (None: the file as a whole).
 
     ``operations`` were verified by hash; of ``erased`` of them the payload is gone, as the log explains; ``remaining``
     should have none and have it: an erasure is unfinished.
@@ -44,6 +45,8 @@ class Verdict:
 
     position: Position
     error: CorruptionError | None
+    file: str | None = None
+    offset: int | None = None
     operations: int = 0
     erased: int = 0
     remaining: int = 0
@@ -51,51 +54,68 @@ class Verdict:
 
 @dataclass(slots=True)
 class _Payloads:
-    """What a walk has seen of payloads; ``before`` has the position before each commit of which one is gone, by seq."""
+    """What a walk has seen of payloads; ``before`` has, by seq, the position before each commit of which one is gone,
+    and where it stands."""
 
     operations: int = 0
     gone: int = 0
     explained: Explained = field(default_factory=Explained)
-    before: dict[int, Position] = field(default_factory=dict)
+    before: dict[int, tuple[Position, str, int]] = field(default_factory=dict)
 
-    def take(self, frame: Frame, before: Position) -> None:
+    def take(self, before: Position, file: str, frame: Frame) -> None:
         self.operations += len(frame.operations)
         gone = sum(one.erased for one in singles(frame))
         self.gone += gone
         self.explained.take(frame)
         if gone:
-            self.before[frame.seq] = before
+            self.before[frame.seq] = before, file, frame.offset
 
 
 class _Walk:
-    """One pass over the log; ``position`` is as far as it was good."""
+    """One pass over the log; ``position`` is as far as it was good, ``file`` and ``offset`` are what is looked at."""
 
-    def __init__(self, disk: Disk, replay: bool, watch: Callable[[Position], None]) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        replay: bool,
+        watch: Callable[[Position], None],
+        visit: Callable[[str, Frame, Position], None],
+        progress: Callable[[int, int], object],
+    ) -> None:
         self.position = Position()
+        self.file: str | None = None
+        self.offset: int | None = None
         self._disk = disk
         self._state = State() if replay else None
         self._watch = watch
         self.head = Head(b"")
         self.payloads = _Payloads()
+        self._visit = visit
+        self._progress = progress
+        self._read_bytes = self._all_bytes = 0
         self._snapshots = set(snapshot_seqs(disk))
         self.snapshot_error: SnapshotDamaged | None = None
+        self.snapshot_file: str | None = None
 
     def run(self) -> None:
+        self.file = HEAD
         head = self.head = self._head()
         try:
             segments, _ = read_segments(self._disk, head)
         except CorruptionError:
             self._walk_what_is_intact()
             raise
+        self._all_bytes = sum(self._size(segment) for segment in segments)
         durable = head.durable_seq
-        self._arrived(segments[0].header.link if segments else b"", head)
+        self._arrived(self.position, segments[0].header.link if segments else b"", head)
         for segment in segments:
             durable = max(durable, self._segment(segment, segment is segments[-1], head, durable))
         if not segments and durable > 0:
             raise damaged(segment_name(1), 0, "the log is missing", 0, durable)
         beyond = sorted(seq for seq in self._snapshots if seq > self.position.seq)
         if beyond:
-            raise SnapshotDamaged(f"{snapshot_name(beyond[0])} lies behind the end of the log at {self.position.seq}")
+            self.file, self.offset = snapshot_name(beyond[0]), None
+            raise SnapshotDamaged(f"{self.file} lies behind the end of the log at {self.position.seq}")
 
     def _walk_what_is_intact(self) -> None:
         """Bring ``position`` to where the damage begins; a wrong header or seal has been found, it does not say how far
@@ -111,15 +131,21 @@ class _Walk:
             file = self._disk.open(segment_name(first))
             try:
                 for frame in SegmentReader(file, header):
-                    if self._state is not None:
-                        advance(self._state, Segment(header), frame)
-                    self.position, link = self.position.after(frame), frame.link
-                    self._watch(self.position)
+                    position = self._advance(Segment(header), frame)
+                    self._watch(position)
+                    self._took(position, frame)
+                    link = frame.link
             except BadFrame as bad:
                 seq = self.position.seq
                 raise damaged(segment_name(first), bad.offset, bad.reason, seq, seq + 1) from None
             finally:
                 file.close()
+
+    def _size(self, segment: Segment) -> int:
+        file = self._disk.open(segment.name)
+        size = file.size()
+        file.close()
+        return size
 
     def _head(self) -> Head:
         head = newest_head(self._disk)
@@ -132,19 +158,21 @@ class _Walk:
         reader = SegmentReader(file, segment.header)
         bad: BadFrame | None = None
         try:
+            self.file, self.offset = segment.name, 0
             self._check_border(segment.header)
             for frame in reader:
-                if self._state is not None:
-                    advance(self._state, segment, frame)
+                position = self._advance(segment, frame)
                 durable = max(durable, frame.durable_seq)
-                self.payloads.take(frame, self.position)
-                self.position = self.position.after(frame)
-                self._arrived(frame.link, head)
+                self.payloads.take(self.position, segment.name, frame)
+                self._arrived(position, frame.link, head)
+                self._took(position, frame)
+                self._progress(self._read_bytes + frame.offset + frame.size, self._all_bytes)
         except BadFrame as error:
             bad = error
             durable = max(durable, last_durable(file, error.offset, segment.header.seed))
         finally:
             file.close()
+        self._read_bytes += reader.offset
         if reader.seal is not None:
             durable = max(durable, reader.seq)
             log = self.position.log
@@ -155,27 +183,40 @@ class _Walk:
             raise damaged(segment.name, reader.offset, reason, reader.seq, max(durable, reader.seq + 1))
         return durable
 
+    def _advance(self, segment: Segment, frame: Frame) -> Position:
+        """Where a good frame leads; with a state, by applying it."""
+        self.file, self.offset = segment.name, frame.offset
+        if self._state is not None:
+            advance(self._state, segment, frame)
+        return self.position.after(frame)
+
+    def _took(self, position: Position, frame: Frame) -> None:
+        assert self.file is not None
+        self._visit(self.file, frame, position)
+        self.position = position
+
     def _check_border(self, header: SegmentHeader) -> None:
         log = self.position.log
         if (header.log_size, header.log_root) != (log.size, log.root):
             name, seq = segment_name(header.first_seq), self.position.seq
             raise damaged(name, 0, "the segment's header names another log root", seq, seq + 1)
 
-    def _arrived(self, link: bytes, head: Head) -> None:
-        position = self.position
+    def _arrived(self, position: Position, link: bytes, head: Head) -> None:
+        """``position`` has been reached with ``link``: is it what HEAD, snapshots and whoever watches say?"""
         if position.seq == head.durable_seq and position.seq > 0 and link != head.link:
             raise Divergence(
                 f"HEAD acknowledged link {head.link.hex()} at seq {position.seq}, the log has {link.hex()}"
             )
         if position.seq in self._snapshots:
             try:
-                self._check_snapshot(link, head)
+                self._check_snapshot(position, link, head)
             except SnapshotDamaged as error:  # a cache: the log is read on
-                self.snapshot_error = self.snapshot_error or error
+                if self.snapshot_error is None:
+                    self.snapshot_error, self.snapshot_file = error, snapshot_name(position.seq)
         self._watch(position)
 
-    def _check_snapshot(self, link: bytes, head: Head) -> None:
-        position, name = self.position, snapshot_name(self.position.seq)
+    def _check_snapshot(self, position: Position, link: bytes, head: Head) -> None:
+        name = snapshot_name(position.seq)
         file = open_if_there(self._disk, name)
         if file is None:  # a live writer has newer ones, and let this one go since it was listed
             return
@@ -195,27 +236,40 @@ class _Walk:
             raise SnapshotDamaged(f"{name}: HEAD names digest {head.snapshot_digest.hex()}, found {digest.hex()}")
 
 
-def verify(disk: Disk, *, replay: bool, watch: Callable[[Position], None]) -> Verdict:
+def verify(
+    disk: Disk,
+    *,
+    replay: bool,
+    watch: Callable[[Position], None],
+    visit: Callable[[str, Frame, Position], None] = lambda file, frame, position: None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Verdict:
     """Check HEAD, every segment, frame, seal and snapshot; with ``replay`` also that applying gives each logged root.
 
-    ``watch`` sees every position in order (seq 0 included), and may raise a ``CorruptionError`` of its own.
+    ``watch`` sees every position in order (seq 0 included), and may raise a ``CorruptionError`` of its own; ``visit``
+    sees every good frame, with the file it stands in and where it leads; ``progress`` is told (done, total) bytes of
+    the log.
     """
     while True:
-        walk = _Walk(disk, replay, watch)
+        walk = _Walk(disk, replay, watch, visit, progress)
         seen = walk.payloads
         try:
             walk.run()
         except CorruptionError as error:
-            return Verdict(walk.position, error, seen.operations, seen.gone)
+            file, offset = walk.file, walk.offset
+            if isinstance(error, LogDamaged) and error.segment:
+                file, offset = error.segment, error.offset
+            return Verdict(walk.position, error, file, offset, seen.operations, seen.gone)
         missing, now = seen.explained.missing, newest_head(disk)
         if not missing or now is None or now.durable_seq <= walk.head.durable_seq:
             break  # else a writer has erased meanwhile, and the walk ended before its Erase
     try:
         check_explained(missing)
     except CorruptionError as error:
-        return Verdict(seen.before[min(missing.values())], error, seen.operations, seen.gone)
+        position, file, offset = seen.before[min(missing.values())]
+        return Verdict(position, error, file, offset, seen.operations, seen.gone)
     remaining = _remaining(disk, seen.explained.erased)
-    return Verdict(walk.position, walk.snapshot_error, seen.operations, seen.gone, remaining)
+    return Verdict(walk.position, walk.snapshot_error, walk.snapshot_file, None, seen.operations, seen.gone, remaining)
 
 
 def _remaining(disk: Disk, erased: dict[Node, int]) -> int:

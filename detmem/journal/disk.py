@@ -17,18 +17,22 @@ import time
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from detmem.errors import FormatError, LockedError, StorageError, StoreExistsError, UsageError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
+msvcrt: Any = None
 try:
     import fcntl
-except ImportError:  # Windows
+except ImportError:
     fcntl = None  # type: ignore[assignment]
-    import msvcrt
+    try:
+        import msvcrt  # Windows
+    except ImportError:  # WebAssembly: no locks and no second process, see ``try_lock``
+        pass
 
 __all__ = [
     "LOCK_WORD",
@@ -173,8 +177,9 @@ class _OsFile:
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
+            locked, self._locked = self._locked, False
             with _storage("close", self._path):
-                if self._locked and fcntl is not None:  # a child that was just forked still shares the lock
+                if locked and fcntl is not None:  # a child that was just forked still shares the lock
                     fcntl.flock(fd, fcntl.LOCK_UN)
                 os.close(fd)
 
@@ -187,9 +192,11 @@ class _OsFile:
         try:
             if fcntl is not None:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
+            elif msvcrt is not None:
                 os.lseek(self._fd, 1 << 20, os.SEEK_SET)  # behind the text, so that others can read it
                 msvcrt.locking(self._fd, msvcrt.LK_NBLCK, 1)
+            elif any(os.path.sameopenfile(file._fd, self._fd) for file in _locked_files if file._locked):
+                return False  # a process that is alone with its files can only meet itself
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK):
                 return False

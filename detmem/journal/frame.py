@@ -6,7 +6,7 @@ bad frame is the torn end of the log or damage is not decided here: that is ``re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain, islice
@@ -218,35 +218,50 @@ class SegmentReader:
         self.seal: Seal | None = None
 
     def __iter__(self) -> Iterator[Frame]:
-        if self._resume is not None and not self._leads_on(self.offset, self.seq):
-            self._find(*self._resume[1:])
-        self._resume = None
-        yield from self._frames()
-
-    def _frames(self) -> Iterator[Frame]:
+        self._settle()
         while self.offset < self._size:
             frame = self._next()
             if frame is None:
                 return
             yield frame
 
-    def _leads_on(self, offset: int, seq: int) -> bool:
-        """Whether what follows commit ``seq`` stands at ``offset``."""
-        try:
-            kind, _, found, _ = _read_header(self._read(offset, _HEADER.size), offset, self._header.seed)
-        except BadFrame:
-            return False
-        return found == (seq + 1 if kind == COMMIT_KIND else seq)
+    def skip(self, seq: int, passed: Callable[[memoryview], None] | None = None) -> None:
+        """Stand before the commit ``seq``, or where this segment ends before it; of those passed over only the headers
+        and the links are read, and the bodies, unverified, if somebody wants them.  ``BadFrame`` at a header that is
+        not good."""
+        self._settle()
+        while self.seq + 1 < seq and self.offset < self._size:
+            header = memoryview(self._file.pread(_HEADER.size, self.offset))
+            kind, length, found, _ = _read_header(header, self.offset, self._header.seed)
+            if kind == _SEAL_KIND:
+                return
+            end = self.offset + _HEADER.size + length + _TRAILER[kind]
+            if found != self.seq + 1 or end > self._size:
+                raise BadFrame(self.offset, f"expected seq {self.seq + 1} whole, found seq {found}")
+            if passed is not None:
+                passed(memoryview(self._file.pread(length, self.offset + _HEADER.size)))
+            self.link = self._file.pread(32, end - 32)
+            self.offset, self.seq = end, found
 
-    def _find(self, seq: int, link: bytes) -> None:
-        """Go behind commit ``seq``, from the start."""
+    def _settle(self) -> None:
+        """Stand where an earlier reader stood, though the segment may have been written anew."""
+        resume, self._resume = self._resume, None
+        if resume is None or self._leads_on():
+            return
+        _, seq, link = resume
         header, self._window, self._window_offset = self._header, memoryview(b""), 0
         self.offset, self.seq, self.link = header.size_bytes, header.first_seq - 1, header.link
-        for _ in self._frames() if seq > self.seq else ():
-            if self.seq == seq:
-                break
+        self.skip(seq + 1)
         if (self.seq, self.link) != (seq, link):
             raise BadFrame(self.offset, f"expected commit {seq} with link {link.hex()}, found {self.seq}")
+
+    def _leads_on(self) -> bool:
+        """Whether the next commit, or the seal, begins at ``offset``."""
+        try:
+            kind, _, seq, _ = _read_header(self._read(self.offset, _HEADER.size), self.offset, self._header.seed)
+        except BadFrame:
+            return False
+        return seq == (self.seq + 1 if kind == COMMIT_KIND else self.seq)
 
     def _next(self) -> Frame | None:
         offset = self.offset
@@ -318,8 +333,10 @@ def _read_header(data: memoryview, offset: int, seed: int) -> tuple[int, int, in
     if len(data) < _HEADER.size:
         raise BadFrame(offset, f"a frame header has {_HEADER.size} bytes, found {len(data)}")
     magic, kind, flags, version, length, seq, durable_seq, crc = _HEADER.unpack_from(data)
-    if magic != _MAGIC or crc != crc32(data[: _HEADER.size - _CRC_BYTES], seed):
-        raise BadFrame(offset, "the magic or the CRC of a frame header is wrong")
+    computed = crc32(data[: _HEADER.size - _CRC_BYTES], seed)
+    if magic != _MAGIC or crc != computed:
+        expected = f"expected {_MAGIC!r} and {computed:08x}, found {magic!r} and {crc:08x}"
+        raise BadFrame(offset, f"the magic or the CRC of a frame header is wrong: {expected}")
     if kind not in _TRAILER or flags or version != VERSION:
         raise BadFrame(offset, f"a frame of unknown kind {kind}, flags {flags} or version {version}")
     if length > MAX_FRAME_BYTES or (kind == _SEAL_KIND and length != _SEAL_BODY.size):

@@ -44,6 +44,7 @@ __all__ = [
     "Link",
     "Operation",
     "check_size",
+    "count",
     "create",
     "decode",
     "decode_at",
@@ -341,6 +342,22 @@ def decode_at(body: memoryview, at: int) -> tuple[Operation, int]:
         raise CorruptionError(f"operation at byte {at} of the body: {error}") from None
 
 
+def count(body: memoryview) -> int:
+    """How many operations a body holds, by their sizes alone.  ``CorruptionError`` when these do not fill it."""
+    number = at = 0
+    while at < len(body):
+        if len(body) - at < HEADER.size:
+            raise CorruptionError(f"operation at byte {at} of the body: cut off")
+        _, flags, name_size, id_size, _, vector_size, content_size, _, _ = HEADER.unpack_from(body, at)
+        at += HEADER.size + name_size + id_size
+        payload = 0 if body[at : at + 1] == _ERASED else SALT_BYTES * (flags & SALTED != 0) + vector_size + content_size
+        at += 1 + payload
+        number += 1
+    if at != len(body):
+        raise CorruptionError(f"operation {number} of the body: cut off")
+    return number
+
+
 def _operation(
     type: int,
     collection: str,
@@ -442,7 +459,11 @@ def _decode_one(body: memoryview, at: int) -> tuple[Operation, int]:
     vector = body[vector_at:content_at] if vector_size else None
     content = body[content_at:end] if content_size else None
     if vector is not None and commit(vector, salt) != of_vector:
-        raise CorruptionError(f"the vector of {id!r} does not match its commitment")
+        raise CorruptionError(_other(f"the vector of {id!r}", of_vector, vector, salt))
     if content is not None and commit(content, salt) != of_content:
-        raise CorruptionError(f"the content of {id or collection!r} does not match its commitment")
+        raise CorruptionError(_other(f"the content of {id or collection!r}", of_content, content, salt))
     return Operation(type, collection, id, vector, content, of_vector, of_content, header, leaf, salt=salt), end
+
+
+def _other(what: str, expected: bytes, data: memoryview, salt: bytes) -> str:
+    return f"{what} does not match its commitment: expected {expected.hex()}, found {commit(data, salt).hex()}"

@@ -286,8 +286,8 @@ class StateTree:
         for _ in range(_DEPTH if level else 0):
             level = list(dict.fromkeys([number >> 1 for number in level]))  # ascending, so equal parents are neighbours
             for number in level:
-                left = nodes.get(2 * number) or self._node(2 * number)
-                right = nodes.get(2 * number + 1) or self._node(2 * number + 1)
+                left = nodes.get(2 * number) or self.node(2 * number)
+                right = nodes.get(2 * number + 1) or self.node(2 * number + 1)
                 both = left + right
                 nodes[number] = sha256(b"\x15" + both).digest() if both != _EMPTY_PAIR else ZERO
         return TreeChange(nodes.get(1, self.root), buckets, nodes)
@@ -315,7 +315,8 @@ class StateTree:
         keys = _rows(b"".join(changes), _HASH_BYTES)
         leaves = _rows(b"".join([leaf or ZERO for leaf in changes.values()]), _HASH_BYTES)
         gone = np.fromiter([leaf is None for leaf in changes.values()], dtype=np.bool_, count=len(changes))
-        touched = np.flatnonzero(np.bincount(_numbers(keys), minlength=_BUCKETS))
+        numbers = _numbers(keys).astype(np.intp)  # bincount takes no more than the machine's own width
+        touched = np.flatnonzero(np.bincount(numbers, minlength=_BUCKETS))
         standing = _rows(b"".join([self._buckets.get(number, b"") for number in touched.tolist()]), _ENTRY_BYTES)
         entries = np.concatenate((standing, np.concatenate((keys, leaves), axis=1)))
         gone = np.concatenate((np.zeros(len(standing), dtype=np.bool_), gone))
@@ -359,7 +360,12 @@ class StateTree:
             self._table[numbers] = hashes
         self.root = change.root
 
-    def _node(self, number: int) -> bytes:
+    def bucket(self, number: int) -> bytes:
+        """``key | leaf`` of all entries of a bucket, by key."""
+        return self._buckets.get(number, b"")
+
+    def node(self, number: int) -> bytes:
+        """A hash of the tree, by its number in the heap."""
         return bytes(self._nodes[number * _HASH_BYTES : (number + 1) * _HASH_BYTES])
 
 

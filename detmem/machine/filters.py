@@ -6,20 +6,23 @@ Rule 2  ``Filter.select`` is a pure function of the live records.  Row order, th
         cannot show, neither in the mask nor in the error: order comparisons are checked against all records before
         any record is decided.
 Rule 3  Numbers compare exactly, int with float included (Python's own comparison is exact); a bool is no number.
+Rule 4  ``Filter.select_columns`` gives the same from columns, in a few passes over arrays.  Each operator stands here
+        once: the test of a value, which is what it means, beside the question to a column.
 
-The filter compiles once into closures, one call per record and clause.  This room knows no vector, id or distance.
+The filter compiles once into closures.  This room knows no vector, id or distance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import ge, gt, le, lt
 from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detmem.errors import UsageError
-from detmem.machine.encoding import MetadataValue, Scalar, normalise_scalar, normalise_value
+from detmem.machine.columns import NUMBERS, TEXT, Column, Compare, Mask
+from detmem.machine.encoding import MetadataValue, normalise_scalar, normalise_value
 
 __all__ = ["MAX_CLAUSES", "MAX_FILTER_DEPTH", "Filter", "parse"]
 
@@ -30,26 +33,50 @@ MAX_CLAUSES: Final = 1000
 """Tests in one filter: every field operator, and every empty map under ``$and``, ``$or``, ``$not``, is one."""
 
 Record: TypeAlias = Mapping[str, MetadataValue]
-_RecordTest: TypeAlias = Callable[[Record], bool]
 _ValueTest: TypeAlias = Callable[[object], bool]  # of a stored value, or of _MISSING
+_RecordTest: TypeAlias = Callable[[Record], bool]
+_ColumnsTest: TypeAlias = Callable[["_Moment"], Mask]
 
 _MISSING: Final = object()
+
+
+class _Moment(NamedTuple):
+    """The columns of so many rows, by field."""
+
+    columns: Mapping[str, Column]
+    rows: int
+
+
+class _Condition(NamedTuple):
+    """An operator with its operand."""
+
+    of_value: _ValueTest
+    of_column: Callable[[Column], Mask]
+
+
+class _Test(NamedTuple):
+    """A part of a filter."""
+
+    of_record: _RecordTest
+    of_columns: _ColumnsTest
 
 
 class Filter:
     """A parsed ``where``.  Immutable; made by ``parse``.
 
-    Attributes: ``is_all``: True for ``None`` and ``{}``, the filters that name no condition.
+    Attributes: ``is_all``: True for ``None`` and ``{}``, the filters that name no condition.  ``fields``: those that
+    it asks for, each once.
     """
 
-    __slots__ = ("_matches", "_orders", "is_all")
+    __slots__ = ("_orders", "_test", "fields", "is_all")
 
-    def __init__(self, matches: _RecordTest, orders: tuple[_Order, ...], is_all: bool) -> None:
-        self._matches = matches
+    def __init__(self, test: _Test, orders: tuple[_Order, ...], fields: tuple[str, ...], is_all: bool) -> None:
+        self._test = test
         self._orders = orders
+        self.fields = fields
         self.is_all = is_all
 
-    def select(self, metadatas: Sequence[Record | None]) -> NDArray[np.bool_]:
+    def select(self, metadatas: Sequence[Record | None]) -> Mask:
         """Which entries match: a bool array of shape ``(len(metadatas),)``.
 
         ``metadatas`` holds the normalised metadata of *all* live records of the collection; an entry None is no live
@@ -63,9 +90,19 @@ class Filter:
         if self.is_all:
             chosen = (record is not None for record in metadatas)
         else:
-            matches = self._matches
+            matches = self._test.of_record
             chosen = (record is not None and matches(record) for record in metadatas)
         return np.fromiter(chosen, dtype=np.bool_, count=len(metadatas))
+
+    def select_columns(self, columns: Mapping[str, Column], live: Mask) -> Mask:
+        """``select`` for records that lie in columns, those of ``fields``; ``live`` bool (n,) says which rows are any.
+
+        Raises ``UsageError`` as ``select``.
+        """
+        for order in self._orders:
+            if columns[order.field].stores(order.foreign, live):
+                raise order.conflict()
+        return self._test.of_columns(_Moment(columns, len(live))) & live
 
 
 def parse(where: object) -> Filter:
@@ -76,11 +113,11 @@ def parse(where: object) -> Filter:
     ``MAX_CLAUSES`` tests.
     """
     if where is None:
-        return Filter(_always, (), is_all=True)
+        return Filter(_ALWAYS, (), (), is_all=True)
     parser = _Parser()
-    matches = parser.where(where, "where", 1)
+    test = parser.where(where, "where", 1)
     is_all = isinstance(where, Mapping) and not where
-    return Filter(matches, tuple(parser.orders), is_all)
+    return Filter(test, tuple(parser.orders), tuple(parser.fields), is_all)
 
 
 class _Order(NamedTuple):
@@ -90,21 +127,26 @@ class _Order(NamedTuple):
     operator: str
     operand_is_text: bool
 
-    def check(self, metadatas: Sequence[Record | None]) -> None:
-        """Refuse records whose field has the other ordered type.
+    @property
+    def foreign(self) -> tuple[int, ...]:
+        """The kinds of column values that it conflicts with."""
+        return NUMBERS if self.operand_is_text else (TEXT,)
 
-        The message names no record and says "number" for int and float alike, so it does not depend on row order
-        either.
-        """
+    def check(self, metadatas: Sequence[Record | None]) -> None:
+        """Refuse records whose field has the other ordered type."""
         field = self.field
         foreign: tuple[type, ...] = (int, float) if self.operand_is_text else (str,)
         for record in metadatas:
             if record is not None and type(record.get(field)) in foreign:  # type(), because a bool is no number
-                operand, stored = ("str", "number") if self.operand_is_text else ("number", "str")
-                raise UsageError(
-                    f"field {field!r:.80}: {self.operator} compares with a {operand}, "
-                    f"but some record stores a {stored} there; numbers order with numbers and str with str"
-                )
+                raise self.conflict()
+
+    def conflict(self) -> UsageError:
+        """It names no record and says "number" for int and float alike, so it does not depend on row order either."""
+        operand, stored = ("str", "number") if self.operand_is_text else ("number", "str")
+        return UsageError(
+            f"field {self.field!r:.80}: {self.operator} compares with a {operand}, "
+            f"but some record stores a {stored} there; numbers order with numbers and str with str"
+        )
 
 
 class _Parser:
@@ -112,17 +154,18 @@ class _Parser:
 
     def __init__(self) -> None:
         self.orders: list[_Order] = []
+        self.fields: dict[str, None] = {}
         self.clauses = 0
 
-    def where(self, where: object, place: str, depth: int) -> _RecordTest:
+    def where(self, where: object, place: str, depth: int) -> _Test:
         if not isinstance(where, Mapping):
             raise UsageError(f"{place}: expected a map of conditions, found {type(where).__name__}")
         if depth > MAX_FILTER_DEPTH:
             raise UsageError(f"{place}: maps nested deeper than {MAX_FILTER_DEPTH}")
         if not where:
             self.count(place)
-            return _always
-        tests: list[_RecordTest] = []
+            return _ALWAYS
+        tests: list[_Test] = []
         for key, condition in where.items():
             if not isinstance(key, str):
                 raise UsageError(
@@ -138,21 +181,22 @@ class _Parser:
             elif name.startswith("$"):
                 raise UsageError(f"{inner}: expected $and, $or or $not beside field names, found {name!r:.80}")
             else:
-                tests.extend(_of_field(name, test) for test in self.conditions(name, condition, inner))
+                self.fields[name] = None
+                tests.extend(_of_field(name, asked) for asked in self.conditions(name, condition, inner))
         return _every(tests)
 
-    def several(self, parts: object, place: str, depth: int) -> list[_RecordTest]:
+    def several(self, parts: object, place: str, depth: int) -> list[_Test]:
         if not isinstance(parts, list):
             raise UsageError(f"{place}: expected a list of maps, found {type(parts).__name__}")
         if not parts:
             raise UsageError(f"{place}: expected at least one map, found an empty list")
         return [self.where(part, f"{place}[{index}]", depth + 1) for index, part in enumerate(parts)]
 
-    def conditions(self, field: str, condition: object, place: str) -> list[_ValueTest]:
+    def conditions(self, field: str, condition: object, place: str) -> list[_Condition]:
         """What is asked of one field: a plain value means ``$eq``, a map holds operators and nothing else."""
         if not isinstance(condition, Mapping):
             self.count(place)
-            return [_equal_to(normalise_value(condition, place))]
+            return [_eq(condition, place)]
         if not condition:
             raise UsageError(f"{place}: expected a value or a map of operators, found an empty map")
         tests = []
@@ -178,42 +222,55 @@ class _Parser:
 # ---------------------------------------------------------------------------------------------- tests of a whole record
 
 
-def _always(record: Record) -> bool:
-    return True
+_ALWAYS: Final = _Test(lambda record: True, lambda moment: np.ones(moment.rows, dtype=np.bool_))
 
 
-def _of_field(field: str, test: _ValueTest) -> _RecordTest:
-    return lambda record: test(record.get(field, _MISSING))
+def _of_field(field: str, condition: _Condition) -> _Test:
+    of_value, of_column = condition
+    return _Test(
+        lambda record: of_value(record.get(field, _MISSING)),
+        lambda moment: of_column(moment.columns[field]),
+    )
 
 
-def _negated(test: _RecordTest) -> _RecordTest:
-    return lambda record: not test(record)
+def _negated(test: _Test) -> _Test:
+    of_record, of_columns = test
+    return _Test(lambda record: not of_record(record), lambda moment: ~of_columns(moment))
 
 
-def _every(tests: list[_RecordTest]) -> _RecordTest:
+def _every(tests: list[_Test]) -> _Test:
     if len(tests) == 1:
         return tests[0]
+    of_record, of_columns = zip(*tests, strict=True)
 
     def every(record: Record) -> bool:
-        for test in tests:  # noqa: SIM110 - a plain loop is twice as quick as all() over a generator
+        for test in of_record:  # noqa: SIM110 - a plain loop is twice as quick as all() over a generator
             if not test(record):
                 return False
         return True
 
-    return every
+    return _Test(every, lambda moment: _joined(np.logical_and, of_columns, moment))
 
 
-def _some(tests: list[_RecordTest]) -> _RecordTest:
+def _some(tests: list[_Test]) -> _Test:
     if len(tests) == 1:
         return tests[0]
+    of_record, of_columns = zip(*tests, strict=True)
 
     def some(record: Record) -> bool:
-        for test in tests:  # noqa: SIM110 - as above
+        for test in of_record:  # noqa: SIM110 - as above
             if test(record):
                 return True
         return False
 
-    return some
+    return _Test(some, lambda moment: _joined(np.logical_or, of_columns, moment))
+
+
+def _joined(join: np.ufunc, tests: Sequence[_ColumnsTest], moment: _Moment) -> Mask:
+    chosen = tests[0](moment)
+    for test in tests[1:]:
+        join(chosen, test(moment), out=chosen)
+    return chosen
 
 
 # ---------------------------------------------------------------------------------------------- tests of a stored value
@@ -237,16 +294,16 @@ def _equal_to(operand: MetadataValue) -> _ValueTest:
     return lambda stored: stored == operand and type(stored) is not bool
 
 
-def _eq(operand: object, place: str) -> _ValueTest:
-    return _equal_to(normalise_value(operand, place))
+def _eq(operand: object, place: str) -> _Condition:
+    value = normalise_value(operand, place)
+    return _Condition(_equal_to(value), lambda column: column.among([value]))
 
 
-def _ne(operand: object, place: str) -> _ValueTest:
-    equal = _eq(operand, place)
-    return lambda stored: not equal(stored)
+def _ne(operand: object, place: str) -> _Condition:
+    return _not(_eq(operand, place))
 
 
-def _in(operand: object, place: str) -> _ValueTest:
+def _in(operand: object, place: str) -> _Condition:
     """Membership by ``_equal``.  Scalars go into sets, where 1 and 1.0 are one element, as they must; bools apart."""
     if not isinstance(operand, list | tuple):
         raise UsageError(f"{place}: expected a list of values, found {type(operand).__name__}")
@@ -260,22 +317,26 @@ def _in(operand: object, place: str) -> _ValueTest:
             return any(_equal(stored, value) for value in lists)
         return stored in (bools if type(stored) is bool else scalars)
 
-    return among
+    return _Condition(among, lambda column: column.among(values))
 
 
-def _nin(operand: object, place: str) -> _ValueTest:
-    among = _in(operand, place)
-    return lambda stored: not among(stored)
+def _nin(operand: object, place: str) -> _Condition:
+    return _not(_in(operand, place))
 
 
-def _exists(operand: object, place: str) -> _ValueTest:
+def _not(condition: _Condition) -> _Condition:
+    of_value, of_column = condition
+    return _Condition(lambda stored: not of_value(stored), lambda column: ~of_column(column))
+
+
+def _exists(operand: object, place: str) -> _Condition:
     if not isinstance(operand, bool | np.bool_):
         raise UsageError(f"{place}: expected True or False, found {type(operand).__name__}")
-    wanted = bool(operand)
-    return lambda stored: (stored is not _MISSING) is wanted
+    there = _Condition(lambda stored: stored is not _MISSING, lambda column: column.exists())
+    return there if operand else _not(there)
 
 
-def _contains(operand: object, place: str) -> _ValueTest:
+def _contains(operand: object, place: str) -> _Condition:
     element = normalise_scalar(operand, place)
     equal = _equal_to(element)
 
@@ -284,46 +345,32 @@ def _contains(operand: object, place: str) -> _ValueTest:
             return any(map(equal, stored))
         return type(stored) is str and type(element) is str and element in stored
 
-    return contains
+    return _Condition(contains, lambda column: column.containing(element))
 
 
-def _ordered(operand: object, place: str) -> tuple[Scalar, tuple[type, ...]]:
-    """The operand of an order and the stored types it orders with; ``type()`` keeps bools out."""
-    bound = normalise_scalar(operand, place)
-    if bound is None or isinstance(bound, bool):
-        raise UsageError(f"{place}: expected an int, float or str, found {type(operand).__name__}")
-    return bound, (str,) if isinstance(bound, str) else (int, float)
+def _order(compare: Compare) -> Callable[[object, str], _Condition]:
+    """An order operator; ``type()`` keeps bools from being numbers."""
+
+    def condition(operand: object, place: str) -> _Condition:
+        bound = normalise_scalar(operand, place)
+        if bound is None or isinstance(bound, bool):
+            raise UsageError(f"{place}: expected an int, float or str, found {type(operand).__name__}")
+        kinds = (str,) if isinstance(bound, str) else (int, float)
+
+        def stands(stored: object) -> bool:
+            return type(stored) in kinds and compare(stored, bound)
+
+        return _Condition(stands, lambda column: column.ordered(compare, bound))
+
+    return condition
 
 
-def _gt(operand: object, place: str) -> _ValueTest:
-    bound, kinds = _ordered(operand, place)
-    return lambda stored: type(stored) in kinds and stored > bound  # type: ignore[operator]
+_ORDERS: Final = {"$gt": gt, "$gte": ge, "$lt": lt, "$lte": le}
 
-
-def _gte(operand: object, place: str) -> _ValueTest:
-    bound, kinds = _ordered(operand, place)
-    return lambda stored: type(stored) in kinds and stored >= bound  # type: ignore[operator]
-
-
-def _lt(operand: object, place: str) -> _ValueTest:
-    bound, kinds = _ordered(operand, place)
-    return lambda stored: type(stored) in kinds and stored < bound  # type: ignore[operator]
-
-
-def _lte(operand: object, place: str) -> _ValueTest:
-    bound, kinds = _ordered(operand, place)
-    return lambda stored: type(stored) in kinds and stored <= bound  # type: ignore[operator]
-
-
-_ORDERS: Final = ("$gt", "$gte", "$lt", "$lte")
-
-_OPERATORS: Final[dict[str, Callable[[object, str], _ValueTest]]] = {
+_OPERATORS: Final[dict[str, Callable[[object, str], _Condition]]] = {
     "$eq": _eq,
     "$ne": _ne,
-    "$gt": _gt,
-    "$gte": _gte,
-    "$lt": _lt,
-    "$lte": _lte,
+    **{name: _order(compare) for name, compare in _ORDERS.items()},
     "$in": _in,
     "$nin": _nin,
     "$exists": _exists,

@@ -111,7 +111,7 @@ def dequantize(raw: ArrayLike, format: str = "Q16.16") -> Float64:
     """
     bits = fraction_bits(format)
     values = _as_int32(_numeric(raw, "raw"), "row").astype(np.float64)
-    values *= 2.0**-bits
+    values *= math.ldexp(1.0, -bits)
     return values
 
 
@@ -119,7 +119,7 @@ def distances_to_float(raw: Int64, metric: str, format: str) -> Float64:
     """Distances for people: raw / 2^2f, and for ``cosine`` raw / 2^(2f+1).  Nothing is ever ranked by them."""
     halvings = 2 * fraction_bits(format) + (canonical_metric(metric) == "cosine")
     distances: Float64 = np.asarray(raw, dtype=np.int64).astype(np.float64)
-    distances *= 2.0**-halvings
+    distances *= math.ldexp(1.0, -halvings)
     return distances
 
 
@@ -325,7 +325,7 @@ def _rounded_plainly(block: NDArray[Any], bits: int, out: Int32, room: Float64) 
     """
     if block.dtype.itemsize == 8 and block.dtype.kind in "iu":  # may not fit a float64
         return False
-    unit = 2.0**bits
+    unit = math.ldexp(1.0, bits)
     for start in range(0, block.size, room.shape[1]):
         part = block[start : start + room.shape[1]]
         values, whole, spare = room[:, : part.size]
@@ -343,8 +343,8 @@ def _round_half_even(values: Float64, bits: int) -> Int64:
     Every step is exact, so no rounding mode can show: the product is a shift of the exponent (the minimum keeps it far
     from infinity), and the remainder of a positive number after floor is a multiple of its own last place.
     """
-    magnitude = np.minimum(np.abs(values), 2.0 ** (32 - bits))
-    magnitude *= 2.0**bits
+    magnitude = np.minimum(np.abs(values), math.ldexp(1.0, 32 - bits))
+    magnitude *= math.ldexp(1.0, bits)
     whole = np.floor(magnitude)
     magnitude -= whole
     raw = whole.astype(np.int64)

@@ -95,6 +95,11 @@ class State:
         """The state root: of what is live now."""
         return self._tree.root
 
+    @property
+    def tree(self) -> StateTree:
+        """The tree under that root, for proofs: read only."""
+        return self._tree
+
     def holds(self, seq: int) -> bool:
         """Whether the records of a past moment are still here: ``Records.past`` may be asked, of those made by then."""
         return self._kept_from <= seq <= self.seq and all(

@@ -29,7 +29,7 @@ _FEW_BITS = 16
 _FRACTION_FIELD = {2: 10, 4: 23, 8: 52}  # IEEE 754: explicit fraction bits, by size in bytes
 _MOST_BITS = 28  # the largest format
 
-assert _DOUBT > 2 * 2.0 ** (_MOST_BITS - 50)
+assert math.ldexp(1.0, _MOST_BITS - 50) < _DOUBT / 2
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
@@ -69,7 +69,7 @@ def _propose(
     roots = _roots(whole)
     # |component| <= 2^bits, up to its last place; the two roundings, of the factor and of the product, are each at most
     # 2^-52 of it, and the half is added at 2^-52 of the sum: together below 2^(bits - 50).
-    np.multiply(whole, (2.0 ** (bits + 3) / roots)[:, None], out=values)
+    np.multiply(whole, (math.ldexp(1.0, bits + 3) / roots)[:, None], out=values)
     usable &= _rounded(values, whole)
     np.copyto(out, whole, casting="unsafe")
     return usable
@@ -91,9 +91,11 @@ def propose_one(row: NDArray[Any], bits: int, out: NDArray[np.int32]) -> bool:
         return False
     size = len(row)
     norm = math.sqrt(values.dot(values))
-    factor = 2.0**bits / norm
+    factor = math.ldexp(1.0, bits) / norm
     most = largest * factor
-    doubt = (2.0 ** (bits - 1) + (math.sqrt(size) / 2 + 1) * most) / math.ldexp(norm, 31 - math.frexp(largest)[1])
+    doubt = (math.ldexp(1.0, bits - 1) + (math.sqrt(size) / 2 + 1) * most) / math.ldexp(
+        norm, 31 - math.frexp(largest)[1]
+    )
     doubt += most * (size + 8) * 2.0**-52 + 2.0**-35  # and what the floats of the lines below are off by
     if doubt * size > _WORTH:
         return False

@@ -69,6 +69,7 @@ class Piece:
 
     def take(self, places: Int64) -> Int32:
         """The exact rows at places in this piece, int32 (n, dim)."""
+        places = places.astype(np.int64, copy=False)  # a 32-bit machine's own int NumPy 1.24 divides wrongly on i386
         words = self.coarse.view(np.int32)[places // BLOCK, :, places % BLOCK, 0]
         return _joined(words, self.residual[places], self.shift[places])
 

@@ -133,12 +133,13 @@ def _refusal(kernel: str) -> str | None:
     """Why a kernel cannot run here.  Asked once: a failing import of numba is slow."""
     if kernel == "reference":
         return None
-    if np.dtype(np.intp).itemsize < 8:
-        return "it needs a 64-bit machine"
     try:
         kernels = _kernels()
     except ImportError as error:
         return f"it needs numba, which cannot be imported ({error})"
+    unsound: str | None = kernels.unsound()
+    if unsound is not None:
+        return unsound
     if kernel == "native" and not kernels.byte_dot_product():
         return "it needs a CPU with a dot product of bytes (AVX-512 VNNI or AVX-VNNI)"
     return None

@@ -80,7 +80,7 @@ def learn(sample: Int32, population: int) -> Front | None:
     floats = sample.astype(np.float64)
     squares = np.einsum("ij,ij->i", floats, floats)
     reduction = max(0, (math.frexp(4.0 * float(squares.max()))[1] - _REDUCED_BITS + 1) // 2)
-    floats *= 2.0**-reduction
+    floats *= math.ldexp(1.0, -reduction)
     widths = [width for width in _WIDTHS if 4 * width <= 3 * dimension]
     directions = _directions(floats, widths[-1])
     if directions is None:
@@ -104,7 +104,9 @@ def encode(front: Front, rows: Int32) -> FrontRows:
     wanted = image.astype(np.float64) @ front.solve
     largest = np.abs(wanted).max(axis=1)
     shift = np.clip(np.frexp(largest * (1.0 / (_BYTE + 0.5)))[1], 0, _MOST_SHIFT).astype(np.int64)
-    z = np.clip(np.floor(wanted * np.ldexp(1.0, -shift)[:, None] + 0.5), -_BYTE, _BYTE).astype(np.int64)
+    z = np.clip(np.floor(wanted * np.ldexp(1.0, (-shift).astype(np.int32))[:, None] + 0.5), -_BYTE, _BYTE).astype(
+        np.int64
+    )
     back = (z.astype(np.float64) @ front.gram).astype(np.int64)  # R R^T z
     z_squares = np.einsum("ij,ij->i", z, z)
     lengths = _root_up(z_squares) << shift
@@ -144,7 +146,8 @@ def _directions(floats: Float64, count: int) -> Float64 | None:
     """Orthonormal rows (count, d) that hold most of the sample's energy, the strongest first; None if there is none."""
     moments = floats.T @ floats
     dimension = len(moments)
-    places = np.arange(min(dimension, count + _SPARE)) * dimension // min(dimension, count + _SPARE)
+    chosen = min(dimension, count + _SPARE)
+    places = np.arange(chosen, dtype=np.int64) * dimension // chosen
     basis: Float64 = np.ascontiguousarray(moments[:, places])
     for _ in range(_ROUNDS):
         if not np.isfinite(basis).all() or not basis.any():
@@ -163,14 +166,14 @@ def _directions(floats: Float64, count: int) -> Float64 | None:
 
 
 def _front(directions: Float64, reduction: int) -> Front | None:
-    matrix = np.floor(directions * 2.0**SCALE + 0.5)
+    matrix = np.floor(directions * math.ldexp(1.0, SCALE) + 0.5)
     gram = matrix @ matrix.T
     sums = np.abs(gram).sum(axis=1)
     # ||R||^2 <= the largest absolute row sum of R R^T; the bounds of encode and front_queries rest on 2^(2 SCALE) 3/2.
     # Where the diagonal dominates there is an inverse.
-    if float(sums.max()) > 1.5 * 4.0**SCALE or not (2.0 * np.diagonal(gram) > sums).all():
+    if float(sums.max()) > math.ldexp(1.5, 2 * SCALE) or not (2.0 * np.diagonal(gram) > sums).all():
         return None
-    solve = np.linalg.inv(gram) * 2.0**SCALE
+    solve = np.linalg.inv(gram) * math.ldexp(1.0, SCALE)
     return Front(np.ascontiguousarray(matrix, dtype=np.int16), reduction, gram, solve)
 
 

@@ -23,7 +23,18 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from detmem.search.lanes import TILE, UNSIGNED, byte_dot_product, dots, dots_of_tile, fetch, least, least_shown, lower
+from detmem.search.lanes import (
+    TILE,
+    UNSIGNED,
+    byte_dot_product,
+    dots,
+    dots_of_tile,
+    fetch,
+    least,
+    least_shown,
+    lower,
+    unsound,
+)
 
 __all__ = [
     "TILE",
@@ -36,6 +47,7 @@ __all__ = [
     "scan_tiles",
     "seed",
     "thresholds",
+    "unsound",
 ]
 
 _NONE = np.int64((1 << 63) - 1)  # no distance, no bound: above any true one
@@ -44,6 +56,7 @@ _TWO_LIMBS = np.int64(127 * 128 + 63)
 _MOST_NARROWED = 27  # bits: with more, squares of what is left could leave int64; an admitted query takes 24
 _WIDEST = np.int64(1 << 31)  # of the norms that a front's bounds multiply
 _AHEAD = 2  # blocks that are fetched while one is worked on
+_DENSE = 12  # sixteenths of the blocks: where more have a shown row, reading all in order is quicker
 _FARTHEST = np.int64(1 << 62)  # no raw distance is above it
 _TOGETHER = 1 << 20  # bytes of a coarse plane that stay in the cache while queries take turns
 _LINE = 64
@@ -52,7 +65,7 @@ _PAST = np.int64(1 << 61)
 BLOCK = 16
 
 # Numba's cache looks at this file alone, and what it compiles has lanes.py inside.  A test compares.
-LANES = "53ca10cae22680e2"
+LANES = "7bd1bbe8bf258c96"
 
 
 def _cache_works() -> bool:
@@ -263,29 +276,45 @@ def _bound(block, plane, query, constants, products, bounds):
 
 
 @_jit
-def _hidden(block, mask):
-    shown = False
-    for lane in range(BLOCK):
-        shown = shown or mask[block * BLOCK + lane]
-    return not shown
+def _shown(mask, start, stop, lowest, blocks):
+    """Write the blocks that have a shown row; returns how many.  The others have no bound."""
+    words = mask.view(np.uint64)
+    count = 0
+    for block in range(start, stop):
+        lowest[block] = _NONE
+        blocks[count] = block  # without a branch: which rows are shown cannot be foretold
+        count += (words[2 * block] | words[2 * block + 1]) != 0
+    return count
 
 
 @_jit
 def scan(plane, query, constants, mask, masked, start, stop, lowest):
-    """lowest[b] = the least lower bound in block b, for b in start..stop; rows that ``mask`` hides do not count."""
+    """lowest[b] = the least lower bound in block b, for b in start..stop; rows that ``mask`` hides do not count.
+
+    ``mask`` bool (blocks * 16,) if ``masked``.  Where few blocks have a shown row, only those are read.
+    """
     data, shift, rho, one, two, base = plane
     t, surplus, alpha, beta, gamma = constants[0], constants[1], constants[2], constants[3], constants[4]
     products = np.empty((1, BLOCK), dtype=np.int64)
-    for block in range(start, stop):
-        if masked and _hidden(block, mask):
-            lowest[block] = _NONE
-            continue
-        dots(data, block, query, products)
-        if masked:
+    if masked:
+        blocks = np.empty(stop - start + 1, dtype=np.int64)
+        count = _shown(mask, start, stop, lowest, blocks)
+        sparse = count < _DENSE * (stop - start) // 16
+        for at in range(count if sparse else stop - start):
+            block = start + at
+            if sparse:
+                block = blocks[at]
+                if at + _AHEAD < count:
+                    fetch(data, blocks[at + _AHEAD])
+            dots(data, block, query, products)
             bound = least_shown(products, 0, block * BLOCK, base, shift, rho, surplus, t, alpha, mask)
-        else:
+            if bound < _NONE:
+                lowest[block] = bound - one[block] * beta - two[block] * gamma
+    else:
+        for block in range(start, stop):
+            dots(data, block, query, products)
             bound = least(products, 0, block * BLOCK, base, shift, rho, surplus, t, alpha)
-        lowest[block] = bound - one[block] * beta - two[block] * gamma
+            lowest[block] = bound - one[block] * beta - two[block] * gamma
 
 
 @_jit
@@ -293,9 +322,10 @@ def scan_tiles(plane, tiles, constants, mask, masked, start, stop, lowest):
     """``scan`` for many queries at once; tiles (q / TILE, ...), constants (q, 5), lowest (q, blocks)."""
     data, shift, rho, one, two, base = plane
     products = np.empty((TILE, BLOCK), dtype=np.int64)
+    shown = mask.view(np.uint64)
     for tile in range(tiles.shape[0]):
         for block in range(start, stop):
-            if masked and _hidden(block, mask):
+            if masked and (shown[2 * block] | shown[2 * block + 1]) == 0:
                 for member in range(TILE):
                     lowest[tile * TILE + member, block] = _NONE
                 continue

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = [
+    "floats",
     "paper_table",
     "search_bandwidth",
     "search_batch",

@@ -173,7 +173,7 @@ CHECKS = [
     _bug("later versions go as well", erasure._without_payloads, "seq > frame.seq", "seq > 0"),
     _bug("the wrong row of a run goes", erasure._cut, "run.operation(row)", "run.operation(row - 1)"),
     _bug("a payload may be gone without an Erase", erasure.check_explained, "if not missing", "if True"),
-    _bug("an offset is believed in a segment written anew", frame.SegmentReader._leads_on, "return found ==", "return True or found =="),
+    _bug("an offset is believed in a segment written anew", frame.SegmentReader._leads_on, "return seq ==", "return True or seq =="),
     _bug("a repair brings back what was erased", copies._rewrite, "frame = stripped(found, erased)", "frame = found"),
     _bug("a repair takes over what another log erased", copies._rewrite, "check_explained(", "(lambda _: None)("),
     _bug("snapshots are believed wherever they stand", recovery._step_snapshot, "if border is None or found != (", "if False and found != ("),
@@ -448,6 +448,7 @@ def _bytes_that_came_back() -> None:
         file.close()
         db.erase("notes", "a4")
         _none_left(disk, "erased")
+        _none_left(SimDisk(disk.survivors((0,) * len(disk.units))), "erased, and the power gone")
         db.close()
         snapshots = {name: data for name, data in before.items() if name.startswith("snap/")}
         disk = SimDisk({**disk.files, **snapshots})

@@ -295,3 +295,17 @@ def test_a_newer_store_is_refused_by_the_door_and_the_lock_left_alone(tmp_path: 
         with pytest.raises(FormatError, match="format 9"):
             detmem.open(tmp_path / "store", mode)
     assert (tmp_path / "store" / "LOCK").read_bytes() == lock
+
+
+def test_a_process_without_locks_still_refuses_its_own_second_writer(tmp_path, monkeypatch):
+    """WebAssembly: neither fcntl nor msvcrt, and no other process to meet."""
+    monkeypatch.setattr(disk_module, "fcntl", None)
+    monkeypatch.setattr(disk_module, "msvcrt", None)
+    first = OsDisk(str(tmp_path)).lock("LOCK", 0.0)
+    with pytest.raises(LockedError, match="is being written by process"):
+        OsDisk(str(tmp_path)).lock("LOCK", 0.0)
+    other = OsDisk(str(tmp_path)).lock("OTHER", 0.0)
+    first.close()
+    again = OsDisk(str(tmp_path)).lock("LOCK", 0.0)
+    again.close()
+    other.close()

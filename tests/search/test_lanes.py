@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numba import njit
 
+from detmem import search
 from detmem.search import kernels, lanes
 
 SEED = 20
@@ -103,3 +104,18 @@ def test_bounds_are_those_of_python_ints():
         shown = [value for value, live in zip(plain, mask[first:], strict=False) if live]
         assert out.tolist() == [value - shared for value in plain]
         assert (least, least_shown) == (min(plain), min(shown, default=2**63 - 1))
+
+
+@pytest.mark.parametrize("triple", ["s390x-linux-gnu", "mips64el-unknown-linux-gnuabi64"])
+def test_where_numba_crashes_nothing_compiled_is_offered(triple, monkeypatch):
+    """Both were seen on emulated machines; a platform must say why it is slow, and answer."""
+    monkeypatch.setattr(lanes.llvm, "get_default_triple", lambda: triple)
+    search._refusal.cache_clear()
+    try:
+        refusals = search.available_kernels()
+        assert refusals["reference"] is None
+        assert triple in refusals["portable"]
+        assert triple in refusals["native"]
+        assert search.chosen_kernel("auto", 1 << 30, 1) == "reference"
+    finally:
+        search._refusal.cache_clear()

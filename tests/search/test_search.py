@@ -183,6 +183,21 @@ def test_rows_and_masks_of_any_layout(metric, kind, kernel, tmp_path):
 
 
 @kernels
+@metrics
+@pytest.mark.parametrize("queries", [1, 6], ids=["one", "batch"])
+def test_masks_that_show_few_and_many_blocks(metric, kernel, queries):
+    """Blocks are named one by one where few have a shown row, and passed through in order where most have."""
+    random = np.random.default_rng(12)
+    rows = random.integers(-9, 9, size=(16 * 50 + 5, 3)).astype(np.int32)
+    ids = [f"{number * 7919 % len(rows):03}" for number in range(len(rows))]
+    blocks = np.arange(len(rows)) // 16
+    for share in (0, 0.02, 0.3, 0.7, 0.76, 0.9, 1):
+        shown = random.permutation(51) < round(share * 51)
+        for mask in (shown[blocks], shown[blocks] & (random.random(len(rows)) < 0.2)):
+            check(rows, ids, rows[:queries], 11, metric, mask, kernel)
+
+
+@kernels
 def test_no_rows_no_live_rows_and_no_queries(kernel):
     empty, rows = np.empty((0, 4), dtype=np.int32), np.ones((3, 4), dtype=np.int32)
     assert [x.tolist() for x in nearest(empty, [], rows[:1], 5, "l2", None, kernel)[0]] == [[], []]

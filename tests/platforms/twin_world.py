@@ -1,0 +1,251 @@
+"""The world of a stage (``detmem.selfcheck``), in which the naive twin lives: spec/reference.py behind the same calls.
+
+What the package does in arrays, on a disk, with kernels, stands here once more as maps and Python integers.  It serves
+the stages' own calls and refuses the rest.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from tests.twin import TWIN
+
+_ERRORS = {"range": "RangeError", "admission": "RangeError", "zero": "RangeError", "dimension": "DimensionError"}
+_OPERATIONS = {1: "create_collection", 2: "drop_collection", 3: "add", 4: "upsert", 5: "update", 6: "delete"}
+
+
+def plain(values: Any) -> Any:
+    """Nested lists of Python numbers."""
+    if isinstance(values, np.ndarray):
+        return values.tolist()
+    return [plain(one) for one in values] if isinstance(values, (list, tuple)) else values
+
+
+class Listed(list):
+    """A list where the package gives an array."""
+
+    def tolist(self) -> list[Any]:
+        return list(self)
+
+
+class TwinWorld:
+    """Stores by name; each is a memory, and what it has committed."""
+
+    def __init__(self, kernel: str = "reference") -> None:
+        self.kernel = kernel
+        self.stores: dict[str, TwinDatabase] = {}
+
+    @contextmanager
+    def open(self, name: str, mode: str = "a", durability: str = "os") -> Iterator[TwinDatabase]:
+        yield self.stores.setdefault(name, TwinDatabase())
+
+    def quantize(self, values: Any, format: str, overflow: str = "error") -> list[Any]:
+        if overflow == "clip":
+            limit = 2 ** (31 - TWIN.FORMATS[format])
+            values = [max(-limit, min(limit, value)) for value in values]
+            return [min(2**31 - 1, quantised(value, format)) for value in values]
+        return [TWIN.quantise(value, format) for value in plain(values)]
+
+    def dequantize(self, raw: list[Any], format: str) -> list[Any]:
+        return [
+            self.dequantize(one, format) if isinstance(one, list) else one / 2 ** TWIN.FORMATS[format] for one in raw
+        ]
+
+    def refusal(self, call: Callable[..., object], *given: object, **named: object) -> str:
+        try:
+            call(*given, **named)
+        except TWIN.Refused as refused:
+            return _ERRORS.get(refused.reason) or {"exists": "DuplicateIdError"}.get(refused.reason, "UsageError")
+        return "none"
+
+    def snapshot(self, db: TwinDatabase) -> str:
+        return hashlib.sha256(TWIN.write_snapshot(db.memory)).hexdigest()
+
+    def backup(self, db: TwinDatabase, name: str) -> None:
+        self.stores[name] = copy.deepcopy(db)
+
+    def replay(self, name: str, dest: str, until: int | None = None) -> None:
+        self.stores[dest] = TwinDatabase()
+        for commit in self.stores[name].commits[:until]:
+            self.stores[dest].memory.replay(commit)
+            self.stores[dest].commits.append(commit)
+
+    def verified(self, name: str) -> tuple[bool, int, str]:
+        db = self.stores[name]
+        return True, db.seq, db.state_root
+
+    def torn(self, name: str, dest: str, write: Callable[[], object], share: float) -> None:
+        """Half a commit is none."""
+        self.stores[dest] = copy.deepcopy(self.stores[name])
+        self.stores[dest].recovery = "a torn tail"
+        write()
+
+
+def quantised(value: float, format: str) -> int:
+    """``quantise`` for a value whose raw may be 2^31, which the format does not hold and clipping brings back."""
+    numerator, denominator = float(value).as_integer_ratio()
+    return int(TWIN.round_half_even(numerator << TWIN.FORMATS[format], denominator))
+
+
+class TwinDatabase:
+    """``detmem.Database``, as far as the stages call it."""
+
+    def __init__(self) -> None:
+        self.memory = TWIN.Memory()
+        self.commits: list[Any] = []
+        self.recovery: str | None = None
+        self._batch: list[Any] | None = None
+
+    seq = property(lambda self: self.memory.seq)
+    state_root = property(lambda self: self.memory.state_root().hex())
+    log_root = property(lambda self: self.memory.log_root().hex())
+    head = property(lambda self: self.memory.link.hex())
+
+    def write(self, *call: Any) -> None:
+        if self._batch is not None:
+            self._batch.append(call)
+            return
+        commit = self.memory.write(call)
+        if commit is not None:
+            self.commits.append(commit)
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        self._batch = calls = []
+        yield
+        self._batch = None
+        self.write("batch", calls)
+
+    def collection(self, name: str, *, dim: int, metric: str = "cosine", format: str = "Q16.16") -> TwinCollection:
+        self.write("create", name, dim, metric, format)
+        return TwinCollection(self, name, dim, metric, format)
+
+    def __getitem__(self, name: str) -> TwinCollection:
+        standing = self.memory.state[name]
+        return TwinCollection(self, name, standing.dim, standing.metric, standing.format)
+
+    def collections(self) -> list[str]:
+        return sorted(self.memory.state, key=TWIN.utf8)
+
+    def drop(self, name: str) -> None:
+        self.write("drop", name)
+
+    def log(self) -> Iterator[Any]:
+        for commit in self.commits:
+            groups: dict[Any, list[str]] = {}
+            for operation in commit.operations:
+                ids = groups.setdefault((operation.type, operation.collection), [])
+                ids += [operation.id] if operation.id else []
+            for (kind, name), ids in groups.items():
+                yield SimpleNamespace(
+                    seq=commit.seq, op=_OPERATIONS[kind], collection=name, ids=ids, link=commit.link.hex()
+                )
+
+
+class TwinCollection:
+    """``detmem.Collection``, as far as the stages call it."""
+
+    def __init__(self, db: TwinDatabase, name: str, dim: int, metric: str, format: str) -> None:
+        self.db, self.name, self.dim, self.metric, self.format = db, name, dim, metric, format
+
+    def add(self, ids: Any, vectors: Any = None, **more: Any) -> None:
+        self._put("add", ids, vectors, **more)
+
+    def upsert(self, ids: Any, vectors: Any = None, **more: Any) -> None:
+        self._put("upsert", ids, vectors, **more)
+
+    def update(self, ids: Any, *, vectors: Any = None, metadatas: Any = None, documents: Any = None) -> None:
+        self._put("update", ids, vectors, metadatas=metadatas, documents=documents)
+
+    def delete(self, ids: Any = None, where: Any = None) -> None:
+        if where is None:
+            self.db.write("delete", self.name, list(ids))
+        else:
+            self.db.write("delete_where", self.name, where)
+
+    def _put(
+        self, kind: str, ids: Any, vectors: Any, raw: Any = None, metadatas: Any = None, documents: Any = None
+    ) -> None:
+        if isinstance(ids, str):
+            ids, vectors, raw, metadatas, documents = (
+                None if one is None else [one] for one in (ids, vectors, raw, metadatas, documents)
+            )
+        rows = [None] * len(ids) if vectors is None and raw is None else self._raw(vectors, raw)
+        nothing = [None] * len(ids)
+        records = zip(ids, rows, metadatas or nothing, documents or nothing, strict=True)
+        self.db.write(kind, self.name, list(records))
+
+    def _raw(self, vectors: Any, raw: Any) -> list[list[int]]:
+        rows = plain(vectors if raw is None else raw)
+        if any(len(row) != self.dim for row in rows):
+            raise TWIN.Refused("dimension")
+        if raw is not None:
+            return [TWIN.admit(row) for row in rows]
+        return [TWIN.enter(row, self.metric, self.format) for row in rows]
+
+    def _chosen(self, where: Any) -> list[str]:
+        return list(TWIN.select(self.db.memory.state[self.name].records, where))
+
+    def count(self, where: Any = None) -> int:
+        return len(self._chosen(where))
+
+    def get(
+        self, *, where: Any = None, limit: int | None = None, offset: int = 0, include: Any = ()
+    ) -> SimpleNamespace:
+        records = self.db.memory.state[self.name].records
+        ids = sorted(self._chosen(where), key=TWIN.utf8)[offset:][:limit]
+        return SimpleNamespace(
+            ids=ids,
+            metadatas=[records[one].metadata for one in ids],
+            documents=[records[one].document for one in ids],
+            raw=Listed(records[one].vector for one in ids),
+        )
+
+    def search(
+        self,
+        vectors: Any = None,
+        k: int = 10,
+        *,
+        raw: Any = None,
+        where: Any = None,
+        ids: Any = None,
+        include: Any = None,
+    ) -> Any:
+        asked = plain(vectors if raw is None else raw)
+        flat = not isinstance(asked[0], list)
+        queries = [asked] if flat else asked
+        if include == () and len(queries) > 6:
+            queries = queries[:6]  # the stage notes no more, and integers are slow
+        answers = [self._one(query, k, raw is None, where, ids) for query in queries]
+        if flat:
+            return answers[0]
+        return Several(answers)
+
+    def _one(self, query: list[Any], k: int, floats: bool, where: Any, ids: Any) -> SimpleNamespace:
+        entered = TWIN.enter(query, self.metric, self.format) if floats else query
+        found = self.db.memory.search(self.name, entered, k, where, ids)
+        return SimpleNamespace(
+            ids=[one for one, _ in found],
+            raw=Listed(raw for _, raw in found),
+            distances=Listed(TWIN.shown_distance(self.metric, self.format, raw) for _, raw in found),
+        )
+
+
+class Several:
+    """Answers to several queries: by number, or column by column."""
+
+    def __init__(self, answers: list[SimpleNamespace]) -> None:
+        self._answers = answers
+        self.ids = [one.ids for one in answers]
+        self.raw = Listed(list(one.raw) for one in answers)
+        self.distances = Listed(list(one.distances) for one in answers)
+
+    def __getitem__(self, number: int) -> SimpleNamespace:
+        return self._answers[number]

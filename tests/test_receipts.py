@@ -1,0 +1,501 @@
+"""Receipts and proofs through the public door: made by a store, checked without it, and asked of it again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import detmem
+from detmem.errors import CorruptionError, Divergence, StorageError, UsageError
+from detmem.machine.commitment import LogTree
+from detmem.proof.checkpoint import Checkpoint
+from detmem.proof.proofs import key_of
+from detmem.proof.receipt import Named, Receipt
+from tests.twin import TWIN, perform
+
+WORDS = ("episodic", "semantic", "procedural")
+
+
+def small(db: detmem.Database, count: int = 200, metric: str = "l2") -> detmem.Collection:
+    notes = db.collection("notes", dim=4, metric=metric)
+    raw = np.arange(4 * count).reshape(count, 4) * 7919 % 2000 - 1000
+    notes.add(
+        [f"n{i}" for i in range(count)], raw=raw, metadatas=[{"kind": WORDS[i % 3], "n": i} for i in range(count)]
+    )
+    return notes
+
+
+def forged(receipt: Receipt, db: detmem.Database, results: tuple[Named, ...]) -> Receipt:
+    """The receipt with another answer, as its maker would forge it: with a right proof of what it names."""
+    state = db._state
+    keys = [key_of("notes", ""), *(key_of("notes", one.id) for one in results)]
+    buckets, nodes = db._prover._prove_state(state, keys)
+    assert receipt.part is not None
+    return replace(receipt, results=results, part=receipt.part._replace(buckets=buckets, nodes=nodes))
+
+
+# --------------------------------------------------------------------------------------------------------------- levels
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+def test_each_level_shows_what_it_says_and_no_more(metric: str, tmp_path: Path) -> None:
+    with detmem.open(tmp_path / "s") as db:
+        notes = small(db, metric=metric)
+        hits = notes.search(
+            raw=[1, 2, 3, 4], k=5, where={"kind": {"$in": ["episodic", "semantic"]}}, ids=list(notes)[:150]
+        )
+        checkpoint = db.checkpoint()
+        for level, shown in [("R0", "R2"), ("R1", "R2"), ("R2", "R2"), ("R3", "R3")]:
+            receipt = hits.receipt(level)
+            alone = detmem.check_receipt(receipt)
+            assert (alone.ok, alone.level) == (level == "R0", "R0")
+            offline = detmem.check_receipt(receipt, checkpoint=checkpoint)
+            assert (offline.ok, offline.level) == (True, "R0" if level == "R0" else "R1")
+            assert offline.not_shown
+            again = detmem.check_receipt(receipt, db)
+            assert (again.ok, again.level) == (True, shown)
+            assert detmem.check_receipt(receipt.encode(), tmp_path / "s").ok
+            receipt.save(tmp_path / "r")
+            assert Receipt.load(tmp_path / "r") == receipt
+            assert detmem.check_receipt(tmp_path / "r", db).ok
+            assert [one.id for one in receipt.results] == hits.ids
+            assert [one.raw for one in receipt.results] == hits.raw.tolist()
+
+
+def test_a_receipt_is_of_the_moment_that_answered() -> None:
+    """Later writes do not change what is said; the proof leads from that moment to where the store stands."""
+    with detmem.open(":memory:") as db:
+        notes = small(db)
+        hits = notes.search(raw=[0, 0, 0, 0], k=4)
+        then = db.checkpoint()
+        notes.delete(hits.ids[:2])
+        notes.upsert("n9", raw=[1, 1, 1, 1])
+        notes.delete(where={"kind": "semantic"})
+        for level in detmem.proof.receipt.LEVELS[1:]:
+            receipt = hits.receipt(level)
+            assert receipt.checkpoint == db.checkpoint()
+            assert receipt.seq == then.seq
+            assert detmem.check_receipt(receipt, checkpoint=db.checkpoint()).ok
+            assert detmem.check_receipt(receipt, db).ok
+            assert hits.receipt(level, checkpoint=then).checkpoint == then
+        with pytest.raises(Divergence):
+            hits.receipt("R1", checkpoint=replace(then, state_root="00" * 32))
+        early = hits.receipt(checkpoint=then)
+        assert not detmem.check_receipt(early, checkpoint=db.checkpoint()).ok
+        proof = db.prove_consistency(then)
+        assert detmem.check_receipt(early, checkpoint=db.checkpoint(), consistency=proof).ok
+
+
+def test_a_receipt_under_an_older_checkpoint_is_refused_where_that_is_before_the_answer() -> None:
+    with detmem.open(":memory:") as db:
+        notes = small(db)
+        before = db.checkpoint()
+        notes.add("late", raw=[1, 1, 1, 1])
+        with pytest.raises(UsageError, match="later"):
+            notes.search(raw=[1, 1, 1, 1]).receipt(checkpoint=before)
+
+
+def test_a_receipt_is_of_one_query() -> None:
+    with detmem.open(":memory:") as db:
+        notes = small(db)
+        hits = notes.search(raw=[[0, 0, 0, 0], [5, 5, 5, 5], [9, 9, 9, 9]], k=3)
+        with pytest.raises(UsageError, match="one query"):
+            hits.receipt()
+        for number in (0, 1, 2, -1):
+            receipt = hits[number].receipt("R2")
+            assert receipt.query == np.full(4, [0, 5, 9][number], "<i4").tobytes()
+            assert detmem.check_receipt(receipt, db).ok
+        assert hits[-1].receipt() == hits[2].receipt()
+        with pytest.raises(UsageError, match="level"):
+            hits[0].receipt("R9")
+
+
+def test_what_the_caller_changes_after_asking_does_not_show() -> None:
+    with detmem.open(":memory:") as db:
+        notes = small(db)
+        query, where, ids = np.array([1, 2, 3, 4]), {"n": {"$in": [np.int64(3), 5, 8]}}, ["n5", "n3", "n8", "n5"]
+        hits = notes.search(raw=query, k=2, where=where, ids=ids)
+        expected = hits.receipt("R2").encode()
+        query[:] = 9
+        where["n"]["$in"].append(7)
+        where["kind"] = {"$eq": "x"}
+        ids.clear()
+        receipt = hits.receipt("R2")
+        assert receipt.encode() == expected
+        assert (receipt.ids, receipt.where) == (("n3", "n5", "n8"), {"n": {"$in": [3, 5, 8]}})
+        assert detmem.check_receipt(receipt, db).ok
+
+
+def test_a_filter_deeper_than_a_receipt_can_hold_is_said() -> None:
+    where: dict[str, object] = {"n": 1}
+    for _ in range(9):
+        where = {"$not": {"$and": [where]}} if _ % 2 else {"$or": [where]}
+    with detmem.open(":memory:") as db:
+        hits = small(db).search(raw=[1, 2, 3, 4], where=where)
+        with pytest.raises(UsageError, match="where"):
+            hits.receipt().encode()
+
+
+def test_an_empty_answer_has_a_receipt() -> None:
+    with detmem.open(":memory:") as db:
+        notes = db.collection("notes", dim=4, metric="l2")
+        receipt = notes.search(raw=[1, 2, 3, 4]).receipt("R3")
+        assert receipt.results == ()
+        assert detmem.check_receipt(receipt, db).ok
+        for number in (0, key_of("notes", "")[0], 255):
+            assert receipt.check_subtree(db.subtree("notes", number), db.checkpoint()).ok
+
+
+# ------------------------------------------------------------------------------------------------------- false answers
+
+
+def test_another_answer_is_named_by_its_first_rank() -> None:
+    with detmem.open(":memory:") as db:
+        notes = small(db)
+        receipt = notes.search(raw=[0, 0, 0, 0], k=5).receipt("R2")
+        sixth = notes.search(raw=[0, 0, 0, 0], k=6).receipt().results[-1]
+        lying = forged(receipt, db, (*receipt.results[:2], *receipt.results[3:], sixth))
+        assert detmem.check_receipt(lying, checkpoint=db.checkpoint()).level == "R1"
+        verdict = detmem.check_receipt(lying, db)
+        assert (verdict.ok, verdict.rank) == (False, 3)
+        assert receipt.results[2].id in verdict.reason
+        nearer = receipt.results[0]._replace(raw=receipt.results[0].raw - 1)
+        verdict = detmem.check_receipt(replace(receipt, results=(nearer, *receipt.results[1:])), db)
+        assert (verdict.ok, verdict.rank) == (False, 1)
+        verdict = detmem.check_receipt(replace(receipt, results=receipt.results[:4]), db)
+        assert not verdict.ok
+
+
+def test_a_planted_missing_neighbour_is_refuted_by_the_one_subtree_that_has_it() -> None:
+    with detmem.open(":memory:") as db:
+        notes = small(db, 600)
+        receipt = notes.search(raw=[0, 0, 0, 0], k=5, where={"kind": "semantic"}).receipt("R3")
+        more = notes.search(raw=[0, 0, 0, 0], k=6, where={"kind": "semantic"}).receipt()
+        missing = receipt.results[1]
+        lying = forged(receipt, db, tuple(one for one in more.results if one != missing))
+        checkpoint = db.checkpoint()
+        assert detmem.check_receipt(lying, checkpoint=checkpoint).ok  # R1: all it names is live
+        guilty = key_of("notes", missing.id)[0]
+        for number in range(0, 256, 17):
+            if number != guilty:
+                assert lying.check_subtree(db.subtree("notes", number), checkpoint).ok
+        subtree = detmem.Subtree.decode(db.subtree("notes", guilty).encode())
+        verdict = lying.check_subtree(subtree, checkpoint)
+        assert not verdict.ok
+        assert repr(missing.id) in verdict.reason
+        refutation = lying.refute(subtree, checkpoint)
+        assert refutation is not None
+        assert len(refutation.encode()) < 4096
+        refutation = detmem.Refutation.decode(refutation.encode())
+        db.drop("notes")  # nobody needs the store for this
+        assert refutation.verify(lying, checkpoint).ok
+        assert not refutation.verify(receipt, checkpoint).ok
+        assert not refutation.verify(lying, db.checkpoint()).ok
+        assert refutation.verify(lying, db.checkpoint(), consistency=db.prove_consistency(checkpoint)).ok
+
+
+def test_a_wrong_distance_is_refuted_as_well() -> None:
+    with detmem.open(":memory:") as db:
+        receipt = small(db).search(raw=[0, 0, 0, 0], k=3).receipt("R3")
+        first = receipt.results[0]
+        lying = replace(receipt, results=(first._replace(raw=first.raw - 5), *receipt.results[1:]))
+        subtree = db.subtree("notes", key_of("notes", first.id)[0])
+        refutation = lying.refute(subtree, db.checkpoint())
+        assert refutation is not None
+        assert refutation.row.id == first.id
+        assert refutation.verify(lying, db.checkpoint()).ok
+
+
+def test_false_local_lists_show_though_the_answer_is_right() -> None:
+    with detmem.open(":memory:") as db:
+        receipt = small(db).search(raw=[0, 0, 0, 0], k=3).receipt("R3")
+        lists = receipt.subtrees or b""
+        lying = replace(receipt, subtrees=lists[:320] + bytes(32) + lists[352:])
+        assert receipt.check_subtree(db.subtree("notes", 10), db.checkpoint()).ok
+        assert not lying.check_subtree(db.subtree("notes", 10), db.checkpoint()).ok
+        assert lying.check_subtree(db.subtree("notes", 11), db.checkpoint()).ok
+        assert not detmem.check_receipt(lying, db).ok
+        assert lying.subtree_root != receipt.subtree_root
+
+
+def test_a_receipt_of_another_store_is_not_of_this_one() -> None:
+    with detmem.open(":memory:") as db, detmem.open(":memory:") as other:
+        receipt = small(db).search(raw=[0, 0, 0, 0], k=3).receipt()
+        assert detmem.check_receipt(receipt, db).ok
+        assert not detmem.check_receipt(receipt, other).ok  # it ends before
+        small(other, 199)
+        assert not detmem.check_receipt(receipt, other).ok
+        assert not detmem.check_receipt(receipt, checkpoint=other.checkpoint()).ok
+        assert not detmem.check_receipt(receipt, db, checkpoint=other.checkpoint()).ok
+
+
+# ---------------------------------------------------------------------------------------------------------- mutations
+
+
+def every_mutation(data: bytes) -> list[bytes]:
+    """Each byte changed in two ways, and cut, lengthened, repeated."""
+    changed = [data[:i] + bytes([data[i] ^ bit]) + data[i + 1 :] for i in range(len(data)) for bit in (1, 0x80)]
+    return [*changed, data[:-1], data + b"\0", data[1:], data[: len(data) // 2], data * 2, b""]
+
+
+def test_every_changed_byte_of_every_file_is_refused() -> None:
+    with detmem.open(":memory:") as db:
+        notes = small(db, 40)
+        old = db.checkpoint()
+        notes.delete("n3")
+        now = db.checkpoint()
+        receipt = notes.search(raw=[0, 0, 0, 0], k=2).receipt("R1")
+        third = notes.search(raw=[0, 0, 0, 0], k=3).receipt("R1")
+        lying = forged(receipt, db, third.results[1:])
+        refutation = next(x for x in (lying.refute(db.subtree("notes", n), now) for n in range(256)) if x is not None)
+        subtree = db.subtree("notes", key_of("notes", "n5")[0])
+        third = notes.search(raw=[0, 0, 0, 0], k=3).receipt("R3")
+        files = [
+            (detmem.Proof, db.prove("notes", "n5"), lambda file: file.verify(now, "notes", "n5")),
+            (detmem.Proof, db.prove("notes", "n3"), lambda file: file.verify(now, "notes", "n3")),
+            (detmem.Proof, db.prove_consistency(old), lambda file: file.verify(old, now)),
+            (detmem.Receipt, receipt, lambda file: file.verify(now)),
+            (detmem.Subtree, subtree, lambda file: third.check_subtree(file, now)),
+            (detmem.Refutation, refutation, lambda file: file.verify(lying, now)),
+        ]
+        for kind, file, check in files:
+            data = file.encode()
+            assert check(kind.decode(data)).ok
+            for broken in every_mutation(data):
+                try:
+                    found = kind.decode(broken)
+                except CorruptionError:
+                    continue
+                assert not check(found).ok, (kind, broken)
+
+
+def test_files_that_are_not_there_or_no_files() -> None:
+    with pytest.raises(StorageError):
+        Receipt.load("nowhere/at/all")
+    with pytest.raises(UsageError):
+        Receipt.load(3.5)
+    with pytest.raises(CorruptionError):
+        detmem.check_receipt(b"hello")
+    with pytest.raises(CorruptionError):
+        detmem.Proof.decode(b"\xc0")
+
+
+# -------------------------------------------------------------------------------------------------- records, histories
+
+
+def test_records_that_are_there_and_that_are_not() -> None:
+    with detmem.open(":memory:") as db:
+        assert not db.prove("notes", "n1").present
+        assert db.prove("notes", "n1").verify(db.checkpoint(), "notes", "n1").ok  # nothing is there at all
+        notes = small(db)
+        before = db.checkpoint()
+        there = db.prove("notes", "n1")
+        assert there.present
+        assert there.verify(before, "notes", "n1").ok
+        assert not there.verify(before, "notes", "n2").ok
+        assert not there.verify(before, "other", "n1").ok
+        notes.delete("n1")
+        assert not there.verify(db.checkpoint(), "notes", "n1").ok
+        assert there.verify(db.checkpoint(), "notes", "n1", consistency=db.prove_consistency(before)).ok  # it was, then
+        gone = db.prove("notes", "n1")
+        assert not gone.present
+        assert gone.verify(db.checkpoint(), "notes", "n1").ok
+        for wrong in ("", "x" * 513, 5):
+            with pytest.raises(UsageError):
+                db.prove("notes", wrong)
+
+
+CALLS = st.lists(
+    st.one_of(
+        st.tuples(st.just("upsert"), st.sampled_from("abcdefg"), st.integers(-50, 50)),
+        st.tuples(st.just("delete"), st.sampled_from("abcdefg"), st.just(0)),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@given(CALLS)
+def test_every_past_root_and_every_record_is_provable_after_any_history(calls: list[tuple[str, str, int]]) -> None:
+    """From one log root: each result's receipt, each earlier checkpoint, and each id, there or not."""
+    with detmem.open(":memory:") as db:
+        c = perform(db, ("create", "c", 2, "l2", "Q16.16"))
+        told = TWIN.Told()
+        told.write(("create", "c", 2, "l2", "Q16.16"))
+        checkpoints, answers = [db.checkpoint()], [c.search(raw=[0, 0], k=3)]
+        for kind, id, value in calls:
+            if kind == "delete" and id not in c:
+                continue
+            call = (kind, "c", [id]) if kind == "delete" else (kind, "c", [(id, [value, 1], None, None)])
+            perform(db, call)
+            told.write(call)
+            checkpoints.append(db.checkpoint())
+            answers.append(c.search(raw=[0, 0], k=3))
+        now = db.checkpoint()
+        for hits, old in zip(answers, checkpoints, strict=True):
+            assert hits.receipt("R1").verify(now).ok
+            proof = db.prove_consistency(old)
+            assert proof.verify(old, now).ok
+            assert proof.encode() == TWIN.write_consistency(told, old.seq, now.seq)
+            assert hits.receipt("R3").encode() == TWIN.write_receipt(
+                told, old.seq, now.seq, "R3", "c", [0, 0], 3, None, None
+            )
+        for id in "abcdefg":
+            proof = db.prove("c", id)
+            assert (proof.verify(now, "c", id).ok, proof.present) == (True, id in c)
+            assert proof.encode() == TWIN.write_state_proof(told, now.seq, now.seq, [("c", id)])
+
+
+def test_a_checkpoint_of_another_history_is_not_continued() -> None:
+    with detmem.open(":memory:") as db, detmem.open(":memory:") as other:
+        small(db)
+        small(other, 199)
+        at_start = other.checkpoint()
+        db["notes"].delete("n1")
+        for wrong in (at_start, replace(at_start, seq=3), replace(db.checkpoint(), state_root="11" * 32)):
+            with pytest.raises(Divergence):
+                db.prove_consistency(wrong)
+        other["notes"].delete("n1")
+        other["notes"].delete("n2")
+        with pytest.raises(Divergence):  # it lies in the future
+            db.prove_consistency(other.checkpoint())
+        assert db.prove_consistency(str(db.checkpoint())).verify(db.checkpoint(), db.checkpoint()).ok
+        with pytest.raises(UsageError):
+            db.prove_consistency(None)
+        zero = Checkpoint.of(0, LogTree(), bytes(32))
+        assert db.prove_consistency(zero).verify(zero, db.checkpoint()).ok
+
+
+@pytest.mark.parametrize("parting", [1, 2, 3, 40, 41, 300, 301])
+def test_replicas_part_at_the_first_seq_that_differs(parting: int) -> None:
+    with detmem.open(":memory:") as a, detmem.open(":memory:") as b:
+        for number in range(1, 301):
+            for db in (a, b):
+                if number == 1:
+                    db.collection("c", dim=2 if db is a or parting > 1 else 3, metric="l2")
+                else:
+                    value = number if db is a or number < parting else -number
+                    db["c"].upsert(f"{number % 13}", raw=[value, 1] if db["c"].dim == 2 else [value, 1, 1])
+        assert a._prover.first_difference(b._prover) == parting
+        assert detmem.diff(a, b).common_seq == parting - 1
+        b.collection("more", dim=1)
+        assert a._prover.first_difference(b._prover) == parting
+        assert b._prover.first_difference(a._prover) == parting
+        assert a._prover.first_difference(a._prover) == 301
+
+
+def test_drift_is_found_with_few_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """O(log n) roots, not n: 5,000 commits part within 2 x 14 of them."""
+    with detmem.open(":memory:", durability="os") as a, detmem.open(":memory:", durability="os") as b:
+        for db in (a, b):
+            c = db.collection("c", dim=1, metric="l2")
+            for number in range(5_000):
+                c.upsert("x", raw=[number if db is a or number != 3_210 else -1])
+        assert a._prover.first_difference(b._prover) == 3_212
+        asked: list[tuple[int, int]] = []
+        node = a._prover._tiles.node
+        monkeypatch.setattr(a._prover._tiles, "node", lambda *place: asked.append(place) or node(*place))
+        assert a._prover._parting(b._prover, a._state.log.size) == 3_212
+        assert len(asked) <= 14
+
+
+def test_a_proof_after_a_fork_of_threads_and_many_writes_is_of_one_moment() -> None:
+    import threading
+
+    with detmem.open(":memory:") as db:
+        notes = small(db)
+        stop = threading.Event()
+
+        def write() -> None:
+            number = 0
+            while not stop.is_set():
+                notes.upsert(f"n{number % 50}", raw=[number % 1000, 0, 0, 0])
+                number += 1
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            for number in range(30):
+                proof = db.prove("notes", f"n{number}")
+                assert proof.verify(proof.checkpoint, "notes", f"n{number}").ok
+                receipt = notes.search(raw=[0, 0, 0, 0], k=3).receipt("R1")
+                assert receipt.verify(receipt.checkpoint).ok
+        finally:
+            stop.set()
+            writer.join()
+
+
+def test_a_receipt_of_ten_among_many_is_small() -> None:
+    """k = 10 of 100,000 records of 384 dimensions stays below 16 KiB: the query is all that dimensions add to."""
+    with detmem.open(":memory:") as db:
+        notes = db.collection("notes", dim=4, metric="l2")
+        raw = np.arange(400_000).reshape(100_000, 4) * 7919 % 200_003 - 100_000
+        notes.add([f"record number {i}" for i in range(100_000)], raw=raw)
+        data = notes.search(raw=[1, 2, 3, 4], k=10).receipt("R1").encode()
+        assert len(data) + 4 * (384 - 4) <= 16 * 1024
+
+
+# ------------------------------------------------------------------------------------------------------------- signing
+
+
+def test_a_key_signs_one_history(tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    key = detmem.SignerKey.generate("example.org/memory")
+    assert detmem.SignerKey.parse(key.encode()) == key
+    assert key.seed.hex() not in repr(key)
+    with detmem.open(tmp_path / "s") as db:
+        small(db)
+        first = db.sign(key)
+        assert db.sign(key, first) == first
+        assert key.verifier.open(first) == db.checkpoint()
+        db.backup(tmp_path / "old")
+        db["notes"].delete("n1")
+        second = db.sign(key, first)
+        assert key.verifier.open(second) == db.checkpoint()
+        assert second != first
+    with detmem.open(tmp_path / "old") as rolled_back:
+        with pytest.raises(Divergence):  # behind what was signed
+            rolled_back.sign(key, second)
+        rolled_back["notes"].delete("n2")
+        with pytest.raises(Divergence):  # beside what was signed
+            rolled_back.sign(key, second)
+        rolled_back["notes"].delete("n3")
+        with pytest.raises(Divergence):
+            rolled_back.sign(key, second)
+        with pytest.raises(CorruptionError):  # what another key signed is not what this one did
+            rolled_back.sign(detmem.SignerKey.generate("example.org/memory"), first)
+        with pytest.raises(Divergence):
+            key.sign(rolled_back.checkpoint(), second)
+        assert key.verifier.open(rolled_back.sign(key, first)) == rolled_back.checkpoint()
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a+b", "a\n", "detmem/v1", 5])
+def test_a_name_that_no_key_can_have(name: object) -> None:
+    pytest.importorskip("cryptography")
+    with pytest.raises(UsageError):
+        detmem.SignerKey.generate(name)  # type: ignore[arg-type]
+
+
+def test_keys_are_read_in_one_spelling() -> None:
+    pytest.importorskip("cryptography")
+    key = detmem.SignerKey.generate("k")
+    for text in (str(key.verifier), key.encode()):
+        kind = detmem.VerifierKey if text[0] == "k" else detmem.SignerKey
+        for broken in (text[:-1], text + "=", text + "\n", text.upper(), text.replace("+", "-"), " " + text, ""):
+            with pytest.raises(UsageError):
+                kind.parse(broken)
+    with pytest.raises(UsageError) as refused:
+        detmem.SignerKey.parse(key.encode()[:-1])
+    assert key.encode()[20:-1] not in str(refused.value)
+
+
+def test_only_signing_imports_cryptography() -> None:
+    code = "import detmem, sys; sys.exit('cryptography' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
