@@ -22,6 +22,7 @@ from detmem import search
 from detmem.errors import (
     CorruptionError,
     Divergence,
+    Erased,
     NotFoundError,
     ReadOnlyError,
     SnapshotDamaged,
@@ -32,7 +33,7 @@ from detmem.errors import (
 from detmem.journal import audit, keys
 from detmem.journal.copies import backup
 from detmem.journal.disk import AnyPath, Disk, File, OsDisk, call_after_fork, path_text
-from detmem.journal.erasure import WRITES, check_explained
+from detmem.journal.erasure import WRITES, check_explained, singles
 from detmem.journal.files import frames
 from detmem.journal.frame import Frame
 from detmem.journal.log import Journal
@@ -607,6 +608,18 @@ class Database:
             check_explained(self._state.missing)
             if self._state.erased:
                 self._journal.erase(self._state)
+
+    def _check_nothing_erased_behind(self, last: int) -> None:
+        """``Erased`` when the log up to ``last`` lacks a payload that is only erased behind it."""
+        later = {node: seq for node, seq in self._erasures.items() if seq > last}
+        for _, frame in frames(self._disk, 1, last + 1) if later else ():
+            for one in singles(frame):
+                seq = later.get((one.collection, one.id))
+                if one.erased and seq is not None:
+                    raise Erased(
+                        f"{one.id!r} in {one.collection!r}, written at seq {frame.seq}, was erased at {seq}: no store "
+                        f"can end at {last} without what it held; go on to {seq}, or ask at({last})"
+                    )
 
     def _publish(self, change: Change) -> None:
         with self._moment:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from detmem.database import Database, verify_disk
-from detmem.errors import CorruptionError, Erased, UsageError
+from detmem.errors import CorruptionError, UsageError
 from detmem.journal.copies import Repaired
 from detmem.journal.copies import repair as mend
 from detmem.journal.disk import AnyPath
-from detmem.journal.erasure import singles
 from detmem.journal.files import LOCK, damaged, frames
 from detmem.journal.head import newest_head
 from detmem.machine import commands, encoding
@@ -55,24 +54,12 @@ def replay(source: AnyPath | Database, dest: AnyPath, *, until: int | None = Non
         last = old.seq if until is None else encoding.whole_number(until, "until", 0)
         if last > old.seq:
             raise UsageError(f"until: expected at most {old.seq}, the last seq of the source, found {last}")
-        _check_nothing_erased_behind(old, last)
+        old._check_nothing_erased_behind(last)
         new = stack.enter_context(open(dest, "x", durability="os"))
         for segment, frame in frames(old._disk, 1, last + 1):
             new._apply(frame.operations, frame.link, frame.state_root, f"{segment.name}, seq {frame.seq}")
         new._finish_erasures()
         return new.checkpoint()
-
-
-def _check_nothing_erased_behind(old: Database, last: int) -> None:
-    later = {node: seq for node, seq in old._erasures.items() if seq > last}
-    for _, frame in frames(old._disk, 1, last + 1) if later else ():
-        for operation in singles(frame):
-            seq = later.get((operation.collection, operation.id))
-            if operation.erased and seq is not None:
-                raise Erased(
-                    f"{operation.id!r} in {operation.collection!r}, written at seq {frame.seq}, was erased at {seq}: "
-                    f"no store can end at {last} without what it held; replay up to {seq} or more, or ask at({last})"
-                )
 
 
 @dataclass(frozen=True, slots=True)

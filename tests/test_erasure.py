@@ -16,6 +16,7 @@ import pytest
 
 import detmem
 from detmem.errors import LogDamaged
+from detmem.exchange import export_log, load
 from detmem.history import repair, salvage
 from detmem.journal.disk import MemoryDisk
 from detmem.opening import open_disk
@@ -445,6 +446,19 @@ def test_replaying_an_erased_store_gives_the_same_and_holds_nothing(tmp_path: Pa
     for name in ("again", "up to the erasure"):
         with detmem.open(tmp_path / name) as db:
             assert db.recovery is None
+    assert holding(tmp_path, *MARKS) == []
+
+
+def test_an_exported_log_holds_no_more_than_its_store_and_imports_again(tmp_path: Path) -> None:
+    with detmem.open(tmp_path / "store") as db:
+        fill(db)
+        seq = db.erase("notes", "x").seq
+        export_log(db, tmp_path / "exported.log")
+        with pytest.raises(detmem.Erased, match="'x'"):
+            export_log(db.at(seq - 1), tmp_path / "no")
+        assert load(tmp_path / "exported.log", tmp_path / "again") == db.checkpoint()
+    with detmem.open(tmp_path / "again") as db:
+        assert db.recovery is None
     assert holding(tmp_path, *MARKS) == []
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from detmem.errors import CorruptionError, Divergence, LogDamaged, SnapshotDamaged
 from detmem.journal import snapshot
 from detmem.journal.disk import Disk
-from detmem.journal.erasure import Explained, check_explained, payloads_to_go, singles
+from detmem.journal.erasure import Explained, check_explained, payloads_to_go, singles, unexplained
 from detmem.journal.files import (
     Segment,
     damaged,
@@ -88,7 +88,6 @@ class _Walk:
         self._disk = disk
         self._state = State() if replay else None
         self._watch = watch
-        self.head = Head(b"")
         self.payloads = _Payloads()
         self._visit = visit
         self._progress = progress
@@ -99,7 +98,7 @@ class _Walk:
 
     def run(self) -> None:
         self.file = HEAD
-        head = self.head = self._head()
+        head = self._head()
         try:
             segments, _ = read_segments(self._disk, head)
         except CorruptionError:
@@ -250,21 +249,18 @@ def verify(
     sees every good frame, with the file it stands in and where it leads; ``progress`` is told (done, total) bytes of
     the log.
     """
-    while True:
-        walk = _Walk(disk, replay, watch, visit, progress)
-        seen = walk.payloads
-        try:
-            walk.run()
-        except CorruptionError as error:
-            file, offset = walk.file, walk.offset
-            if isinstance(error, LogDamaged) and error.segment:
-                file, offset = error.segment, error.offset
-            return Verdict(walk.position, error, file, offset, seen.operations, seen.gone)
-        missing, now = seen.explained.missing, newest_head(disk)
-        if not missing or now is None or now.durable_seq <= walk.head.durable_seq:
-            break  # else a writer has erased meanwhile, and the walk ended before its Erase
+    walk = _Walk(disk, replay, watch, visit, progress)
+    seen = walk.payloads
     try:
-        check_explained(missing)
+        walk.run()
+    except CorruptionError as error:
+        file, offset = walk.file, walk.offset
+        if isinstance(error, LogDamaged) and error.segment:
+            file, offset = error.segment, error.offset
+        return Verdict(walk.position, error, file, offset, seen.operations, seen.gone)
+    missing = seen.explained.missing
+    try:  # a writer may have erased meanwhile, behind where this walk ended
+        check_explained(unexplained(disk, walk.position.seq, missing))
     except CorruptionError as error:
         position, file, offset = seen.before[min(missing.values())]
         return Verdict(position, error, file, offset, seen.operations, seen.gone)

@@ -78,7 +78,9 @@ def check_explained(missing: Mapping[Node, int]) -> None:
 
 
 def unexplained(disk: Disk, seq: int, missing: dict[Node, int]) -> dict[Node, int]:
-    """What of ``missing`` no commit behind ``seq`` erases."""
+    """What of ``missing``, up to ``seq``, no commit behind it erases."""
+    if not missing:
+        return {}
     seen = Explained(missing=dict(missing))
     head = newest_head(disk)
     for _, frame in frames(disk, seq + 1, seq + 1 if head is None else head.durable_seq + 1):
