@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from detmem.errors import UsageError
+from detmem.errors import Erased, UsageError
 
 if TYPE_CHECKING:
     from detmem.proof.checkpoint import Checkpoint
@@ -188,6 +188,10 @@ class Result:
             raise UsageError("a receipt is of one query: take result[i].receipt()")
         if self._asked is None:
             raise UsageError("this result was not made by a search: nobody knows what was asked")
+        if self.erased:
+            raise Erased(
+                f"{self.erased[:3]} were left out, having been erased since: this is not what was answered then"
+            )
         made: Receipt = self._asked.receipt(self, self._number, level, checkpoint)
         return made
 

@@ -573,3 +573,24 @@ def _as_if_erased(path: Path, bare: bytes, count: int) -> None:
         at += 32 + length + 64
     frames.append(mine[mine.rindex(b"DMF1") :])  # the seal
     path.write_bytes(b"".join(frames))
+
+
+# ------------------------------------------------------------------------------------------------------------ receipts
+
+
+def test_a_receipt_outlives_the_erasure_of_what_it_names_and_the_store_says_why_it_cannot_answer_again() -> None:
+    with small(MemoryDisk()) as db:
+        fill(db)
+        receipt = db["notes"].search(raw=RAW, k=3).receipt("R1")
+        trusted = receipt.checkpoint
+        assert detmem.check_receipt(receipt, db).level == "R2"
+        db.erase("notes", "x")
+        assert detmem.check_receipt(receipt, checkpoint=trusted).level == "R1"  # with nothing but a checkpoint
+        verdict = detmem.check_receipt(receipt, db)
+        assert not verdict.ok
+        assert "erased since" in verdict.reason
+        with pytest.raises(detmem.Erased):
+            db.at(receipt.seq, erased="omit")["notes"].search(raw=RAW, k=3).receipt("R0")
+        assert db["notes"].search(raw=RAW, k=3).receipt("R1").checkpoint == db.checkpoint()
+        db.prove_consistency(trusted)
+        assert db.prove("notes", "x").present is False
