@@ -100,9 +100,10 @@ def _outrun(disk: Disk, head: Head, state: State) -> bool:
     if not state.missing:
         return False
     now = newest_head(disk)
-    if now is None or now.durable_seq <= head.durable_seq:
-        check_explained(state.missing)
-    return True
+    if now is not None and now.durable_seq > head.durable_seq:
+        return True
+    check_explained(state.missing)
+    return False
 
 
 def _run_steps(disk: Disk, write: bool, accept_missing_head: bool) -> Opened:
