@@ -8,8 +8,8 @@ from functools import cached_property
 from detmem.database import Database
 from detmem.errors import ReadOnlyError, UsageError
 from detmem.journal.disk import AnyPath
-from detmem.journal.files import frames
-from detmem.journal.past import Position, position_at, state_at
+from detmem.journal.erasure import check_explained, unexplained
+from detmem.journal.past import roots_at, state_at
 from detmem.machine import encoding
 from detmem.machine.commands import Definition, Link
 from detmem.machine.links import Node
@@ -47,6 +47,10 @@ class Past(Database):
     def _reading(self) -> Moment:
         return self._held
 
+    @property
+    def _erasures(self) -> dict[Node, int]:
+        return self._origin._state.erased
+
     def _share(self) -> None:
         """Locks and caches are the origin's, and after a fork its new ones."""
         self._writer: threading.RLock = self._origin._writer
@@ -54,7 +58,11 @@ class Past(Database):
         self._followers, self._columns = self._origin._followers, self._origin._columns
 
     def _folded(self) -> Moment:
-        return Moment(state_at(self._disk, self._seq), self._seq, self._without_erased)
+        state = state_at(self._disk, self._seq)
+        unknown = {node: seq for node, seq in state.missing.items() if self._erasures.get(node, 0) <= self._seq}
+        if unknown:  # erased by another process, behind where this reader stands; or damage
+            check_explained(unexplained(self._disk, self._seq, unknown))
+        return Moment(state, self._seq, self._without_erased)
 
     def close(self) -> None:
         """Let go of this view; the database that it was taken from stays open."""
@@ -78,12 +86,12 @@ class Past(Database):
     @property
     def log_root(self) -> str:
         """Root over everything that had happened by then, in hex."""
-        return self._position.log.root.hex()
+        return self._checkpoint.log_root
 
     def checkpoint(self) -> Checkpoint:
         """The checkpoint of that seq, read from the log."""
         self._check_open()
-        return Checkpoint.of(self._seq, self._position.log, self._position.state_root)
+        return self._checkpoint
 
     def prove(self, collection: str, id: str) -> RecordProof:
         """That the record was live at that seq, or was not, under the checkpoint that the store stands at."""
@@ -92,7 +100,7 @@ class Past(Database):
 
     def prove_consistency(self, old: Checkpoint | str) -> ConsistencyProof:
         """That the log up to that seq begins with that of ``old``.  ``Divergence`` when it does not."""
-        return self._prover.consistency(given_checkpoint(old, "old"), (self.checkpoint(), self._position.log))
+        return self._prover.consistency(given_checkpoint(old, "old"), self.checkpoint())
 
     def subtree(self, collection: str, number: int) -> Subtree:
         """All that was live in one of the 256 parts of the state."""
@@ -115,16 +123,13 @@ class Past(Database):
         )
 
     @cached_property
-    def _position(self) -> Position:
-        return position_at(self._disk, self._seq)
+    def _checkpoint(self) -> Checkpoint:
+        return self._prover.checkpoint(self._seq, self._logged[0])
 
     @cached_property
     def _logged(self) -> tuple[bytes, bytes]:
-        """(state root, link) as logged."""
-        for _, frame in frames(self._disk, self._seq, self._seq + 1):
-            if frame.seq == self._seq:
-                return frame.state_root, frame.link
-        return self._position.state_root, self._position.link
+        """(state root, link) as the commit of that seq logged them."""
+        return roots_at(self._disk, self._seq)
 
     def _past(self, seq: int, without_erased: bool) -> Past:
         return self._origin._past(seq, without_erased)

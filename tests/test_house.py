@@ -53,7 +53,8 @@ FLOORS = {
     "examples": 9,
     "__main__": 10,
 }
-# Rooms of one floor do not know each other, but the shell is one room in several files, and the desk offers the demo.
+# Rooms of one floor do not know each other, but the shell is one room in several files, and the desk offers the demo
+# and the selfcheck.
 NEIGHBOURS = {
     ("database", "collection"), ("collection", "database"), ("database", "past"), ("past", "database"), ("cli", "demo"),
     ("cli", "selfcheck"),

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 import detmem
 from detmem import demo, options
 
@@ -16,17 +18,19 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def fenced(language: str) -> str:
-    (block,) = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-    return block
+def fenced(language: str, number: int = 0) -> str:
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 2
+    return str(blocks[number])
 
 
-def test_the_lines_of_the_readme_print_what_the_readme_shows(tmp_path):
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_lines_of_the_readme_print_what_the_readme_shows(tmp_path, number):
     done = subprocess.run(
-        [sys.executable, "-c", fenced("python")], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", fenced("python", number)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.stderr == ""
-    assert done.stdout == fenced("text")
+    assert done.stdout == fenced("text", number)
     assert len(fenced("python").splitlines()) == 15
 
 

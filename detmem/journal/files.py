@@ -104,7 +104,10 @@ def _is_our_lock(disk: Disk) -> bool:
 
 
 def frames(disk: Disk, start: int, stop: int | None) -> Iterator[tuple[Segment, Frame]]:
-    """Good frames with start <= seq < stop (None: to the end), read from disk.  ``LogDamaged`` at one that is not."""
+    """Good frames with start <= seq < stop (None: to the end), read from disk.  ``LogDamaged`` at one that is not.
+
+    Frames before ``start`` are passed over by their headers; the first one read must follow the link before it.
+    """
     stop = _NO_END if stop is None else stop
     firsts = segment_seqs(disk)
     for first, following in zip(firsts, [*firsts[1:], stop], strict=False):  # no segment: nothing, not even a stop
@@ -114,9 +117,9 @@ def frames(disk: Disk, start: int, stop: int | None) -> Iterator[tuple[Segment, 
         try:
             segment = Segment(SegmentHeader.decode(file.pread(SegmentHeader.size_bytes, 0)))
             reader = SegmentReader(file, segment.header)
+            reader.skip(start)
             for frame in reader:
-                if frame.seq >= start:
-                    yield segment, frame
+                yield segment, frame
                 if frame.seq + 1 >= stop:  # before the next is looked at: it may be torn, or being written
                     break
         except BadFrame as bad:

@@ -25,7 +25,7 @@ from detmem.journal.recovery import advance
 from detmem.machine.commitment import LINK_ZERO, ZERO, LogTree
 from detmem.machine.state import State
 
-__all__ = ["Position", "position_at", "state_at"]
+__all__ = ["Position", "position_at", "roots_at", "state_at"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,15 @@ def position_at(disk: Disk, seq: int) -> Position:
     if position.seq != seq:
         raise damaged("log", 0, f"the log ends at seq {position.seq}", position.seq, seq)
     return position
+
+
+def roots_at(disk: Disk, seq: int) -> tuple[bytes, bytes]:
+    """(state root, link) after ``seq``, out of its frame alone.  ``LogDamaged`` when the log does not get there."""
+    if seq == 0:
+        return ZERO, LINK_ZERO
+    for _, frame in frames(disk, seq, seq + 1):
+        return frame.state_root, frame.link
+    raise damaged("log", 0, f"the log ends before seq {seq}", seq - 1, seq)
 
 
 def state_at(disk: Disk, seq: int) -> State:

@@ -44,6 +44,7 @@ __all__ = [
     "Link",
     "Operation",
     "check_size",
+    "count",
     "create",
     "decode",
     "decode_at",
@@ -339,6 +340,22 @@ def decode_at(body: memoryview, at: int) -> tuple[Operation, int]:
         return _decode_one(body, at)
     except CorruptionError as error:
         raise CorruptionError(f"operation at byte {at} of the body: {error}") from None
+
+
+def count(body: memoryview) -> int:
+    """How many operations a body holds, by their sizes alone.  ``CorruptionError`` when these do not fill it."""
+    number = at = 0
+    while at < len(body):
+        if len(body) - at < HEADER.size:
+            raise CorruptionError(f"operation at byte {at} of the body: cut off")
+        _, flags, name_size, id_size, _, vector_size, content_size, _, _ = HEADER.unpack_from(body, at)
+        at += HEADER.size + name_size + id_size
+        payload = 0 if body[at : at + 1] == _ERASED else SALT_BYTES * (flags & SALTED != 0) + vector_size + content_size
+        at += 1 + payload
+        number += 1
+    if at != len(body):
+        raise CorruptionError(f"operation {number} of the body: cut off")
+    return number
 
 
 def _operation(
