@@ -93,7 +93,7 @@ def play(folder: Path, say: Say) -> bool:
     with detmem.open(story.replayed_beside(path), "r") as copy:
         verdicts = [detmem.check_receipt(receipt, copy) for receipt in receipts]
     held = sum(verdict.level == "R2" for verdict in verdicts)
-    say(f"            asked again, it gives the answer of {held} of {len(receipts)} receipts")
+    say(f"            of the last {len(receipts)} receipts it gives {held} answers again")
     return same and held == len(receipts)
 
 
@@ -110,10 +110,11 @@ def _tell(db: detmem.Database, told: Sample, say: Say) -> None:
 
 
 def _ask(db: detmem.Database, told: Sample, say: Say) -> list[detmem.Receipt]:
-    """All questions; what was read goes into the log, as receipts."""
+    """All questions; what was read goes into the log, as receipts.  Those of the last question."""
     say(f"recall      the union of the {EACH} nearest of each type, at most {FAR} away")
     say("            distance, types that it was found in (e p s), text")
-    receipts, recalled, crowded = [], 0, 0
+    recalled = crowded = count = 0
+    receipts: list[detmem.Receipt] = []
     for number, (question, query) in enumerate(zip(told.questions, told.queries, strict=True)):
         context, answers = recall(db, query)
         if number in SHOWN:
@@ -124,14 +125,14 @@ def _ask(db: detmem.Database, told: Sample, say: Say) -> list[detmem.Receipt]:
         nearest = sorted({(hit.raw, hit.id) for name in TYPES for hit in db[name].search(query, k=len(context))})
         recalled += len(context)
         crowded += len({one.id for one in context} - {id for _, id in nearest[: len(context)]})
-        made = [answer.receipt() for answer in answers]
+        receipts = [answer.receipt() for answer in answers]
         with db.batch():
-            for receipt in made:
+            for receipt in receipts:
                 db.record(receipt, note=question)
-        receipts += made
+        count += len(receipts)
     say(f"            {len(told.questions)} questions brought {recalled} records. One memory without types,")
     say(f"            asked for as many, would have brought {crowded} others: a large type crowds out a small one")
-    say(f"record      {len(receipts)} receipts of what was read are in the log, beside what was written")
+    say(f"record      {count} receipts of what was read are in the log, beside what was written")
     return receipts
 
 

@@ -11,11 +11,11 @@ import detmem
 from detmem.examples import engram, story
 
 TOLD = story.sample()
-DISTANCES = (
-    1
-    - (unit := TOLD.vectors / np.linalg.norm(TOLD.vectors.astype(float), axis=1, keepdims=True))
-    @ (TOLD.queries / np.linalg.norm(TOLD.queries.astype(float), axis=1, keepdims=True)).T
+VECTORS, QUERIES = (
+    rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    for rows in (TOLD.vectors.astype(float), TOLD.queries.astype(float))
 )
+DISTANCES = 1 - VECTORS @ QUERIES.T
 
 
 def nearest(question, rows, k):
@@ -110,4 +110,5 @@ def test_receipts_hold_against_the_replayed_store_and_a_kept_checkpoint(kept, db
     assert [one.id for one in receipt.results] == [f"gloss-{n:04d}" for n in nearest(7, of_type("semantic"), 3)]
     assert detmem.check_receipt(receipt, kept("engram").replayed).level == "R2"
     assert detmem.check_receipt(receipt, checkpoint=db.checkpoint()).level == "R1"
-    assert "gives the answer of 36 of 36 receipts\n" in kept("engram").text
+    assert " 36 receipts of what was read are in the log" in kept("engram").text
+    assert " of the last 3 receipts it gives 3 answers again\n" in kept("engram").text
