@@ -2,8 +2,8 @@
 
 A new text goes down from the top: at each depth to the nearest node, while that is near enough, and what is near enough
 is less the deeper it comes.  Where it stops it becomes a leaf; where it stops at a leaf, both go under a new summary.
-Every summary on the way takes it in: its vector is the mean of the leaves below, its text the words they share (where a
-language model would write).  One insertion is one commit, so nobody ever sees half a tree.
+Every summary on the way takes it in: its vector points where the mean of the leaves below does, its text is the words
+that they share (where a language model would write).  One insertion is one commit, so nobody ever sees half a tree.
 
 A question finds nodes of every depth at once, and ``expand`` brings the branch below them along.
 
@@ -91,7 +91,7 @@ def way_down(tree: detmem.Collection, vector: NDArray[np.float32]) -> list[Node]
 
 
 def _mean(tree: detmem.Collection, node: Node, vector: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Of the leaves below a node, and one more."""
+    """Of the leaves below a node, and one more; the metric is cosine, so only its direction is stored."""
     stored = tree.get([leaf.id for leaf in node.leaves], include=("vectors",)).vectors
     assert stored is not None
     mean: NDArray[np.float64] = np.mean([*stored, vector], axis=0)
@@ -137,9 +137,7 @@ def _ask(tree: detmem.Collection, told: Sample, say: Say) -> str:
     """All questions; the id of the summary that is shown last."""
     nearest = [hit for answer in tree.search(told.queries, k=1) for hit in answer]
     summaries = sum(hit.metadata["leaves"] > 1 for hit in nearest)
-    say(
-        f"recall      the nearest node is a summary for {summaries} of {len(nearest)} questions; its branch comes along"
-    )
+    say(f"recall      the nearest node is a summary for {summaries} of {len(nearest)} questions; branches come along")
     shown = ""
     for number in SHOWN:
         (best,) = tree.search(told.queries[number], k=1, where={"leaves": {"$gt": 1}}, expand=BRANCH)

@@ -109,7 +109,6 @@ def main(play: Play, what: str | None, arguments: Sequence[str] | None = None) -
         if keep is None:
             with tempfile.TemporaryDirectory(prefix="detmem-example-") as folder:
                 return 0 if play(Path(folder), print) else 1
-        Path(keep).mkdir(parents=True, exist_ok=True)
         same = play(Path(keep), print)
         print(f"The stores are left in {keep}: {', '.join(sorted(path.name for path in Path(keep).glob('*.detmem')))}.")
     except detmem.CorruptionError as error:

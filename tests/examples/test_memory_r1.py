@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -20,6 +22,21 @@ CHANGES = {  # what a decision may do to the memory
     "DELETE": [{"delete"}],
     "NOOP": [set()],
 }
+
+CHILD = """
+import sys
+import detmem
+from detmem.examples import memory_r1, story
+
+sent = memory_r1.messages(story.sample())
+with detmem.open(sys.argv[1]) as db:
+    for name in ("inbox", "memory"):
+        db.collection(name, dim=story.DIMENSIONS)
+    for number, first in enumerate(range(0, len(sent), memory_r1.DELIVERY)):
+        memory_r1.deliver(db, number, sent[first : first + memory_r1.DELIVERY])
+    while memory_r1.manage(db, limit=1):
+        print("decided", flush=True)
+"""
 
 
 def naive_manager():
@@ -130,16 +147,20 @@ def test_between_any_two_decisions_the_rest_is_pending(db):
         assert then.ids == [message.id for message in SENT[done:]]
 
 
-def test_a_manager_that_is_stopped_anywhere_ends_in_the_same_state(kept):
-    """Stopped after every decision; the decisions are a function of what is in the store."""
-    with detmem.open(":memory:") as db:
-        for name in ("inbox", "memory"):
-            db.collection(name, dim=story.DIMENSIONS)
-        for number, first in enumerate(range(0, len(SENT), memory_r1.DELIVERY)):
-            assert memory_r1.deliver(db, number, SENT[first : first + memory_r1.DELIVERY])
-        while memory_r1.manage(db, limit=1):
-            pass
-        assert db.state_root in kept("memory_r1").text
+def test_a_manager_that_is_killed_again_and_again_ends_in_the_same_history(kept, tmp_path):
+    """Each child sends everything again, goes on deciding, and is killed somewhere in that, but for the last."""
+    path = tmp_path / "killed.detmem"
+    for decisions in (1, 30, 80, None):
+        command = [sys.executable, "-c", CHILD, str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="ascii") as child:
+            if decisions is None:
+                child.stdout.read()
+            else:
+                assert [child.stdout.readline() for _ in range(decisions)] == ["decided\n"] * decisions
+                child.kill()
+    assert child.returncode == 0
+    with detmem.open(path, "r") as killed, detmem.open(kept("memory_r1").path, "r") as calm:
+        assert killed.checkpoint() == calm.checkpoint()
 
 
 def test_a_delivery_that_comes_twice_writes_nothing_and_one_that_changed_is_refused(db):

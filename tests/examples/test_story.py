@@ -55,6 +55,12 @@ def test_a_second_run_into_the_same_folder_is_refused_and_changes_nothing(kept, 
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+def test_a_place_where_no_store_can_stand_is_one_line_and_3(tmp_path, capsys):
+    (tmp_path / "file").write_text("here already")
+    assert story.main(engram.play, engram.__doc__, ["--keep", str(tmp_path / "file")]) == 3
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 # ------------------------------------------------------------------------------------------------ memories not the same
 
 
