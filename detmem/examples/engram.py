@@ -93,7 +93,7 @@ def play(folder: Path, say: Say) -> bool:
     with detmem.open(story.replayed_beside(path), "r") as copy:
         verdicts = [detmem.check_receipt(receipt, copy) for receipt in receipts]
     held = sum(verdict.level == "R2" for verdict in verdicts)
-    say(f"            of the last {len(receipts)} receipts it gives {held} answers again")
+    say(f"            to the questions of {len(receipts)} receipts it gives {held} answers again")
     return same and held == len(receipts)
 
 
@@ -110,10 +110,10 @@ def _tell(db: detmem.Database, told: Sample, say: Say) -> None:
 
 
 def _ask(db: detmem.Database, told: Sample, say: Say) -> list[detmem.Receipt]:
-    """All questions; what was read goes into the log, as receipts.  Those of the last question."""
+    """All questions; what was read goes into the log, as receipts."""
     say(f"recall      the union of the {EACH} nearest of each type, at most {FAR} away")
     say("            distance, types that it was found in (e p s), text")
-    recalled = crowded = count = 0
+    recalled = crowded = 0
     receipts: list[detmem.Receipt] = []
     for number, (question, query) in enumerate(zip(told.questions, told.queries, strict=True)):
         context, answers = recall(db, query)
@@ -125,14 +125,14 @@ def _ask(db: detmem.Database, told: Sample, say: Say) -> list[detmem.Receipt]:
         nearest = sorted({(hit.raw, hit.id) for name in TYPES for hit in db[name].search(query, k=len(context))})
         recalled += len(context)
         crowded += len({one.id for one in context} - {id for _, id in nearest[: len(context)]})
-        receipts = [answer.receipt() for answer in answers]
+        made = [answer.receipt() for answer in answers]
         with db.batch():
-            for receipt in receipts:
+            for receipt in made:
                 db.record(receipt, note=question)
-        count += len(receipts)
+        receipts += made
     say(f"            {len(told.questions)} questions brought {recalled} records. One memory without types,")
     say(f"            asked for as many, would have brought {crowded} others: a large type crowds out a small one")
-    say(f"record      {count} receipts of what was read are in the log, beside what was written")
+    say(f"record      {len(receipts)} receipts of what was read are in the log, beside what was written")
     return receipts
 
 

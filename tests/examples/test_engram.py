@@ -111,4 +111,4 @@ def test_receipts_hold_against_the_replayed_store_and_a_kept_checkpoint(kept, db
     assert detmem.check_receipt(receipt, kept("engram").replayed).level == "R2"
     assert detmem.check_receipt(receipt, checkpoint=db.checkpoint()).level == "R1"
     assert " 36 receipts of what was read are in the log" in kept("engram").text
-    assert " of the last 3 receipts it gives 3 answers again\n" in kept("engram").text
+    assert " to the questions of 36 receipts it gives 36 answers again\n" in kept("engram").text
