@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from detmem import search
+from detmem import graph, search
 from detmem.errors import (
     CorruptionError,
     Divergence,
@@ -37,11 +37,12 @@ from detmem.journal.erasure import WRITES, check_explained, singles
 from detmem.journal.files import frames
 from detmem.journal.frame import Frame
 from detmem.journal.log import Journal
-from detmem.journal.past import Position
+from detmem.journal.past import Position, state_at
 from detmem.journal.recovery import Opened, Recovery, follow
 from detmem.machine import commands, encoding, fixed
 from detmem.machine.columns import Columns
 from detmem.machine.commands import Definition, Link, Operation
+from detmem.machine.commitment import StateTree
 from detmem.machine.filters import Filter
 from detmem.machine.links import Node
 from detmem.machine.past import Moment, PastRecords
@@ -69,6 +70,7 @@ MEMORY = ":memory:"
 _LEVELS = ("chain", "replay")
 _ROOT = re.compile(r"[0-9a-fA-F]{64}")
 _PATIENCE_SECONDS = 1.0
+_KEPT_FOLDS = 2
 _COMPILING = "detmem: compiling the search kernels for this CPU; this happens once, later processes load them"
 
 
@@ -112,6 +114,7 @@ class Database:
         self._torn = False
         self._pasts: WeakSet[Past] = WeakSet()
         self._salting: bytes | None = None
+        self._folds: dict[int, State] = {}
         self._erasing = threading.Lock()  # a copy of the files is not taken meanwhile
         self._prover = Prover(disk, self._state, self._whole_moment, write=journal is not None)
         call_after_fork(self._after_fork)
@@ -498,6 +501,19 @@ class Database:
         self._pasts.add(past)
         return past
 
+    def _fold(self, seq: int) -> State:
+        """The state at a seq that is no longer held, folded anew; the last few are kept."""
+        with self._moment:
+            folds = self._folds
+            if seq in folds:
+                return folds[seq]
+        state = state_at(self._disk, seq)
+        with self._moment:
+            folds[seq] = state
+            while len(folds) > _KEPT_FOLDS:
+                del folds[next(iter(folds))]
+        return state
+
     def _views(self) -> dict[str, tuple[Records | PastRecords, View]]:
         """Inside ``_moment_of``: every collection with its view."""
         reading = self._reading
@@ -509,7 +525,12 @@ class Database:
             self._check_whole()
             return self._views()
 
-    def _all_links(self) -> set[tuple[str, str, str, str, str]]:
+    @property
+    def _tree_at_rest(self) -> StateTree | None:
+        """The state tree, where nobody writes beside whoever reads it."""
+        return self._state.tree if self._journal is None else None
+
+    def _all_links(self) -> set[Link]:
         with self._moment:
             return set(self._state.links)
 
@@ -626,6 +647,8 @@ class Database:
             self._torn = True  # an interrupt (Ctrl-C) in the next line would leave half a change in memory
             self._state.publish(change)
             self._torn = False
+            if change.beside is not None and change.beside.erased:
+                self._folds = {}  # they hold what has been erased
 
     def _repeated(self, stage: Stage, id: str, standing: tuple[Request | None, bytes], digest: bytes) -> Commit | None:
         """The commit that a request id stands for; ``UsageError`` when it was for something else."""
@@ -662,19 +685,26 @@ class Database:
     def _entries(self, start: int, stop: int, collection: str | None, id: str | None) -> Iterator[Entry]:
         for _, frame in frames(self._disk, start, stop):
             self._check_open()
-            groups: dict[tuple[str, str], list[str]] = {}
+            entries: dict[tuple[str, str], Entry] = {}
             for operation in frame.operations:
                 if operation.type == commands.REQUEST:  # says how the writes behind it came, and is none itself
                     continue
-                if collection is not None and operation.collection != collection:
+                link = operation.link() if operation.type in (commands.LINK, commands.UNLINK) else None
+                nodes = [(operation.collection, operation.id)]
+                if link is not None:
+                    nodes.append((link.target_collection, link.target))
+                if not any(collection in (None, where) and id in (None, one) for where, one in nodes):
                     continue
-                if id is not None and operation.id != id:
-                    continue
-                ids = groups.setdefault((operation.name, operation.collection), [])
+                place = operation.name, operation.collection
+                entry = entries.setdefault(place, Entry(frame.seq, *place, [], frame.link.hex()))
                 if operation.id:
-                    ids.append(operation.id)
-            for (name, where), ids in groups.items():
-                yield Entry(frame.seq, name, where, ids, frame.link.hex())
+                    entry.ids.append(operation.id)
+                if link is not None:
+                    entry.links.append(graph.between(link))
+                if operation.type == commands.RECORD:
+                    digest, note = operation.recorded()
+                    entry.recorded.append((digest.hex(), note))
+            yield from entries.values()
 
     def _after_fork(self) -> None:
         """In the child: reading goes on, writing and the store's lock stay with the parent."""

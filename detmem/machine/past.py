@@ -38,7 +38,7 @@ class PastRecords:
 class Moment:
     """``state`` as it was at ``seq``.  ``without_erased``: records whose payload is gone are left out."""
 
-    def __init__(self, state: State, seq: int, without_erased: bool) -> None:
+    def __init__(self, state: State, seq: int, without_erased: bool, *, folded: bool = False) -> None:
         assert state.holds(seq)
         self.seq = seq
         self.collections = {
@@ -46,6 +46,7 @@ class Moment:
             for name, records in state.collections.items()
             if records.created <= seq
         }
+        self.tree = state.tree if folded else None
         self._links: Links = state.links
 
     def names(self) -> list[str]:
