@@ -12,7 +12,7 @@ import errno
 import re
 from hashlib import sha256
 
-from detmem.errors import CorruptionError, Divergence, LogDamaged, StorageError
+from detmem.errors import CorruptionError, Divergence, StorageError
 from detmem.journal.disk import Disk
 from detmem.journal.files import TILES, damaged, frames, read_header, segment_name, segment_seqs
 from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader
@@ -75,10 +75,6 @@ class Tiles:
                 return
         except StaleTiles:
             pass
-        except LogDamaged:
-            if self.size == 0:
-                raise
-            # An erasure has moved what lay behind the place where reading stopped.  Damage will be found once more.
         except BaseException:  # a full disk, an interrupt: nobody knows how far it came
             self._begin()
             raise
