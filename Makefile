@@ -17,7 +17,7 @@ BENCH_STAMP := $(BENCH_VENV)/.stamp
 BENCH_PARTS := common data embed_wordnet engines make_sample
 BENCHES = $(filter-out $(BENCH_PARTS:%=bench/%.py),$(sort $(wildcard bench/*.py)))
 
-FUZZED := encoding operations frame snapshot head
+FUZZED := encoding operations frame snapshot head proofs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
