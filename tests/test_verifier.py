@@ -176,8 +176,12 @@ def test_exported_logs_are_verified_and_cut_ones_refused(tmp_path: Path) -> None
         exchange.export_log(db, tmp_path / "log")
     assert VERIFIER.verify_log(tmp_path / "log") == (checkpoint_of(tmp_path / "s"), [])
     data = (tmp_path / "log").read_bytes()
-    for cut in (0, 100, len(data) - 144, len(data) - 1):
-        (tmp_path / "log").write_bytes(data[:cut])
+    changed = [data[:cut] for cut in (0, 100, len(data) - 144, len(data) - 1)]
+    for at in (0, 8, 10, 12, 16, 32, 40, 48, 80, 112):  # each field of the header, under a right CRC
+        head = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 : 124]
+        changed.append(head + crc32(head).to_bytes(4, "little") + data[128:])
+    for bad in changed:
+        (tmp_path / "log").write_bytes(bad)
         with pytest.raises(Refused):
             VERIFIER.verify_log(tmp_path / "log")
 
@@ -694,6 +698,10 @@ ILLEGAL: dict[str, Callable[[Any], list[Any]]] = {
     "salted where nothing is erasable": lambda w: [w(TWIN.UPSERT, "c", "a", [1], salt=bytes(32))],
     "update of nothing": lambda w: [w(TWIN.UPDATE, "c", "none", [1])],
     "another standing content": lambda w: [w(TWIN.UPDATE, "c", "a", [1], None)._replace(content_commitment=b"x" * 32)],
+    "another standing vector": lambda w: [
+        TWIN.Operation(TWIN.UPDATE, "c", "a", None, b"\x92\x80\xc0", b"x" * 32, TWIN.commitment(b"\x92\x80\xc0"))
+    ],
+    "gone, and of another dimension": lambda w: [TWIN.without_payload(w(TWIN.UPSERT, "c", "a", [1, 2]))],
     "delete of nothing": lambda w: [TWIN.plain(6, "c", "none")],
     "a link to nobody": lambda w: [TWIN.plain(7, "c", "a", TWIN.encode(["r", "c", "none"]))],
     "a link from nobody": lambda w: [TWIN.plain(7, "c", "none", TWIN.encode(["r", "c", "a"]))],
@@ -702,6 +710,7 @@ ILLEGAL: dict[str, Callable[[Any], list[Any]]] = {
     "a link of two": lambda w: [TWIN.plain(7, "c", "a", TWIN.encode(["r", "c"]))],
     "unlink of nothing": lambda w: [TWIN.plain(8, "c", "a", TWIN.encode(["r", "c", "a"]))],
     "a record of no hash": lambda w: [TWIN.plain(9, "", "", TWIN.encode([b"x", None]))],
+    "a record of three": lambda w: [TWIN.plain(9, "", "", TWIN.encode([bytes(32), None, None]))],
     "a record with a number": lambda w: [TWIN.plain(9, "", "", TWIN.encode([bytes(32), 1]))],
     "a request used before": lambda w: [TWIN.plain(11, "c", "used", TWIN.encode(1)), w(TWIN.ADD, "c", "b", [1])],
     "a request for too many": lambda w: [TWIN.plain(11, "c", "r", TWIN.encode(2)), w(TWIN.ADD, "c", "b", [1])],
