@@ -222,6 +222,27 @@ def test_recorded_receipts_links_and_erasures_are_told(tmp_path: Path) -> None:
     assert page.data["series"] == [{"name": "c", "points": [[0, 0], [1, 2], [2, 2], [5, 1]]}]
 
 
+def test_erased_payloads_are_told_and_one_that_nobody_erased_is_damage(tmp_path: Path) -> None:
+    with detmem.open(tmp_path / "s") as db:
+        c = db.collection("c", dim=1, metric="l2", erasable=True)  # 1
+        c.add(["a", "b"], [[1], [2]], documents=["one", "two"])  # 2
+        c.add("later", [3])  # 3
+        db.snapshot()
+        before = {file: file.read_bytes() for file in (tmp_path / "s" / "log").iterdir()}
+        db.erase("c", ["a"])  # 4
+    page = page_of(str(tmp_path / "s"))
+    assert "The payloads of 1 operation are erased" in page.texts["verdict"]
+    assert page.data["series"][0]["points"][-1] == [3, 2]
+    whole = sorted((tmp_path / "s" / "log").iterdir())
+    first = whole[0]
+    assert before[first] != first.read_bytes()
+    for file in whole[1:]:  # as if the erasure had never been logged, and the store closed before it
+        file.unlink()
+    report_of, verdict = report(str(tmp_path / "s"))
+    assert not verdict.ok
+    assert Page(report_of).data["seq"] == verdict.seq
+
+
 def test_a_long_log_is_put_into_bins_that_lose_no_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bounds made small: 100 commits in at most 16 bins, the last 5 of them listed, no moments compared in the page."""
     for name, value in {"MAX_BINS": 16, "MAX_COMMITS": 5, "MAX_EVENTS": 50}.items():

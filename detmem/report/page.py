@@ -93,6 +93,16 @@ def _verdict(found: Report, level: str, expected: bool) -> str:
     if found.ok:
         title = "Intact" if found.seq else "Intact, and empty"
         text = f"<p>{commits} {_were(found.seq)} checked: {_LEVELS[level]}.</p>"
+        if found.erased:
+            text += (
+                f"<p>The payloads of {_count(found.erased, 'operation')} are erased, as the log itself explains: their "
+                "commitments stand in every link and root, their bytes are gone.</p>"
+            )
+        if found.remaining:
+            text += (
+                f"<p>An erasure is unfinished: {_count(found.remaining, 'payload')} that it names "
+                f"{'is' if found.remaining == 1 else 'are'} still there. Opening the store for writing finishes it.</p>"
+            )
         if expected:
             text += "<p>It is what whoever made this page expected, by a checkpoint or a root kept elsewhere.</p>"
         return f'<section class="verdict ok" id="verdict"><h2>{title}</h2>{text}</section>'
