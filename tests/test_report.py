@@ -201,7 +201,16 @@ def test_an_empty_store_has_a_page(tmp_path: Path) -> None:
     detmem.open(tmp_path / "s").close()
     page = page_of(str(tmp_path / "s"))
     assert "Intact, and empty" in page.texts["verdict"]
-    assert "Nothing has happened yet" in page.texts["timeline"]
+    assert "nothing to tell of" in page.texts["timeline"]
+
+
+def test_without_head_the_log_is_told_and_the_verdict_says_why_it_is_bad(tmp_path: Path) -> None:
+    store = plain_store(tmp_path / "s")
+    (tmp_path / "s" / "HEAD").unlink()
+    page = page_of(store)
+    assert "Damaged" in page.texts["verdict"]
+    assert "WhereHEADWhatHEAD is missing" in page.texts["verdict"]
+    assert page.data["seq"] == 7
 
 
 def test_recorded_receipts_links_and_erasures_are_told(tmp_path: Path) -> None:
