@@ -95,7 +95,9 @@ def _report(asked: argparse.Namespace) -> int:
 
 def _verdict(report: detmem.Report) -> str:
     if report.ok:
-        return f"ok {f'1..{report.seq}' if report.seq else 'empty'} state {report.state_root}"
+        gone = f", {report.erased} payloads erased" if report.erased else ""
+        left = f", {report.remaining} to be erased are still there: open it for writing" if report.remaining else ""
+        return f"ok {f'1..{report.seq}' if report.seq else 'empty'} state {report.state_root}{gone}{left}"
     place = "end" if report.first_bad_seq is None else f"seq {report.first_bad_seq}"
     place += "" if report.offset is None else f" offset {report.offset}"
     where = "" if report.file is None or report.cause.startswith(report.file) else f"{report.file}: "

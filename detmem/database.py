@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from detmem import search
 from detmem.errors import (
+    CorruptionError,
     Divergence,
+    Erased,
     NotFoundError,
     ReadOnlyError,
     SnapshotDamaged,
@@ -31,6 +33,7 @@ from detmem.errors import (
 from detmem.journal import audit, keys
 from detmem.journal.copies import backup
 from detmem.journal.disk import AnyPath, Disk, File, OsDisk, call_after_fork, path_text
+from detmem.journal.erasure import WRITES, check_explained, singles
 from detmem.journal.files import frames
 from detmem.journal.frame import Frame
 from detmem.journal.log import Journal
@@ -109,6 +112,7 @@ class Database:
         self._torn = False
         self._pasts: WeakSet[Past] = WeakSet()
         self._salting: bytes | None = None
+        self._erasing = threading.Lock()  # a copy of the files is not taken meanwhile
         self._prover = Prover(disk, self._state, self._whole_moment, write=journal is not None)
         call_after_fork(self._after_fork)
 
@@ -325,18 +329,31 @@ class Database:
     def backup(self, dest: AnyPath) -> Checkpoint:
         """Copy the store as it stands to a new directory, beside a live writer; the copy is verified.
 
+        The store's key goes with it.  A reader beside a writer that erases meanwhile moves on and copies again.
+
         ``StoreExistsError`` when ``dest`` exists.  Returns the copy's checkpoint.
         """
         self._check_open()
         target = OsDisk(path_text(dest))
         if target.exists():
             raise StoreExistsError(f"{dest!r} exists already, and a backup needs a new directory")
+        with self._erasing:
+            checkpoint = self._moment_to_copy()
+            target.make_root(new=True)
+            while True:
+                try:
+                    backup(self._disk, target, self._opened.head.store_id, checkpoint.seq)
+                    return checkpoint
+                except CorruptionError:
+                    # Another process may have erased meanwhile, and what was copied is partly from before that.
+                    if self._journal is not None or self.refresh() == checkpoint.seq:
+                        raise
+                    checkpoint = self._moment_to_copy()
+
+    def _moment_to_copy(self) -> Checkpoint:
         with self._moment:
             self._check_whole()
-            checkpoint = Checkpoint.of(self._state.seq, self._state.log, self._state.root)
-        target.make_root(new=True)
-        backup(self._disk, target, self._opened.head.store_id, checkpoint.seq)
-        return checkpoint
+            return Checkpoint.of(self._state.seq, self._state.log, self._state.root)
 
     def record(self, receipt: Receipt | bytes, note: str | None = None) -> Commit | None:
         """Put what was read into the audit trail: the hash of a ``receipt`` (or any SHA-256, 32 bytes), and a note of
@@ -353,6 +370,52 @@ class Database:
             raise UsageError(f"note: expected at most {commands.MAX_NOTE_BYTES} bytes, found {len(text.encode())}")
         with self._writing() as stage:
             return self._write(stage, [commands.record(receipt, text)])
+
+    def erase(self, collection: str, ids: str | Sequence[str]) -> Commit:
+        """Delete records, and give up what every version of them held: vectors, metadata, documents, salts.
+
+        ``ids``: one, or a list.  Records that were deleted long ago, or whose collection was dropped, can be erased as
+        well; one that is written again later is a new one.  All roots, links and proofs stay; ids, links' names and
+        recorded receipts are not erased.  Every file of the store that held a payload is written anew, quarantine is
+        emptied, and the disk has it all when this returns.  It costs reading the whole log.  An error on the way
+        poisons this handle, and the next open for writing finishes.  Erasing again what has not been written since
+        logs nothing, and looks through all files again.
+
+        ``NotFoundError``: an id that has never been.  ``UsageError`` inside a batch.
+        """
+        from detmem.collection import _id_list
+
+        name = encoding.check_name(collection, "collection")
+        wanted = [(name, id) for id in _id_list(ids, empty=True)[0]]
+        with self._writing() as stage:
+            if self._batch is not None:
+                raise UsageError("erase() inside a batch: leave the with block first")
+            assert self._journal is not None
+            written = self._last_written(frozenset(wanted))
+            for node in wanted:
+                if node not in written:
+                    raise NotFoundError(
+                        f"no record {node[1]!r} has ever been in collection {name!r}; nothing was erased"
+                    )
+            erased = self._state.erased
+            due = [commands.erase(*node) for node in wanted if written[node] > erased.get(node, 0)]
+            with self._erasing:
+                self._write(stage, due)
+                self._journal.erase(self._state)
+            return self._standing()
+
+    def _last_written(self, wanted: Container[Node]) -> dict[Node, int]:
+        """The seq that wrote each of the wanted records last, as the whole log says; ``LogDamaged``."""
+        found: dict[Node, int] = {}
+        for _, frame in frames(self._disk, 1, self._state.seq + 1):
+            for part in frame.operations.parts:
+                if isinstance(part, Run):
+                    found.update(
+                        {(part.collection, id): frame.seq for id in part.ids if (part.collection, id) in wanted}
+                    )
+                elif part.type in WRITES and (part.collection, part.id) in wanted:
+                    found[part.collection, part.id] = frame.seq
+        return found
 
     def verify(self, level: str = "replay", *, progress: Progress = None) -> Report:
         """Read the whole log again: ``chain`` checks every byte against the links, ``replay`` also every state root.
@@ -533,6 +596,31 @@ class Database:
             self._journal.append(change)
             self._publish(change)
 
+    @property
+    def _erasures(self) -> dict[Node, int]:
+        """The last erasure of each record, by seq."""
+        return self._state.erased
+
+    def _finish_erasures(self) -> None:
+        """After commits that were logged elsewhere: what they erase is gone from here as well."""
+        with self._writing():
+            assert self._journal is not None
+            check_explained(self._state.missing)
+            if self._state.erased:
+                self._journal.erase(self._state)
+
+    def _check_nothing_erased_behind(self, last: int) -> None:
+        """``Erased`` when the log up to ``last`` lacks a payload that is only erased behind it."""
+        later = {node: seq for node, seq in self._erasures.items() if seq > last}
+        for _, frame in frames(self._disk, 1, last + 1) if later else ():
+            for one in singles(frame):
+                seq = later.get((one.collection, one.id))
+                if one.erased and seq is not None:
+                    raise Erased(
+                        f"{one.id!r} in {one.collection!r}, written at seq {frame.seq}, was erased at {seq}: no store "
+                        f"can end at {last} without what it held; go on to {seq}, or ask at({last})"
+                    )
+
     def _publish(self, change: Change) -> None:
         with self._moment:
             self._torn = True  # an interrupt (Ctrl-C) in the next line would leave half a change in memory
@@ -592,6 +680,7 @@ class Database:
         """In the child: reading goes on, writing and the store's lock stay with the parent."""
         self._writer, self._moment = threading.RLock(), threading.Lock()
         self._batch = self._batch_thread = None
+        self._erasing = threading.Lock()
         self._workers.after_fork()
         self._prover.after_fork()
         self._followers = WeakKeyDictionary()  # one of their locks may have been held by a thread that is not here
@@ -667,9 +756,10 @@ def verify_disk(
         error, first_bad = Divergence(f"expected a log of at least {wanted.seq} commits, this one has {seq}"), seq + 1
     if error is None and root not in (None, state_root):
         error = Divergence(f"expected to end in state root {root}, found {state_root}")
+    counts = verdict.operations, verdict.erased, verdict.remaining
     if error is None:
-        return Report(True, seq, state_root)
-    return Report(False, seq, state_root, first_bad, str(error), verdict.file, verdict.offset)
+        return Report(True, seq, state_root, None, None, None, None, *counts)
+    return Report(False, seq, state_root, first_bad, str(error), verdict.file, verdict.offset, *counts)
 
 
 def _dimension(dim: object) -> int:

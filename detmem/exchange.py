@@ -200,9 +200,13 @@ _WRITE: dict[str, Callable[[Collection, Path, str], dict[str, Any]]] = {
 
 
 def export_log(db: Database, dest: AnyPath) -> Exported:
-    """Write the whole log to one new file, which is equal wherever the history is.  ``StoreExistsError``: it exists."""
+    """Write the whole log to one new file, which is equal wherever the history is and the same has been erased.
+
+    ``StoreExistsError``: it exists.  ``Erased``: it would end before the erasure of something that is gone.
+    """
     path = Path(path_text(dest))
     checkpoint = db.checkpoint()
+    db._check_nothing_erased_behind(checkpoint.seq)
     header = SegmentHeader(_NOBODY, 1, 0, LINK_ZERO, LogTree().root)
     try:
         file = path.open("xb")
@@ -256,6 +260,7 @@ def _load_log(path: Path, dest: AnyPath) -> Checkpoint:
                 raise damaged(path.name, bad.offset, bad.reason, reader.seq, reader.seq + 1) from None
             if new.seq and (reader.seal is None or reader.seal.log_root.hex() != new.log_root):
                 raise damaged(path.name, reader.offset, "the seal is missing or wrong", new.seq, new.seq + 1)
+            new._finish_erasures()
             return new.checkpoint()
     finally:
         file.close()

@@ -14,7 +14,7 @@ from detmem.journal.copies import repair as mend
 from detmem.journal.disk import AnyPath
 from detmem.journal.files import LOCK, damaged, frames
 from detmem.journal.head import newest_head
-from detmem.machine import encoding
+from detmem.machine import commands, encoding
 from detmem.opening import disk_for_reading, open
 from detmem.progress import Progress
 from detmem.proof.checkpoint import Checkpoint
@@ -46,16 +46,19 @@ def replay(source: AnyPath | Database, dest: AnyPath, *, until: int | None = Non
 
     Every link and every root is computed anew and compared.  ``Divergence`` (or ``LogDamaged``) when one differs;
     ``dest`` then holds the commits before it.  ``StoreExistsError`` when ``dest`` exists.  Returns the new store's
-    checkpoint.
+    checkpoint.  ``Erased`` when a record written up to ``until`` has been erased behind it: a store that ends there
+    would have to hold what it held.
     """
     with ExitStack() as stack:
         old = source if isinstance(source, Database) else stack.enter_context(open(source, "r"))
         last = old.seq if until is None else encoding.whole_number(until, "until", 0)
         if last > old.seq:
             raise UsageError(f"until: expected at most {old.seq}, the last seq of the source, found {last}")
+        old._check_nothing_erased_behind(last)
         new = stack.enter_context(open(dest, "x", durability="os"))
         for segment, frame in frames(old._disk, 1, last + 1):
             new._apply(frame.operations, frame.link, frame.state_root, f"{segment.name}, seq {frame.seq}")
+        new._finish_erasures()
         return new.checkpoint()
 
 
@@ -71,7 +74,8 @@ class Salvaged:
 def salvage(source: AnyPath, dest: AnyPath) -> Salvaged:
     """Take the longest good prefix of a damaged log over to a new store; the source stays as it is.
 
-    It needs neither HEAD nor snapshots.  What is lost is said, never guessed.
+    It needs neither HEAD nor snapshots.  What is lost is said, never guessed.  Where a payload was erased and the Erase
+    is lost, it is logged again, as one more commit: a payload that is gone needs one.
     """
     disk = disk_for_reading(source)
     head = newest_head(disk)
@@ -85,10 +89,16 @@ def salvage(source: AnyPath, dest: AnyPath) -> Salvaged:
                 new._apply(frame.operations, frame.link, frame.state_root, f"{segment.name}, seq {frame.seq}")
         except CorruptionError as error:
             reason = str(error)
+        reached = new.seq
+        if new._state.missing:
+            with new._writing() as stage:
+                new._write(stage, [commands.erase(*node) for node in sorted(new._state.missing)])
+            reason = f"{reason or 'the log ends here'}; erasures behind seq {reached} were logged again at {new.seq}"
+        new._finish_erasures()
         checkpoint = new.checkpoint()
-    if reason is None and known > checkpoint.seq:
-        reason = f"the log ends at seq {checkpoint.seq}, and HEAD says that {known} had been acknowledged"
-    return Salvaged(checkpoint, max(known, checkpoint.seq), reason)
+    if reason is None and known > reached:
+        reason = f"the log ends at seq {reached}, and HEAD says that {known} had been acknowledged"
+    return Salvaged(checkpoint, max(known, reached), reason)
 
 
 def repair(path: AnyPath, copy: AnyPath) -> Repaired:

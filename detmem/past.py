@@ -8,6 +8,7 @@ from functools import cached_property
 from detmem.database import Database
 from detmem.errors import ReadOnlyError, UsageError
 from detmem.journal.disk import AnyPath
+from detmem.journal.erasure import check_explained, unexplained
 from detmem.journal.past import roots_at, state_at
 from detmem.machine import encoding
 from detmem.machine.commands import Definition, Link
@@ -46,6 +47,10 @@ class Past(Database):
     def _reading(self) -> Moment:
         return self._held
 
+    @property
+    def _erasures(self) -> dict[Node, int]:
+        return self._origin._state.erased
+
     def _share(self) -> None:
         """Locks and caches are the origin's, and after a fork its new ones."""
         self._writer: threading.RLock = self._origin._writer
@@ -53,7 +58,11 @@ class Past(Database):
         self._followers, self._columns = self._origin._followers, self._origin._columns
 
     def _folded(self) -> Moment:
-        return Moment(state_at(self._disk, self._seq), self._seq, self._without_erased)
+        state = state_at(self._disk, self._seq)
+        unknown = {node: seq for node, seq in state.missing.items() if self._erasures.get(node, 0) <= self._seq}
+        if unknown:  # erased by another process, behind where this reader stands; or damage
+            check_explained(unexplained(self._disk, self._seq, unknown))
+        return Moment(state, self._seq, self._without_erased)
 
     def close(self) -> None:
         """Let go of this view; the database that it was taken from stays open."""

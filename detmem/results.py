@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from detmem.errors import UsageError
+from detmem.errors import Erased, UsageError
 
 if TYPE_CHECKING:
     from detmem.proof.checkpoint import Checkpoint
@@ -59,7 +59,9 @@ class Report:
 
     ``seq`` and ``state_root`` are of the last good commit, ``reason`` is None when ok; else it says what was expected
     and what was found, in ``file`` at byte ``offset`` (None: the file as a whole).  ``first_bad_seq`` is None when no
-    commit is bad; a snapshot may be.
+    commit is bad; a snapshot may be.  ``operations`` were verified by hash, and their payloads too, but for ``erased``
+    of them, which have none any more.  ``remaining``: payloads that were to be erased and are still there; opening the
+    store for writing, or erasing again, finishes that.
     """
 
     ok: bool
@@ -69,6 +71,9 @@ class Report:
     reason: str | None = None
     file: str | None = None
     offset: int | None = None
+    operations: int = field(default=0, compare=False)
+    erased: int = field(default=0, compare=False)
+    remaining: int = field(default=0, compare=False)
 
     @property
     def cause(self) -> str:
@@ -176,13 +181,17 @@ class Result:
 
         ``level``: R0 what was said, R1 that the results were live, R2 to ask again, R3 to check completeness by parts.
         ``checkpoint``: the one to prove it under, of ``seq`` or later; by default, where the store stands now.
-        For one query: of several, take ``result[i].receipt()``.  Made from the open store; a store that has moved on
-        is replayed up to ``seq``.
+        For one query: of several, take ``result[i].receipt()``.  Made from the open store, which may have
+        moved on: what it no longer holds in memory is replayed.
         """
         if self.raw.ndim != 1:
             raise UsageError("a receipt is of one query: take result[i].receipt()")
         if self._asked is None:
             raise UsageError("this result was not made by a search: nobody knows what was asked")
+        if self.erased:
+            raise Erased(
+                f"{self.erased[:3]} were left out, having been erased since: this is not what was answered then"
+            )
         made: Receipt = self._asked.receipt(self, self._number, level, checkpoint)
         return made
 

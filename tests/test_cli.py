@@ -86,8 +86,22 @@ def test_a_whole_store_verifies(store, run, run_json, level):
     root = root_of(store)
     assert run("verify", store, "--level", level) == (0, f"ok 1..7 state {root}\n", "")
     nowhere = dict.fromkeys(["first_bad_seq", "reason", "file", "offset"])
-    expected = {"ok": True, "seq": 7, "state_root": root, **nowhere, "level": level}
+    with detmem.open(store, "r") as db:
+        operations = sum(max(1, len(entry.ids)) for entry in db.log())
+    counts = {"operations": operations, "erased": 0, "remaining": 0}
+    expected = {"ok": True, "seq": 7, "state_root": root, **nowhere, **counts, "level": level}
     assert run_json("verify", store, "--level", level) == (0, expected)
+
+
+def test_verify_says_how_many_payloads_are_erased(store, run, run_json, tmp_path):
+    with detmem.open(store, "r") as db:
+        db.backup(tmp_path / "copy")
+    with detmem.open(tmp_path / "copy") as db:
+        name = db.collections()[0]
+        db.erase(name, next(iter(db[name])))
+        root, erased = db.state_root, db.verify().erased
+    assert erased >= 1
+    assert run("verify", tmp_path / "copy") == (0, f"ok 1..8 state {root}, {erased} payloads erased\n", "")
 
 
 def test_a_store_without_commits_verifies(tmp_path, run):

@@ -48,6 +48,7 @@ FLOORS = {
     "exchange": 7,
     "front": 8,  # detmem/__init__.py: the door through which users, and the desk above, come in
     "demo": 9,
+    "examples": 9,
     "life": 9,
     "selfcheck": 10,
     "cli": 11,
@@ -73,7 +74,7 @@ ONLY_IN = {
     "fcntl": {"journal/disk.py"},
     "msvcrt": {"journal/disk.py"},
     "socket": {"journal/disk.py"},
-    "tempfile": {"journal/disk.py", "cli.py", "demo.py", "selfcheck.py"},
+    "tempfile": {"journal/disk.py", "cli.py", "demo.py", "selfcheck.py", "examples/story.py"},
     "subprocess": {"cli.py", "demo.py"},
     "signal": {"cli.py", "demo.py"},
     "random": set[str](),

@@ -47,6 +47,8 @@ def perform(db: detmem.Database, call: Call, **more: Any) -> Any:
         return db.collection(name, dim=dim, metric=metric, format=number_format)
     if kind == "drop":
         return db.drop(name)
+    if kind == "erase":
+        return db.erase(name, rest[0])
     c = db[name]
     if kind == "delete":
         return c.delete(rest[0])

@@ -6,14 +6,16 @@ Unlike ``recovery`` this trusts no snapshot and repairs nothing: it is for the a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from detmem.errors import CorruptionError, Divergence, LogDamaged, SnapshotDamaged
 from detmem.journal import snapshot
 from detmem.journal.disk import Disk
+from detmem.journal.erasure import Explained, check_explained, payloads_to_go, singles, unexplained
 from detmem.journal.files import (
     Segment,
     damaged,
+    frames,
     open_if_there,
     read_header,
     segment_name,
@@ -26,6 +28,7 @@ from detmem.journal.head import HEAD, Head, newest_head
 from detmem.journal.past import Position
 from detmem.journal.recovery import advance, read_segments
 from detmem.machine.commitment import LINK_ZERO
+from detmem.machine.links import Node
 from detmem.machine.state import State
 
 __all__ = ["Verdict", "verify"]
@@ -34,12 +37,38 @@ __all__ = ["Verdict", "verify"]
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """``position`` is the last good one; ``error`` is None when everything is good, else it was seen in ``file`` at
-    ``offset`` (None: the file as a whole)."""
+    ``offset`` (None: the file as a whole).
+
+    ``operations`` were verified by hash; of ``erased`` of them the payload is gone, as the log explains; ``remaining``
+    should have none and have it: an erasure is unfinished.
+    """
 
     position: Position
     error: CorruptionError | None
     file: str | None = None
     offset: int | None = None
+    operations: int = 0
+    erased: int = 0
+    remaining: int = 0
+
+
+@dataclass(slots=True)
+class _Payloads:
+    """What a walk has seen of payloads; ``before`` has, by seq, the position before each commit of which one is gone,
+    and where it stands."""
+
+    operations: int = 0
+    gone: int = 0
+    explained: Explained = field(default_factory=Explained)
+    before: dict[int, tuple[Position, str, int]] = field(default_factory=dict)
+
+    def take(self, before: Position, file: str, frame: Frame) -> None:
+        self.operations += len(frame.operations)
+        gone = sum(one.erased for one in singles(frame))
+        self.gone += gone
+        self.explained.take(frame)
+        if gone:
+            self.before[frame.seq] = before, file, frame.offset
 
 
 class _Walk:
@@ -59,6 +88,7 @@ class _Walk:
         self._disk = disk
         self._state = State() if replay else None
         self._watch = watch
+        self.payloads = _Payloads()
         self._visit = visit
         self._progress = progress
         self._read_bytes = self._all_bytes = 0
@@ -132,6 +162,7 @@ class _Walk:
             for frame in reader:
                 position = self._advance(segment, frame)
                 durable = max(durable, frame.durable_seq)
+                self.payloads.take(self.position, segment.name, frame)
                 self._arrived(position, frame.link, head)
                 self._took(position, frame)
                 self._progress(self._read_bytes + frame.offset + frame.size, self._all_bytes)
@@ -219,10 +250,25 @@ def verify(
     the log.
     """
     walk = _Walk(disk, replay, watch, visit, progress)
+    seen = walk.payloads
     try:
         walk.run()
-    except LogDamaged as error:
-        return Verdict(walk.position, error, error.segment or walk.file, error.offset if error.segment else walk.offset)
     except CorruptionError as error:
-        return Verdict(walk.position, error, walk.file, walk.offset)
-    return Verdict(walk.position, walk.snapshot_error, walk.snapshot_file)
+        file, offset = walk.file, walk.offset
+        if isinstance(error, LogDamaged) and error.segment:
+            file, offset = error.segment, error.offset
+        return Verdict(walk.position, error, file, offset, seen.operations, seen.gone)
+    missing = seen.explained.missing
+    try:  # a writer may have erased meanwhile, behind where this walk ended
+        check_explained(unexplained(disk, walk.position.seq, missing))
+    except CorruptionError as error:
+        position, file, offset = seen.before[min(missing.values())]
+        return Verdict(position, error, file, offset, seen.operations, seen.gone)
+    remaining = _remaining(disk, seen.explained.erased)
+    return Verdict(walk.position, walk.snapshot_error, walk.snapshot_file, None, seen.operations, seen.gone, remaining)
+
+
+def _remaining(disk: Disk, erased: dict[Node, int]) -> int:
+    """Payloads that an Erase names and that are still there."""
+    last = max(erased.values(), default=0)
+    return sum(payloads_to_go(frame, erased) for _, frame in frames(disk, 1, last + 1)) if last else 0

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from detmem.errors import CorruptionError, LogDamaged
 from detmem.journal import snapshot
 from detmem.journal.audit import verify
 from detmem.journal.disk import Disk, File
+from detmem.journal.erasure import Explained, check_explained, singles, stripped
 from detmem.journal.files import (
+    KEYS,
     LOG,
     QUARANTINE,
     SNAPSHOTS,
@@ -27,8 +30,10 @@ from detmem.journal.files import (
     snapshot_seqs,
 )
 from detmem.journal.frame import Frame, Seal, SegmentHeader, SegmentReader, encode_commit, encode_seal, last_durable
-from detmem.journal.head import Head, HeadFile, newest_head
+from detmem.journal.head import HEAD, Head, HeadFile, newest_head
+from detmem.journal.keys import KEY
 from detmem.machine.commitment import LINK_ZERO, LogTree
+from detmem.machine.links import Node
 
 __all__ = ["Repaired", "backup", "repair"]
 
@@ -46,10 +51,15 @@ class Repaired:
 def backup(source: Disk, dest: Disk, store_id: bytes, seq: int) -> None:
     """Copy the store as it stood at ``seq``: bytes before that place never change, so no lock is needed.
 
-    ``dest`` is empty.  HEAD is written last: an unfinished backup does not open.
+    ``dest`` is empty, or holds what an earlier call left.  HEAD is written last: an unfinished backup does not open.
     """
-    for folder in (LOG, SNAPSHOTS, QUARANTINE):
+    for folder in ("", LOG, SNAPSHOTS, KEYS):
+        for name in dest.list(folder):
+            if folder or name == HEAD:
+                dest.remove(f"{folder}/{name}" if folder else name)
+    for folder in (LOG, SNAPSHOTS, QUARANTINE, KEYS):
         dest.make_folder(folder)
+    _copy(source, dest, KEY, None)
     head = Head(store_id, clean=True)
     snapshots = snapshot_seqs(source)  # before the segments: a live writer makes a segment first, then its snapshot
     firsts = [first for first in segment_seqs(source) if first <= seq + 1]
@@ -66,7 +76,7 @@ def backup(source: Disk, dest: Disk, store_id: bytes, seq: int) -> None:
             file = dest.open(name)
             head = replace(head, snapshot_seq=number, snapshot_digest=snapshot.read_digest(file, name)[2])
             file.close()
-    for folder in (LOG, SNAPSHOTS, ""):
+    for folder in (LOG, SNAPSHOTS, KEYS, ""):
         dest.sync_folder(folder)
     HeadFile.create(dest, head).close()
     verdict = verify(dest, replay=False, watch=lambda position: None)
@@ -78,14 +88,16 @@ def repair(disk: Disk, copy: Disk) -> Repaired:
     """Write each damaged or missing segment anew, from the commits of ``copy``.
 
     What the copy offers must continue the link before it, arrive at the link behind it where the next segment's header
-    is good, and pass through HEAD's link: then it is the same history, whatever store it lies in.  The damaged file
-    goes to quarantine.  A torn tail is no damage: that is for opening.  ``LogDamaged`` when the copy cannot help.
+    is good, and pass through HEAD's link: then it is the same history, whatever store it lies in.  What this log erases
+    is left out, though the copy still holds it.  The damaged file goes to quarantine.  A torn tail is no damage: that
+    is for opening.  ``LogDamaged`` when the copy cannot help.
     """
     head = newest_head(disk)
     if head is None:
         raise LogDamaged("HEAD is unreadable: open with accept_missing_head=True first, or start from the copy")
     disk.make_folder(LOG)  # it may be gone with all that was in it
     disk.sync_folder("")
+    erased = _erasures(disk, copy, head)
     mended: list[str] = []
     quarantined: list[str] = []
     border = SegmentHeader(head.store_id, 1, 0, LINK_ZERO, LogTree().root)
@@ -104,7 +116,7 @@ def repair(disk: Disk, copy: Disk) -> Repaired:
             temporary = f"{name}.tmp"
             following = _header_or_none(disk, later[0]) if later else None
             try:
-                after, log = _rewrite(copy, disk, temporary, border, log, last, sealed=bool(later))
+                after, log = _rewrite(copy, disk, temporary, border, log, last, erased, sealed=bool(later))
                 reaches = after.first_seq == last + 1
                 joins = following.link == after.link if following else not later or _passes(copy, head)
                 if not reaches or not joins or (first <= head.durable_seq <= last and not _passes(copy, head)):
@@ -128,6 +140,25 @@ def repair(disk: Disk, copy: Disk) -> Repaired:
             border = after
             mended.append(name)
     return Repaired(tuple(mended), tuple(quarantined))
+
+
+def _erasures(disk: Disk, copy: Disk, head: Head) -> dict[Node, int]:
+    """The last Erase of each record in this log: as it says itself, and where it is bad, as the copy does."""
+    seen = Explained()
+    firsts = segment_seqs(disk)
+    last = head.durable_seq
+    if firsts:
+        last = max(last, _acknowledged(disk, SegmentHeader(head.store_id, firsts[-1], 0, b"", b"")))
+    for first, stop in pairwise([1, *firsts, last + 1]):
+        reached = first - 1
+        for source in (disk, copy):
+            try:
+                for _, frame in frames(source, reached + 1, stop) if reached + 1 < stop else ():
+                    seen.take(frame)
+                    reached = frame.seq
+            except CorruptionError:  # it is mended or refused in its turn
+                continue
+    return seen.erased
 
 
 def _walk(source: Iterator[Frame], border: SegmentHeader, log: LogTree) -> tuple[SegmentHeader, LogTree]:
@@ -179,9 +210,18 @@ def _passes(copy: Disk, head: Head) -> bool:
 
 
 def _rewrite(
-    copy: Disk, disk: Disk, name: str, border: SegmentHeader, log: LogTree, last: int, *, sealed: bool
+    copy: Disk,
+    disk: Disk,
+    name: str,
+    border: SegmentHeader,
+    log: LogTree,
+    last: int,
+    erased: dict[Node, int],
+    *,
+    sealed: bool,
 ) -> tuple[SegmentHeader, LogTree]:
-    """A segment from ``border`` up to seq ``last``, made of the copy's commits under this store's header."""
+    """A segment from ``border`` up to seq ``last``, made of the copy's commits under this store's header, without what
+    this store has ``erased``."""
     file = disk.open(name, create=True)
     try:
         file.pwrite(border.encode(), 0)
@@ -189,7 +229,10 @@ def _rewrite(
 
         def written() -> Iterator[Frame]:
             nonlocal end
-            for _, frame in frames(copy, border.first_seq, last + 1):
+            for _, found in frames(copy, border.first_seq, last + 1):
+                frame = stripped(found, erased)
+                bare = [(one.collection, one.id) for one in singles(frame) if one.erased]
+                check_explained({node: frame.seq for node in bare if erased.get(node, 0) < frame.seq})
                 data = encode_commit(frame, frame.seq - 1, border.seed)
                 file.pwrite(data, end)
                 end += len(data)

@@ -204,16 +204,21 @@ class SegmentReader:
     """
 
     def __init__(self, file: File, header: SegmentHeader, resume: tuple[int, int, bytes] | None = None) -> None:
-        """``resume`` is where an earlier reader of this segment stood: (offset, seq, link)."""
+        """``resume`` is where an earlier reader of this segment stood: (offset, seq, link).
+
+        An erasure may have written the segment anew since: the seq is then looked for from the start.
+        """
         self._file = file
         self._header = header
         self._window = memoryview(b"")
         self._window_offset = 0
         self._size = file.size()
+        self._resume = resume
         self.offset, self.seq, self.link = resume or (header.size_bytes, header.first_seq - 1, header.link)
         self.seal: Seal | None = None
 
     def __iter__(self) -> Iterator[Frame]:
+        self._settle()
         while self.offset < self._size:
             frame = self._next()
             if frame is None:
@@ -224,6 +229,7 @@ class SegmentReader:
         """Stand before the commit ``seq``, or where this segment ends before it; of those passed over only the headers
         and the links are read, and the bodies, unverified, if somebody wants them.  ``BadFrame`` at a header that is
         not good."""
+        self._settle()
         while self.seq + 1 < seq and self.offset < self._size:
             header = memoryview(self._file.pread(_HEADER.size, self.offset))
             kind, length, found, _ = _read_header(header, self.offset, self._header.seed)
@@ -236,6 +242,26 @@ class SegmentReader:
                 passed(memoryview(self._file.pread(length, self.offset + _HEADER.size)))
             self.link = self._file.pread(32, end - 32)
             self.offset, self.seq = end, found
+
+    def _settle(self) -> None:
+        """Stand where an earlier reader stood, though the segment may have been written anew."""
+        resume, self._resume = self._resume, None
+        if resume is None or self._leads_on():
+            return
+        _, seq, link = resume
+        header, self._window, self._window_offset = self._header, memoryview(b""), 0
+        self.offset, self.seq, self.link = header.size_bytes, header.first_seq - 1, header.link
+        self.skip(seq + 1)
+        if (self.seq, self.link) != (seq, link):
+            raise BadFrame(self.offset, f"expected commit {seq} with link {link.hex()}, found {self.seq}")
+
+    def _leads_on(self) -> bool:
+        """Whether the next commit, or the seal, begins at ``offset``."""
+        try:
+            kind, _, seq, _ = _read_header(self._read(self.offset, _HEADER.size), self.offset, self._header.seed)
+        except BadFrame:
+            return False
+        return seq == (self.seq + 1 if kind == COMMIT_KIND else self.seq)
 
     def _next(self) -> Frame | None:
         offset = self.offset

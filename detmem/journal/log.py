@@ -16,12 +16,12 @@ from types import TracebackType
 from typing import NamedTuple
 
 from detmem.errors import Divergence, StorageError, StorePoisoned
-from detmem.journal import snapshot
+from detmem.journal import erasure, snapshot
 from detmem.journal.disk import Disk, File
 from detmem.journal.files import LOG, QUARANTINE, SNAPSHOTS, segment_name, snapshot_name, snapshot_seqs
 from detmem.journal.frame import Seal, SegmentHeader, commit_blocks, encode_seal
 from detmem.journal.policy import Policy
-from detmem.journal.recovery import Opened
+from detmem.journal.recovery import Opened, Recovery
 from detmem.machine.stage import Change
 from detmem.machine.state import State
 
@@ -74,6 +74,14 @@ class Journal:
                 self._file.sync()
                 disk.sync_folder(LOG)  # a writer killed behind its rename has not: HEAD would name what is not there
                 self._arrived_at(opened.end)
+        unfinished = opened.unfinished_erasure
+        if unfinished:
+            self.erase(opened.state)
+            done = () if opened.recovery is None else opened.recovery.actions
+            opened.recovery = Recovery((*done, f"the erasure of seq {unfinished} was finished"))
+        elif opened.state.erased:
+            with self._guarded():
+                self._remove_snapshots(max(opened.state.erased.values()))
         if policy.kind == "interval":
             self._background = threading.Thread(target=self._sync_repeatedly, name="detmem interval", daemon=True)
             self._background.start()
@@ -150,6 +158,26 @@ class Journal:
             for seq in snapshot_seqs(self._disk)[:-_KEPT_SNAPSHOTS]:
                 self._disk.remove(snapshot_name(seq))
         return name
+
+    def erase(self, state: State) -> None:
+        """Give up all payloads that the Erases of ``state``, which stands where the log ends, name; see ``erasure``.
+
+        Whatever the policy, the disk has it when this returns.  A failure poisons this handle; reopening goes on.
+        """
+        assert state.seq == self._written.seq
+        with self._syncing, self._guarded():
+            if state.seq >= self._header.first_seq:
+                self._rotate()  # from here on HEAD and a seal know of the Erase, and only sealed segments hold payloads
+            erasure.sweep(self._disk, state.erased)
+            self.snapshot(state)
+            self._remove_snapshots(state.seq)
+
+    def _remove_snapshots(self, before: int) -> None:
+        """Snapshots older than the last erasure may hold what it gave up."""
+        for seq in snapshot_seqs(self._disk):
+            if seq < before:
+                self._disk.remove(snapshot_name(seq))
+        self._disk.sync_folder(SNAPSHOTS)  # though there is none: one that another removed may not be gone for good
 
     def close(self) -> None:
         """Sync everything and leave HEAD clean.  A poisoned handle, or a forked copy of one, only lets go."""

@@ -1,6 +1,6 @@
 """Opening a store: torn or damaged is decided, never guessed (spec/log.md, "Recovery").
 
-Four steps in order; within a step exactly one row applies.  What was done is said in ``Recovery``; what cannot be done
+Steps in order; within a step exactly one row applies.  What was done is said in ``Recovery``; what cannot be done
 without losing acknowledged data is refused with file, offset and seq.  A reader runs the same steps and writes nothing.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from detmem.errors import CorruptionError, Divergence, FormatError, LogDamaged, SnapshotDamaged
 from detmem.journal import snapshot
 from detmem.journal.disk import Disk, File, random_bytes
+from detmem.journal.erasure import check_explained
 from detmem.journal.files import (
     LOG,
     QUARANTINE,
@@ -48,7 +49,8 @@ class Recovery:
 @dataclass(slots=True)
 class Opened:
     """A recovered store.  ``end`` is where the last segment's good part ends (bytes), ``place`` where the state stands:
-    a segment and the offset behind the state's last commit, or None at the border to the segment behind it."""
+    a segment and the offset behind the state's last commit, or None at the border to the segment behind it.
+    ``replayed_from``: the seq of the snapshot that was used, 0 without one."""
 
     state: State
     head: Head
@@ -57,6 +59,13 @@ class Opened:
     end: int = 0
     place: tuple[Segment, int] | None = None
     recovery: Recovery | None = None
+    replayed_from: int = 0
+
+    @property
+    def unfinished_erasure(self) -> int:
+        """The seq of an Erase that no snapshot has behind it, so that its files may not all be written anew; else 0."""
+        last = max(self.state.erased.values(), default=0)
+        return last if last > self.replayed_from else 0
 
 
 def advance(state: State, segment: Segment, frame: Frame, publish: Callable[[Change], None] | None = None) -> None:
@@ -79,6 +88,25 @@ def advance(state: State, segment: Segment, frame: Frame, publish: Callable[[Cha
 
 def recover(disk: Disk, *, write: bool, accept_missing_head: bool = False) -> Opened:
     """Run the steps.  A store that does not exist yet is created when ``write``."""
+    while True:
+        opened = _run_steps(disk, write, accept_missing_head)
+        # A reader beside a writer that has just erased reads files written anew, and stops before the Erase.
+        if not _outrun(disk, opened.head, opened.state):
+            return opened
+
+
+def _outrun(disk: Disk, head: Head, state: State) -> bool:
+    """Whether HEAD has moved on and may explain what is missing.  ``LogDamaged`` when something is and it has not."""
+    if not state.missing:
+        return False
+    now = newest_head(disk)
+    if now is not None and now.durable_seq > head.durable_seq:
+        return True
+    check_explained(state.missing)
+    return False
+
+
+def _run_steps(disk: Disk, write: bool, accept_missing_head: bool) -> Opened:
     actions: list[str] = []
     quarantined: list[str] = []
     if write:
@@ -87,7 +115,7 @@ def recover(disk: Disk, *, write: bool, accept_missing_head: bool = False) -> Op
     snapshots = snapshot_seqs(disk)  # before the segments: a live writer makes a segment first, then its snapshot
     segments = _step_segments(disk, head, write, actions, quarantined)
     state = _step_snapshot(disk, head, snapshots, segments, actions)
-    opened = Opened(state, head, segments=segments)
+    opened = Opened(state, head, segments=segments, replayed_from=state.seq)
     _step_tail(disk, opened, write, actions, quarantined)
     if write:  # last: an open that refuses leaves no HEAD behind that would let the next one pass
         opened.head_file = HeadFile.create(disk, head) if slot is None else HeadFile(disk, head, slot)
@@ -97,9 +125,16 @@ def recover(disk: Disk, *, write: bool, accept_missing_head: bool = False) -> Op
 
 def follow(disk: Disk, opened: Opened, publish: Callable[[Change], None]) -> None:
     """A reader moves on, to what has become durable since.  Each commit is verified as when opening."""
-    head = newest_head(disk)
-    if head is None or head.store_id != opened.head.store_id:
-        raise LogDamaged("HEAD is unreadable or belongs to another store: this store was replaced under its reader")
+    while True:
+        head = newest_head(disk)
+        if head is None or head.store_id != opened.head.store_id:
+            raise LogDamaged("HEAD is unreadable or belongs to another store: this store was replaced under its reader")
+        _follow(disk, opened, head, publish)
+        if not _outrun(disk, head, opened.state):
+            return
+
+
+def _follow(disk: Disk, opened: Opened, head: Head, publish: Callable[[Change], None]) -> None:
     state = opened.state
     while state.seq < head.durable_seq:
         if opened.place is None:
@@ -285,7 +320,7 @@ def _step_tail(disk: Disk, opened: Opened, write: bool, actions: list[str], quar
                 raise damaged(segment.name, reader.offset, reason, reader.seq, max(durable, reader.seq + 1))
             if last:
                 opened.end = reader.offset
-                _decide_end(disk, segment, file, head, reader, bad, durable, write, actions, quarantined)
+                _decide_end(disk, segment, file, head, reader, bad, durable, write, actions, quarantined, state)
         finally:
             file.close()
     if not opened.segments and durable > 0:
@@ -305,11 +340,14 @@ def _decide_end(
     write: bool,
     actions: list[str],
     quarantined: list[str],
+    state: State,
 ) -> None:
     """Exactly one of four rows: (clean end or bad frame) x (something behind it was acknowledged or not)."""
     if durable > reader.seq:
         reason = bad.reason if bad is not None else "the log ends here, and more had been acknowledged"
         raise damaged(segment.name, reader.offset, reason, reader.seq, durable)
+    if write:  # who only reads may have stopped before the Erase
+        check_explained(state.missing)
     if bad is not None:
         torn = file.size() - reader.offset
         why = bad.reason if write else "a writer is at work, or was stopped in the middle"

@@ -90,15 +90,16 @@ def next_call(seed: int, seq: int, ids: list[str]) -> Call:
     some = rng.sample(ids, min(len(ids), rng.randint(1, 3)))
     if len(ids) > MOST_RECORDS:
         return "delete", "notes", rng.sample(ids, len(ids) // 2)
-    kind = rng.choice(("add", "add", "upsert", "update", "delete", "delete_where", "batch", "batch", "recreate"))
+    kinds = ("add", "add", "upsert", "update", "delete", "delete_where", "erase", "batch", "batch", "recreate")
+    kind = rng.choice(kinds)
     if not ids or kind == "add":
         return "add", "notes", _records(rng, fresh)
     if kind == "upsert":
         return "upsert", "notes", _records(rng, some[:1] + fresh)
     if kind == "update":
         return "update", "notes", [(id, None, {"n": 1, "at": seq}, None) for id in some]
-    if kind == "delete":
-        return "delete", "notes", some
+    if kind in ("delete", "erase"):
+        return kind, "notes", some
     if kind == "delete_where":  # beside an add, so that there is something to commit
         return "batch", [("add", "notes", _records(rng, fresh)), ("delete_where", "notes", {"n": rng.randrange(5)})]
     if kind == "recreate":
@@ -316,7 +317,7 @@ class Life:
             if seen is not None and seen > db.seq:
                 raise Broken(f"a reader saw seq {seen}, then a writer {db.seq}")
             report = db.verify("replay" if rng.random() < 0.1 else "chain")
-            if not report.ok or report.seq != db.seq:
+            if not report.ok or report.seq != db.seq or report.remaining:
                 raise Broken(f"verify: {report}")
             self.floor = self.most = db.seq
             return "opened" if db.recovery is None else "recovered"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+import pytest
+
 from detmem.errors import StorageError
 from tests.faults.simdisk import Fault, SimDisk, choices, random_choice
 from tests.faults.workloads import (
@@ -87,7 +89,7 @@ def walk(seed: int, examiner: Examiner) -> int:
     random way (power cut or death of the process); what each leaves is examined.  In some of them a call fails first.
     """
     rng = random.Random(seed)
-    operations = ("add", "batch", "delete", "snapshot", "reopen", "kill", "add", "add")
+    operations = ("add", "batch", "delete", "erase", "snapshot", "reopen", "kill", "add", "add")
     policy = rng.choice(POLICIES)
     runner = Runner(SimDisk(), policy, rng.choice((1, 700, 1 << 26)))
     depth = rng.randint(1, 4)  # the first is the workload's own crash
@@ -102,7 +104,13 @@ def walk(seed: int, examiner: Examiner) -> int:
             seen += 1
             if rng.random() * seen < 1:  # a reservoir of one: every call is as likely
                 left = Runner(
-                    disk.kill(), runner.policy, runner.segment_bytes, runner.history, runner.under_way, runner.floor
+                    disk.kill(),
+                    runner.policy,
+                    runner.segment_bytes,
+                    runner.history,
+                    runner.under_way,
+                    runner.floor,
+                    runner.swept,
                 )
                 taken[:] = [(left, call)]
 
@@ -160,6 +168,21 @@ def test_recovery_survives_its_own_crashes_three_deep():
     assert max(depths) == 4  # the workload's crash, and three of the recoveries behind it
 
 
+ERASURES = [
+    Workload("always", 1, ("add", "add", "erase")),
+    Workload("always", 700, ("add", "snapshot", "erase", "add")),
+    Workload("os", 1 << 26, ("add", "batch", "erase", "kill", "erase")),
+    Workload("group:1", 700, ("add", "kill", "erase")),
+    Workload("paranoid", 1, ("add", "snapshot", "add", "erase")),
+]
+
+
+@pytest.mark.parametrize("workload", ERASURES, ids=lambda one: f"{one.policy}-{one.segment_bytes}-{one.operations}")
+def test_an_erasure_cut_off_anywhere_is_finished_by_the_next_open(workload):
+    """Before its Erase is durable nothing has changed; behind that every open for writing ends without what it held."""
+    crash_everywhere(workload, Examiner(), 12, random.Random(SEED))
+
+
 def test_the_first_open_ever_may_crash_at_any_call():
     """Every subset of what is under way, where 2^10 allow: a store is there, whole and empty, or not at all."""
     examiner = Examiner()
@@ -191,7 +214,9 @@ def test_a_segment_whose_rename_was_never_synced_is_not_built_upon():
 
             def look(disk: SimDisk, call: str, runner: Runner = runner, left: list[Runner] = left) -> None:
                 if call == "sync_folder log":
-                    following = Runner(disk.kill(), "always", 1, runner.history, runner.under_way, runner.floor)
+                    following = Runner(
+                        disk.kill(), "always", 1, runner.history, runner.under_way, runner.floor, runner.swept
+                    )
                     left.append(following)
 
             runner.disk.watch = look

@@ -22,7 +22,7 @@ from types import FunctionType, ModuleType
 import pytest
 
 from detmem.errors import CorruptionError, DetmemError, StorageError, StorePoisoned
-from detmem.journal import copies, files, frame, head, log, recovery
+from detmem.journal import copies, erasure, files, frame, head, log, recovery
 from detmem.machine import commands
 from detmem.machine.commands import Definition
 from detmem.machine.commitment import LINK_ZERO, commit_leaf, link
@@ -96,7 +96,7 @@ def _written_in(function: FunctionType, module: ModuleType) -> bool:
 def _left_out() -> Iterator[Bug]:
     """Every sync left out, one at a time."""
     wholes = (r"[\w.()]*\.sync\(\)", r"[\w.()]*sync_folder\([\w\"]*\)")
-    for module in (log, head, recovery, files, copies):
+    for module in (log, head, recovery, files, copies, erasure):
         for name, function in _functions(module):
             source = inspect.getsource(inspect.unwrap(function))
             counts: dict[str, int] = {}
@@ -123,7 +123,7 @@ CHECKS = [
     _bug("a group acknowledges without waiting", log.Journal.wait, 'if self._policy.kind != "group"', "if True"),
     _bug("a sync behind one that failed is believed", log.Journal._sync, "with self._syncing, self._guarded()", "with self._syncing"),
     _bug("a repair that is not HEAD's history", copies._passes, "found == [head.link]", "True"),
-    _bug("a backup's HEAD comes first", copies.backup, "for folder in (LOG, SNAPSHOTS, QUARANTINE)", "HeadFile.create(dest, Head(store_id, clean=True)).close()\n    for folder in (LOG, SNAPSHOTS, QUARANTINE)"),
+    _bug("a backup's HEAD comes first", copies.backup, "for folder in (LOG, SNAPSHOTS, QUARANTINE, KEYS)", "HeadFile.create(dest, Head(store_id, clean=True)).close()\n    for folder in (LOG, SNAPSHOTS, QUARANTINE, KEYS)"),
     _bug("what repair replaces is not kept", copies.repair, "if first in segment_seqs(disk):  # a copy", "if False:  # a copy"),
     _bug("repair stops where HEAD does", copies.repair, "max(head.durable_seq, _acknowledged(disk, border))", "head.durable_seq"),
     _bug("go on after a failure", log._Guard.__exit__, "self._journal._failure = error", "pass"),
@@ -158,6 +158,24 @@ CHECKS = [
     _bug("no seal", log.Journal._rotate, "file.pwrite(", "(lambda *_: None)("),
     _bug("HEAD without .tmp", head.HeadFile.create, 'temporary = f"{HEAD}.tmp"', "temporary = HEAD"),
     _bug("HEAD is created with one slot", head.HeadFile.create, "for slot in range(_SLOTS)", "for slot in range(1)"),
+    _bug("files change before the Erase is durable", log.Journal.erase, "self._rotate()", "pass"),
+    _bug("an erasure does not look at the log", log.Journal.erase, "erasure.sweep(self._disk, state.erased)", "pass"),
+    _bug("an erasure leaves the snapshots", log.Journal.erase, "self._remove_snapshots(state.seq)", "pass"),
+    _bug("an erasure ends before its snapshot", log.Journal.erase, "self.snapshot(state)", "pass"),
+    _bug("the snapshot comes before the files", log.Journal.erase, "erasure.sweep(self._disk, state.erased)", "self.snapshot(state); erasure.sweep(self._disk, state.erased)"),
+    _bug("an unfinished erasure stays so", log.Journal.__init__, "if unfinished", "if False"),
+    _bug("old snapshots stay where the erasure is finished", log.Journal.__init__, "self._remove_snapshots(max(opened.state.erased.values()))", "pass"),
+    _bug("quarantine is left", erasure.sweep, 'disk.remove(f"{QUARANTINE}/{name}")', "pass"),
+    _bug("temporaries are left", erasure.sweep, "remove_temporaries(disk)", "pass"),
+    _bug("the last sealed segment is left", erasure.sweep, "[:-1]", "[:-2]"),
+    _bug("a segment is written in its place", erasure._rewrite, 'temporary = f"{name}.tmp"', "temporary = name"),
+    _bug("a run is not looked at", erasure._without_payloads, "if goes((part.collection, id))", "if False"),
+    _bug("later versions go as well", erasure._without_payloads, "seq > frame.seq", "seq > 0"),
+    _bug("the wrong row of a run goes", erasure._cut, "run.operation(row)", "run.operation(row - 1)"),
+    _bug("a payload may be gone without an Erase", erasure.check_explained, "if not missing", "if True"),
+    _bug("an offset is believed in a segment written anew", frame.SegmentReader._settle, "or self._leads_on()", "or True"),
+    _bug("a repair brings back what was erased", copies._rewrite, "frame = stripped(found, erased)", "frame = found"),
+    _bug("a repair takes over what another log erased", copies._rewrite, "check_explained(", "(lambda _: None)("),
     _bug("snapshots are believed wherever they stand", recovery._step_snapshot, "if border is None or found != (", "if False and found != ("),
 ]  # fmt: skip
 BUGS = [*SYNCS, *CHECKS]
@@ -188,6 +206,7 @@ def hunt_crashes() -> None:
         Workload("paranoid", 1, ("snapshot", "add", "kill")),
         Workload("os", 1 << 26, ("add", "kill", "add")),
         Workload("os", 700, ("add", "snapshot", "kill")),
+        Workload("os", 700, ("add", "snapshot", "add", "erase")),
     ):
         crash_everywhere(workload, examiner, 10, rng)
 
@@ -217,6 +236,12 @@ def hunt_stories() -> None:
         _mixed_histories,
         _behind_a_seal,
         _forged_root,
+        _bytes_that_came_back,
+        _run_erased,
+        _written_again,
+        _gone_unexplained,
+        _written_anew_under_a_reader,
+        _repaired_erasure,
     ):
         story()
 
@@ -395,6 +420,117 @@ def _forged_root() -> None:
     db = open_disk(SimDisk({**sound, name: sound[name] + frame.encode_commit(forged, 0, header.seed)}))
     if db.seq != 0 or db.recovery is None:
         raise Broken(f"a forged seq: opened at {db.seq}")
+
+
+_MARK = b"e" * 900  # the document of "a4"
+
+
+def _marked() -> tuple[SimDisk, dict[str, bytes]]:
+    """A store in several segments with a snapshot, whose "a4" shall go, and its files before."""
+    disk = _store(1, ("create", "batch", "add", "add", "add", "snapshot", "add"))
+    return disk, disk.files
+
+
+def _none_left(disk: SimDisk, what: str) -> None:
+    left = [name for name, data in disk.files.items() if _MARK in data]
+    if left:
+        raise Broken(f"{what}: {left} hold what was erased")
+
+
+def _bytes_that_came_back() -> None:
+    """Quarantine, temporaries, and an older snapshot that a power cut gave back."""
+    disk, before = _marked()
+    disk = SimDisk({**before, "quarantine/1.0": _MARK, "log/1.tmp": _MARK})
+    with fixed_identity():
+        db = open_disk(disk, segment_bytes=1)
+        file = disk.open("snap/1.tmp", create=True)
+        file.pwrite(_MARK, 0)
+        file.close()
+        db.erase("notes", "a4")
+        _none_left(disk, "erased")
+        _none_left(SimDisk(disk.survivors((0,) * len(disk.units))), "erased, and the power gone")
+        db.close()
+        snapshots = {name: data for name, data in before.items() if name.startswith("snap/")}
+        disk = SimDisk({**disk.files, **snapshots})
+        open_disk(disk, segment_bytes=1).close()
+    _none_left(disk, "opened again")
+
+
+def _run_erased() -> None:
+    """One of many that were written at once, and no other."""
+    disk = SimDisk()
+    with fixed_identity(), open_disk(disk) as db:
+        notes = db.collection("notes", dim=1, metric="l2")
+        notes.add(
+            [f"r{n}" for n in range(20)], raw=[[n] for n in range(20)], documents=[f"doc {n}." for n in range(20)]
+        )
+        db.erase("notes", "r7")
+        for n in range(20):
+            if (n == 7) is any(f"doc {n}.".encode() in data for data in disk.files.values()):
+                raise Broken(f"r7 was erased, and r{n} is {'there' if n == 7 else 'gone'}")
+
+
+def _written_again() -> None:
+    """What is written behind the Erase stays."""
+    disk, _ = _marked()
+    with fixed_identity():
+        db = open_disk(disk, segment_bytes=1)
+        db.erase("notes", "a4")
+        db["notes"].add("a4", raw=[1, 1], documents="again")
+        db.erase("notes", "a3")
+        db.close()
+        db = open_disk(disk, segment_bytes=1)
+        if db["notes"].get("a4").documents != ["again"] or db.at(db.seq - 1)["notes"].get("a4").documents != ["again"]:
+            raise Broken("a later version went with an earlier one")
+        db.close()
+
+
+def _gone_unexplained() -> None:
+    """A state byte that says erased, and nothing that erased it."""
+    disk, before = _marked()
+    with fixed_identity():
+        with open_disk(disk, segment_bytes=1) as db:
+            db.erase("notes", "a4")
+        name = next(name for name, data in before.items() if name.startswith("log/") and _MARK in data)
+        bare = {**before, name: disk.files[name]}
+        snapless = {name: data for name, data in bare.items() if not name.startswith("snap/")}
+        for write in (True, False):
+            _refused(snapless, "a payload that nothing erased", write)
+        if open_disk(SimDisk(bare), write=False).verify("chain").ok:
+            raise Broken("verify takes a payload that nothing erased for good")
+
+
+def _written_anew_under_a_reader() -> None:
+    """It stood in the middle of the segment."""
+    disk = SimDisk()
+    with fixed_identity(), open_disk(disk) as db:
+        notes = db.collection("notes", dim=2, metric="l2")
+        readers = []
+        for number in range(4):
+            notes.upsert("x", raw=[number, number], documents="x" * 50)
+            readers.append(open_disk(disk, write=False))
+        db.erase("notes", "x")
+        for reader in readers:
+            reader.refresh()
+            if reader.checkpoint() != db.checkpoint():
+                raise Broken("a reader lost its place")
+
+
+def _repaired_erasure() -> None:
+    """From a copy that still has it; and from one that has given up what this store has not."""
+    disk, before = _marked()
+    with fixed_identity(), open_disk(disk, segment_bytes=1) as db:
+        db.erase("notes", "a4")
+    after = disk.files
+    name = next(name for name, data in before.items() if name.startswith("log/") and _MARK in data)
+    mended = SimDisk({**after, name: _flipped(after[name], 200, 0)})
+    copies.repair(mended, SimDisk(before))
+    _none_left(mended, "repaired")
+    try:
+        copies.repair(SimDisk({**before, name: _flipped(before[name], 200, 0)}), SimDisk(after))
+    except CorruptionError:
+        return
+    raise Broken("repaired with a payload that nothing here erases")
 
 
 def hunt_copies() -> None:

@@ -9,7 +9,7 @@ opens what a crash left and demands the promises of spec/log.md of it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -32,13 +32,14 @@ __all__ = [
     "Runner",
     "Workload",
     "fixed_identity",
+    "given_up",
     "model",
     "workloads",
 ]
 
 POLICIES = ("always", "paranoid", "group:1", "os", "interval:99999")  # that timer never fires; "tick" stands for it
 PROMPT = ("always", "paranoid", "group:1")  # a call that returned is durable
-OPERATIONS = ("add", "batch", "delete", "snapshot", "reopen", "kill", "tick")
+OPERATIONS = ("add", "batch", "delete", "erase", "snapshot", "reopen", "kill", "tick")
 SEGMENT_BYTES = (1, 700, 1 << 26)  # a segment per commit; one every few; one for all
 
 
@@ -91,12 +92,20 @@ def _commit(db: Database, kind: str) -> None:
             notes.add([f"b{seq}", f"c{seq}"], raw=[[seq, 2], [seq, 3]])
             notes.delete(notes.get(limit=1).ids)
             notes.upsert("same", raw=[seq, 4], documents="d")
+    elif kind == "erase":
+        db.erase("notes", notes.get(limit=1).ids)
     else:
         assert kind == "delete"
         notes.delete(notes.get(limit=1).ids)
 
 
+def _marks(erased: Iterable[tuple[str, str]]) -> list[bytes]:
+    """The documents of erased records, which no other record has: their ids say what they were."""
+    return [(chr(97 + int(id[1:]) % 26) * 900).encode() for _, id in erased if id.startswith("a")]
+
+
 _models: dict[tuple[str, ...], tuple[str, str, str]] = {}
+_given_up: dict[tuple[str, ...], list[bytes]] = {}
 
 
 def model(commits: tuple[str, ...]) -> tuple[str, str, str]:
@@ -107,8 +116,15 @@ def model(commits: tuple[str, ...]) -> tuple[str, str, str]:
             if length:
                 _commit(db, commits[length - 1])
             _models[commits[:length]] = (db.state_root, db.log_root, db.head)
+            _given_up[commits[:length]] = _marks(db._erasures)
         db.close()
     return _models[commits]
+
+
+def given_up(commits: tuple[str, ...]) -> list[bytes]:
+    """What no file may hold any more once these commits have returned."""
+    model(commits)
+    return _given_up[commits]
 
 
 # -------------------------------------------------------------------------------------------------------------- runner
@@ -124,6 +140,7 @@ class Runner:
     history: tuple[str, ...] = ()  # commits whose calls returned
     under_way: tuple[str, ...] = ()  # the commit whose call has not returned
     floor: int = 0  # seqs up to here have been acknowledged as durable
+    swept: int = 0  # what the commits up to here erase is gone
     database: Database | None = field(default=None, repr=False)
     trail: list[str] = field(default_factory=list)
 
@@ -145,6 +162,7 @@ class Runner:
         self.database = database
         self._settle_history(database)
         self.floor = max(self.floor, database.seq)  # an opened store has synced what it shows
+        self.swept = self.returned
 
     def close(self) -> None:
         self.trail.append("close")
@@ -195,6 +213,8 @@ class Runner:
             self.history += (kind,)
         if self.policy in PROMPT:
             self.floor = self.returned
+        if kind == "erase":
+            self.floor = self.swept = self.returned
 
     @property
     def moment(self) -> tuple[object, ...]:
@@ -239,6 +259,11 @@ class Examiner:
 
     def check(self, files: dict[str, bytes], runner: Runner, floor: int) -> Found:
         """The promises to ``runner`` hold for these files.  ``Broken`` otherwise, without the words that replay it."""
+        left = [
+            name for name, data in files.items() for mark in given_up(runner.history[: runner.swept]) if mark in data
+        ]
+        if left:
+            raise Broken(f"an erasure had returned, and {left} hold what was erased")
         found = self.find(files)
         judge(found, runner, floor)
         return found
@@ -259,6 +284,10 @@ class Examiner:
             disk = SimDisk(files)
             first = _open(disk, self._segment_bytes, verified=True)
             cut = disk.crash((0,) * len(disk.units))  # a power cut right behind the recovery
+            for left in (disk.files, cut.files):
+                holding = [name for name, data in left.items() for mark in first[3] if mark in data]
+                if holding:
+                    return Found(*first[:2], f"opened for writing, and {holding} hold what was erased")
             again = _open(cut, self._segment_bytes)
             if again[:2] != first[:2]:
                 return Found(*first[:2], f"opened at seq {first[0]}, after a power cut behind that at seq {again[0]}")
@@ -293,15 +322,16 @@ def judge(found: Found, runner: Runner, floor: int) -> None:
 
 def _open(
     disk: SimDisk, segment_bytes: int, verified: bool = False
-) -> tuple[int, tuple[str, str, str], recovery.Recovery | None]:
-    """(seq, roots, recovery).  ``verified``: read all of it again, leave the handle as a crash would; else close."""
+) -> tuple[int, tuple[str, str, str], recovery.Recovery | None, list[bytes]]:
+    """(seq, roots, recovery, what was erased).  ``verified``: read all of it again, leave the handle as a crash would;
+    else close."""
     with fixed_identity():
         db = open_disk(disk, segment_bytes=segment_bytes)
-    found = db.seq, (db.state_root, db.log_root, db.head), db.recovery
+    found = db.seq, (db.state_root, db.log_root, db.head), db.recovery, _marks(db._erasures)
     if verified:
         for level in ("chain", "replay"):
             report = db.verify(level)
-            if not report.ok or (report.seq, report.state_root) != (db.seq, db.state_root):
+            if not report.ok or report.remaining or (report.seq, report.state_root) != (db.seq, db.state_root):
                 raise CorruptionError(f"verify({level!r}) of a recovered store at seq {db.seq}: {report}")
         return found
     db.close()

@@ -9,7 +9,8 @@ from unittest.mock import patch
 
 from detmem.database import Database
 from detmem.journal.disk import MemoryDisk
-from detmem.journal.frame import Frame, SegmentHeader, SegmentReader
+from detmem.journal.erasure import stripped
+from detmem.journal.frame import Frame, SegmentHeader, SegmentReader, encode_commit
 from detmem.journal.head import Head, read_heads
 from detmem.opening import open_disk
 
@@ -93,6 +94,18 @@ def frames_of(disk: MemoryDisk, name: str) -> list[Frame]:
     file = disk.open(name)
     header = SegmentHeader.decode(file.pread(SegmentHeader.size_bytes, 0))
     return list(SegmentReader(file, header))
+
+
+def make_bare(disk: MemoryDisk, name: str, collection: str, id: str) -> None:
+    """Take the payloads of one record out of a segment, as if it had been erased."""
+    header = SegmentHeader.decode(bytes(disk.files[name][: SegmentHeader.size_bytes]))
+    data = disk.files[name]
+    frames = frames_of(disk, name)
+    tail = bytes(data[frames[-1].offset + frames[-1].size :])
+    bare = [stripped(frame, {(collection, id): 1 << 60}) for frame in frames]
+    parts = [encode_commit(frame, frame.durable_seq, header.seed) for frame in bare]
+    assert sum(map(len, parts)) < sum(frame.size for frame in frames), "there was something to take"
+    disk.files[name] = bytearray(header.encode() + b"".join(parts) + tail)
 
 
 def newest_head(disk: MemoryDisk) -> Head:

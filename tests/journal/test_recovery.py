@@ -6,11 +6,12 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 import detmem
-from detmem.errors import Divergence, FormatError, LogDamaged
+from detmem.errors import Divergence, FormatError, LogDamaged, StorageError
 from detmem.journal.disk import MemoryDisk
 from detmem.journal.head import HEAD
 from tests.journal.stores import (
@@ -20,6 +21,7 @@ from tests.journal.stores import (
     copy,
     frames_of,
     last_segment,
+    make_bare,
     names,
     newest_head,
     opened,
@@ -521,6 +523,65 @@ def test_a_folder_with_other_peoples_files_is_not_a_store(tmp_path: Path, strang
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
 
 
+# --------------------------------------------------------------------------------------- step 4: payloads; 6: erasures
+
+
+@pytest.mark.parametrize("torn", [b"", b"torn"])
+def test_a_payload_that_is_gone_and_that_nothing_erased_is_refused(torn: bytes) -> None:
+    disk = small_store()
+    make_bare(disk, last_segment(disk), "c", "id8")
+    disk.files[last_segment(disk)] += torn
+    error = refused(disk)
+    assert (error.first_lost_seq, error.last_known_seq) == (8, 8)
+    assert "'id8'" in str(error)
+
+
+def test_a_payload_that_is_gone_and_was_erased_later_opens() -> None:
+    disk = small_store()
+    make_bare(disk, last_segment(disk), "c", "id8")
+    whole = small_store()
+    with opened(whole) as database:
+        database.erase("c", "id8")
+        database.close()
+    for name in names(whole, "snap"):  # from the log alone
+        whole.remove(name)
+    assert bytes(whole.files[last_segment(disk)]).startswith(bytes(disk.files[last_segment(disk)][:300]))
+    with opened(whole, write=False) as database:
+        assert database.seq == 9
+        assert "id8" not in database["c"]
+
+
+def test_an_erase_behind_the_snapshot_in_use_is_finished_first_and_reported() -> None:
+    disk = small_store()
+    with patch("detmem.journal.erasure.sweep", side_effect=StorageError(5, "the power fails")):
+        database = opened(disk)
+        with pytest.raises(StorageError):
+            database.erase("c", "id7")
+    with opened(disk, write=False) as database:
+        assert (database.seq, database.verify().remaining) == (9, 1)
+    actions = actions_of(disk)
+    assert [action for action in actions if "the erasure of seq 9 was finished" in action]
+    assert names(disk, "snap") == ["snap/00000000000000000009.snap"]
+    with opened(disk) as database:
+        report = database.verify()
+        assert (report.ok, report.erased, report.remaining) == (True, 1, 0)
+
+
+def test_a_snapshot_older_than_the_last_erasure_is_removed_by_a_writer_and_left_by_a_reader() -> None:
+    disk = small_store()
+    before = copy(disk)
+    with opened(disk) as database:
+        database.erase("c", "id2")
+    expected = without_head_and_lock(disk)
+    for name in names(before, "snap"):
+        disk.files[name] = before.files[name]
+    with opened(disk, write=False) as database:
+        assert database.recovery is None
+        assert len(names(disk, "snap")) == 3
+    assert actions_of(disk) == ()
+    assert without_head_and_lock(disk) == expected
+
+
 # --------------------------------------------------------------------------------------------------------- combinations
 
 Spoil = Callable[[MemoryDisk], None]
@@ -567,6 +628,10 @@ def _damaged(disk: MemoryDisk) -> None:
     disk.files[last_segment(disk)][frames_of(disk, last_segment(disk))[-1].offset + 40] ^= 1
 
 
+def _bare(disk: MemoryDisk) -> None:
+    make_bare(disk, last_segment(disk), "c", "id7")
+
+
 STEP_HEAD: dict[str, Spoil] = {"good": _nothing, "one": _one_slot, "none": _no_slot}
 STEP_FILES: dict[str, Spoil] = {
     "good": _nothing,
@@ -576,6 +641,7 @@ STEP_FILES: dict[str, Spoil] = {
     "late": _late_snapshot,
 }
 STEP_TAIL: dict[str, Spoil] = {"clean": _nothing, "torn": _torn, "cut": _cut, "damaged": _damaged}
+STEP_PAYLOADS: dict[str, Spoil] = {"there": _nothing, "gone": _bare}
 STEP_CALLER = ("silent", "met", "not met")
 WORDS = {
     "one": "one slot of HEAD",
@@ -596,8 +662,9 @@ def test_every_combination_meets_exactly_one_row_of_each_step(head: str, accept:
         checkpoint = database.checkpoint()
     stranger = replace(checkpoint, state_root="0" * 64)
     refusals = opens = 0
-    for files, tail, caller in itertools.product(STEP_FILES, STEP_TAIL, STEP_CALLER):
+    for files, tail, payloads, caller in itertools.product(STEP_FILES, STEP_TAIL, STEP_PAYLOADS, STEP_CALLER):
         disk = copy(whole)
+        STEP_PAYLOADS[payloads](disk)
         STEP_TAIL[tail](disk)
         STEP_FILES[files](disk)
         STEP_HEAD[head](disk)
@@ -605,7 +672,8 @@ def test_every_combination_meets_exactly_one_row_of_each_step(head: str, accept:
         lost = tail in ("cut", "damaged")
         # Without HEAD, only seq 7 is known to have been acknowledged: frame 8 said so, where it can still be read.
         known = lost and not (head == "none" and accept)
-        if (head == "none" and not accept) or files in ("seal", "unsealed", "late") or known:
+        refusing = (head == "none" and not accept) or files in ("seal", "unsealed", "late") or known
+        if refusing or payloads == "gone":
             error: type[Exception] | None = LogDamaged
         elif (caller == "met" and lost) or caller == "not met":
             error = Divergence
@@ -632,5 +700,5 @@ def test_every_combination_meets_exactly_one_row_of_each_step(head: str, accept:
             "snapshot": files == "snapshot",
             "torn": torn,
         }
-    assert refusals + opens == len(STEP_FILES) * len(STEP_TAIL) * len(STEP_CALLER)
+    assert refusals + opens == len(STEP_FILES) * len(STEP_TAIL) * len(STEP_PAYLOADS) * len(STEP_CALLER)
     assert (opens > 0) == (head != "none" or accept)
