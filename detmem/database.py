@@ -10,15 +10,14 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 import numpy as np
-from numpy.typing import NDArray
 
-from detmem import graph, search
+from detmem import arguments, graph
 from detmem.errors import (
     CorruptionError,
     Divergence,
@@ -30,6 +29,7 @@ from detmem.errors import (
     StorePoisoned,
     UsageError,
 )
+from detmem.finder import Finder
 from detmem.journal import audit, keys
 from detmem.journal.copies import backup
 from detmem.journal.disk import AnyPath, Disk, File, OsDisk, call_after_fork, path_text
@@ -40,18 +40,14 @@ from detmem.journal.log import Journal
 from detmem.journal.past import Position, state_at
 from detmem.journal.recovery import Opened, Recovery, follow
 from detmem.machine import commands, encoding, fixed
-from detmem.machine.columns import Columns
 from detmem.machine.commands import Definition, Link, Operation
 from detmem.machine.commitment import StateTree
-from detmem.machine.filters import Filter
 from detmem.machine.links import Node
 from detmem.machine.past import Moment, PastRecords
 from detmem.machine.records import Records, View
 from detmem.machine.runs import Operations, Run
 from detmem.machine.stage import Change, Request, Stage
 from detmem.machine.state import State
-from detmem.machine.vectors import Vectors
-from detmem.parallel import Workers, said_if_long
 from detmem.progress import Progress, reporter
 from detmem.proof.checkpoint import Checkpoint
 from detmem.proof.note import SignerKey
@@ -69,9 +65,7 @@ __all__ = ["MEMORY", "Batch", "Database", "verify_disk"]
 MEMORY = ":memory:"
 _LEVELS = ("chain", "replay")
 _ROOT = re.compile(r"[0-9a-fA-F]{64}")
-_PATIENCE_SECONDS = 1.0
 _KEPT_FOLDS = 2
-_COMPILING = "detmem: compiling the search kernels for this CPU; this happens once, later processes load them"
 
 
 class Batch:
@@ -93,19 +87,14 @@ class Database:
         opened: Opened,
         journal: Journal | None,
         lock: File | None,
-        kernel: str,
-        workers: Workers,
+        finder: Finder,
     ) -> None:
         self._disk = disk
         self._opened = opened
         self._state = opened.state
         self._journal = journal
         self._lock = lock
-        self._kernel = kernel
-        self._workers = workers
-        self._compiled = {"reference"}
-        self._followers: WeakKeyDictionary[Vectors, tuple[search.Follower, threading.Lock]] = WeakKeyDictionary()
-        self._columns: WeakKeyDictionary[Vectors, tuple[Columns, threading.Lock]] = WeakKeyDictionary()
+        self._finder = finder
         self._writer = threading.RLock()
         self._moment = threading.Lock()
         self._batch: Stage | None = None
@@ -133,7 +122,7 @@ class Database:
                 if self._journal is not None:
                     self._journal.close()
             finally:
-                self._workers.close()
+                self._finder.close()
                 if self._lock is not None:
                     self._lock.close()
 
@@ -186,7 +175,8 @@ class Database:
         standing = self._definition(name)
         if standing is None:
             if dim is None:
-                raise NotFoundError(f"no collection {name!r}; give dim= to create it")
+                hint = "" if self._journal is None else "; give dim= to create it"
+                raise NotFoundError(f"no collection {name!r}{hint}")
             definition = Definition(
                 _dimension(dim),
                 fixed.canonical_metric(metric if metric is not None else "cosine"),
@@ -386,10 +376,9 @@ class Database:
 
         ``NotFoundError``: an id that has never been.  ``UsageError`` inside a batch.
         """
-        from detmem.collection import _id_list
 
         name = encoding.check_name(collection, "collection")
-        wanted = [(name, id) for id in _id_list(ids, empty=True)[0]]
+        wanted = [(name, id) for id in arguments.id_list(ids, empty=True)[0]]
         with self._writing() as stage:
             if self._batch is not None:
                 raise UsageError("erase() inside a batch: leave the with block first")
@@ -560,40 +549,6 @@ class Database:
             self._check_whole()
             yield
 
-    def _nearest(
-        self,
-        view: View,
-        definition: Definition,
-        queries: NDArray[np.int32],
-        k: int,
-        mask: NDArray[np.bool_] | None,
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """For each query (slots, raw distances) of the first k live rows of ``view`` that ``mask`` shows."""
-        rows = view.rows
-        kernel = search.chosen_kernel(self._kernel, rows.count * rows.dimension, len(queries))
-        with self._moment:
-            follower, following = self._followers.setdefault(
-                rows.owner, (search.Follower(definition.metric), threading.Lock())
-            )
-        live = search.Live(view.died, view.seq, mask)
-        workers = self._workers
-        with nullcontext() if kernel in self._compiled else said_if_long(_COMPILING, _PATIENCE_SECONDS):
-            with following:
-                followed = follower.follow(rows, kernel, len(queries))
-            answers = search.nearest(
-                followed, live, view.ids, queries, k, definition.metric, kernel, workers.threads, workers.run
-            )
-        self._compiled.add(kernel)
-        return answers
-
-    def _matching(self, view: View, chosen: Filter) -> NDArray[np.bool_]:
-        """Which slots of ``view`` are live and match, bool (n,)."""
-        with self._moment:
-            columns, following = self._columns.setdefault(view.rows.owner, (Columns(), threading.Lock()))
-        with following:
-            fields = columns.follow(view.metadatas, view.rows.count, chosen.fields)
-        return chosen.select_columns(fields, view.alive)
-
     # -- inside
 
     def _commit(self, stage: Stage) -> Commit:
@@ -711,10 +666,8 @@ class Database:
         self._writer, self._moment = threading.RLock(), threading.Lock()
         self._batch = self._batch_thread = None
         self._erasing = threading.Lock()
-        self._workers.after_fork()
+        self._finder.after_fork()
         self._prover.after_fork()
-        self._followers = WeakKeyDictionary()  # one of their locks may have been held by a thread that is not here
-        self._columns = WeakKeyDictionary()
         if self._journal is not None:
             self._journal.disown()
         if self._lock is not None:

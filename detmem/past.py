@@ -34,8 +34,12 @@ class Past(Database):
         self._origin = origin
         self._without_erased = without_erased
         self._seq = seq
-        self._disk, self._opened, self._kernel = origin._disk, origin._opened, origin._kernel
-        self._workers, self._compiled, self._prover = origin._workers, origin._compiled, origin._prover
+        self._disk, self._opened, self._finder, self._prover = (
+            origin._disk,
+            origin._opened,
+            origin._finder,
+            origin._prover,
+        )
         self._journal = self._lock = self._batch = self._batch_thread = None
         self._closed = self._torn = False
         self._share()
@@ -53,10 +57,9 @@ class Past(Database):
         return self._origin._state.erased
 
     def _share(self) -> None:
-        """Locks and caches are the origin's, and after a fork its new ones."""
+        """Locks are the origin's, and after a fork its new ones."""
         self._writer: threading.RLock = self._origin._writer
         self._moment = self._origin._moment
-        self._followers, self._columns = self._origin._followers, self._origin._columns
 
     def _folded(self) -> Moment:
         state = self._origin._fold(self._seq)
