@@ -83,7 +83,7 @@ def measured(db: Any, path: Any, data: Any, options: Any) -> str:
 
     def folded(index: int) -> int:
         with detmem.open(path, "r") as one:
-            return len(one.at(bulk - 1 - index)[name])
+            return len(one.at(max(1, bulk - 1 - index))[name])
 
     def only_opened(index: int) -> int:
         with detmem.open(path, "r") as one:
