@@ -23,10 +23,9 @@ from tests.twin import TWIN, Call, check_contents, perform, perform_batch
 QUERIES = ([0, 0], [1, -2], [1 << 29, 0])
 
 
-def play(db: detmem.Database, calls: list[Call]) -> list[Any]:
-    """The twin's memory after each seq, from 0 on."""
-    memory = TWIN.Memory()
-    past = [copy.deepcopy(memory)]
+def play(db: detmem.Database, memory: Any, calls: list[Call]) -> Iterator[Any]:
+    """The twin's memory after each further commit of the calls that are legal; ``memory`` stays as it is."""
+    memory = copy.deepcopy(memory)
     for call in calls:
         try:
             commit = memory.write(call)
@@ -37,8 +36,7 @@ def play(db: detmem.Database, calls: list[Call]) -> list[Any]:
         else:
             perform(db, call)
         if commit is not None:
-            past.append(copy.deepcopy(memory))
-    return past
+            yield copy.deepcopy(memory)
 
 
 def check_past(db: detmem.Database, past: list[Any], where: Any) -> None:
@@ -100,11 +98,11 @@ def test_any_seq_of_any_history(kept: int, calls: list[Call], where: Any, snapsh
     try:
         disk = MemoryDisk()
         with open_disk(disk, segment_bytes=700) as db:
-            past = play(db, calls[:snapshot_at])
+            past = [TWIN.Memory()]
+            past += play(db, past[0], calls[:snapshot_at])
             db.snapshot()
         with open_disk(disk, segment_bytes=700) as db:
-            memory = past[-1]
-            past += [copy.deepcopy(one) for one in go_on(db, memory, calls[snapshot_at:])]
+            past += list(play(db, past[-1], calls[snapshot_at:]))
             if not reopened:
                 check_past(db, past, where)
         if reopened:
@@ -112,21 +110,6 @@ def test_any_seq_of_any_history(kept: int, calls: list[Call], where: Any, snapsh
                 check_past(db, past, where)
     finally:
         records._DEAD_KEPT, links._DEAD_KEPT = before
-
-
-def go_on(db: detmem.Database, memory: Any, calls: list[Call]) -> Iterator[Any]:
-    memory = copy.deepcopy(memory)
-    for call in calls:
-        try:
-            commit = memory.write(call)
-        except TWIN.Refused:
-            continue
-        if call[0] == "batch":
-            perform_batch(db, call[1])
-        else:
-            perform(db, call)
-        if commit is not None:
-            yield memory
 
 
 @pytest.fixture
