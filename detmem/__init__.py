@@ -31,6 +31,7 @@ from detmem.checking import check_receipt
 from detmem.collection import Collection
 from detmem.database import Batch, Database
 from detmem.errors import (
+    Archived,
     CorruptionError,
     DetmemError,
     DimensionError,
@@ -63,6 +64,7 @@ from detmem.results import Commit, Diff, Entry, Hit, Link, Linked, Records, Repo
 __version__ = "0.1.0"
 
 __all__ = [
+    "Archived",
     "Batch",
     "Checkpoint",
     "Collection",

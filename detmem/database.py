@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from detmem import search
 from detmem.errors import (
+    Archived,
     CorruptionError,
     Divergence,
     Erased,
@@ -30,7 +31,7 @@ from detmem.errors import (
     StorePoisoned,
     UsageError,
 )
-from detmem.journal import audit, keys
+from detmem.journal import archive, audit, keys
 from detmem.journal.copies import backup
 from detmem.journal.disk import AnyPath, Disk, File, OsDisk, call_after_fork, path_text
 from detmem.journal.erasure import WRITES, check_explained, singles
@@ -57,7 +58,7 @@ from detmem.proof.note import SignerKey
 from detmem.proof.proofs import ConsistencyProof, RecordProof, given_checkpoint
 from detmem.proof.receipt import Receipt, Subtree
 from detmem.prover import Prover
-from detmem.results import Commit, Entry, Report, SnapshotInfo
+from detmem.results import ArchiveInfo, Commit, Entry, Report, SnapshotInfo
 
 if TYPE_CHECKING:
     from detmem.collection import Collection
@@ -391,6 +392,7 @@ class Database:
             if self._batch is not None:
                 raise UsageError("erase() inside a batch: leave the with block first")
             assert self._journal is not None
+            archive.reached(self._disk)
             written = self._last_written(frozenset(wanted))
             for node in wanted:
                 if node not in written:
@@ -403,6 +405,30 @@ class Database:
                 self._write(stage, due)
                 self._journal.erase(self._state)
             return self._standing()
+
+    def archive(self, dest: AnyPath) -> ArchiveInfo:
+        """Move the payloads of everything up to now to ``dest``: a new folder, or an archive of this store.
+
+        A snapshot is written, so the store opens and answers as before.  Every segment goes to ``dest`` whole and is
+        verified there; its headers and commitments stay here, so links, roots and proofs can still be computed.  A past
+        moment before the snapshot and a replay then raise ``Archived``, which says where the payloads are; a segment's
+        file put back into ``log/`` of a closed store brings them back.  An erasure reaches archives too, and is refused
+        while one of them is not there.
+
+        ``UsageError``: inside a batch, or ``dest`` holds anything else.
+        """
+        target = OsDisk(path_text(dest))
+        with self._writing():
+            if self._batch is not None:
+                raise UsageError("archive() inside a batch: leave the with block first")
+            assert self._journal is not None
+            if target.exists() and not target.is_folder():
+                raise StoreExistsError(f"{dest!r} exists already, and is no folder")
+            with self._erasing:
+                target.make_root()
+                self._journal.snapshot(self._state)
+                moved = archive.move(self._disk, target)
+            return ArchiveInfo(self._state.seq, moved, target.path(""))
 
     def _last_written(self, wanted: Container[Node]) -> dict[Node, int]:
         """The seq that wrote each of the wanted records last, as the whole log says; ``LogDamaged``."""
@@ -587,6 +613,8 @@ class Database:
         written."""
         with self._writing():
             assert self._journal is not None
+            if any(isinstance(part, Operation) and part.archived for part in operations.parts):
+                raise Archived(f"{where}: its payloads lie in an archive; put them back first")
             change = self._state.apply(operations)
             if (change.link, change.state_root) != (link, state_root):
                 raise Divergence(
@@ -609,11 +637,17 @@ class Database:
             if self._state.erased:
                 self._journal.erase(self._state)
 
-    def _check_nothing_erased_behind(self, last: int) -> None:
-        """``Erased`` when the log up to ``last`` lacks a payload that is only erased behind it."""
-        later = {node: seq for node, seq in self._erasures.items() if seq > last}
-        for _, frame in frames(self._disk, 1, last + 1) if later else ():
+    def _check_payloads(self, last: int) -> None:
+        """``Erased`` when the log up to ``last`` lacks a payload that is only erased behind it, ``Archived`` when one
+        lies elsewhere."""
+        later, places = {node: seq for node, seq in self._erasures.items() if seq > last}, archive.places(self._disk)
+        for _, frame in frames(self._disk, 1, last + 1) if later or places else ():
             for one in singles(frame):
+                if one.archived:
+                    raise Archived(
+                        f"what seq {frame.seq} wrote lies in an archive ({', '.join(places)}): put its segments back "
+                        "into log/ of this store, or of a copy, first"
+                    )
                 seq = later.get((one.collection, one.id))
                 if one.erased and seq is not None:
                     raise Erased(
@@ -756,7 +790,7 @@ def verify_disk(
         error, first_bad = Divergence(f"expected a log of at least {wanted.seq} commits, this one has {seq}"), seq + 1
     if error is None and root not in (None, state_root):
         error = Divergence(f"expected to end in state root {root}, found {state_root}")
-    counts = verdict.operations, verdict.erased, verdict.remaining
+    counts = verdict.operations, verdict.erased, verdict.remaining, verdict.archived
     if error is None:
         return Report(True, seq, state_root, None, None, None, None, *counts)
     return Report(False, seq, state_root, first_bad, str(error), verdict.file, verdict.offset, *counts)
