@@ -98,7 +98,7 @@ class _Walk:
         self._visit = visit
         self._progress = progress
         self._read_bytes = self._all_bytes = 0
-        self._snapshots = set(snapshot_seqs(disk))
+        self.snapshots = set(snapshot_seqs(disk))
         self.snapshot_error: SnapshotDamaged | None = None
         self.snapshot_file: str | None = None
         self.covered = 0  # the seq of the last good snapshot
@@ -118,7 +118,7 @@ class _Walk:
             durable = max(durable, self._segment(segment, segment is segments[-1], head, durable))
         if not segments and durable > 0:
             raise damaged(segment_name(1), 0, "the log is missing", 0, durable)
-        beyond = sorted(seq for seq in self._snapshots if seq > self.position.seq)
+        beyond = sorted(seq for seq in self.snapshots if seq > self.position.seq)
         if beyond:
             self.file, self.offset = snapshot_name(beyond[0]), None
             raise SnapshotDamaged(f"{self.file} lies behind the end of the log at {self.position.seq}")
@@ -213,7 +213,7 @@ class _Walk:
             raise Divergence(
                 f"HEAD acknowledged link {head.link.hex()} at seq {position.seq}, the log has {link.hex()}"
             )
-        if position.seq in self._snapshots:
+        if position.seq in self.snapshots:
             try:
                 self._check_snapshot(position, link, head)
             except SnapshotDamaged as error:  # a cache: the log is read on
@@ -259,24 +259,27 @@ def verify(
     """
     walk = _Walk(disk, replay, watch, visit, progress)
     seen = walk.payloads
+
+    def failed(error: CorruptionError, position: Position, file: str | None, offset: int | None) -> Verdict:
+        return Verdict(position, error, file, offset, seen.operations, seen.gone, 0, seen.archived)
+
     try:
         walk.run()
+    except LogDamaged as error:
+        place = (error.segment, error.offset) if error.segment else (walk.file, walk.offset)
+        return failed(error, walk.position, *place)
     except CorruptionError as error:
-        file, offset = walk.file, walk.offset
-        if isinstance(error, LogDamaged) and error.segment:
-            file, offset = error.segment, error.offset
-        return Verdict(walk.position, error, file, offset, seen.operations, seen.gone, 0, seen.archived)
-    seq, file, offset = seen.last_archived
-    now = newest_head(disk)  # it may name a snapshot that was written since the walk began
-    if seq > max(walk.covered, 0 if now is None else now.snapshot_seq) and walk.snapshot_error is None:
-        error = damaged(file, offset, "its payloads lie in an archive, and no snapshot stands in", seq - 1, seq)
-        return Verdict(walk.position, error, file, offset, seen.operations, seen.gone, 0, seen.archived)
+        return failed(error, walk.position, walk.file, walk.offset)
     missing = seen.explained.missing
+    seq, name, at = seen.last_archived
     try:  # a writer may have erased meanwhile, behind where this walk ended
         check_explained(unexplained(disk, walk.position.seq, missing))
     except CorruptionError as error:
-        position, file, offset = seen.before[min(missing.values())]
-        return Verdict(position, error, file, offset, seen.operations, seen.gone, 0, seen.archived)
+        return failed(error, *seen.before[min(missing.values())])
+    newer = [one for one in snapshot_seqs(disk) if one not in walk.snapshots]  # written since the walk began
+    if seq > max([walk.covered, *newer]) and walk.snapshot_error is None:
+        lost = damaged(name, at, "its payloads lie in an archive, and no snapshot stands in for them", seq - 1, seq)
+        return failed(lost, walk.position, name, at)
     counts = seen.operations, seen.gone, _remaining(disk, seen.explained.erased), seen.archived
     return Verdict(walk.position, walk.snapshot_error, walk.snapshot_file, None, *counts)
 
