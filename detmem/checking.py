@@ -63,7 +63,7 @@ def _checked(receipt: Receipt, db: Database, trusted: Checkpoint | None) -> Verd
             receipt.show(receipt.checkpoint, None)
         try:
             again = _asked_again(receipt, db)
-        except (NotFoundError, UsageError, Erased) as error:
+        except (Erased, NotFoundError, UsageError) as error:
             return Verdict(False, None, f"the store cannot be asked this at seq {receipt.seq}: {error}")
         for rank, (said, found) in enumerate(zip_longest(receipt.results, again.results), 1):
             if said != found:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -564,15 +564,30 @@ class Collection:
         )
 
 
-class _Asked(NamedTuple):
+class _Asked:
     """What a call of ``search`` was asked; results keep it, so that they can give a receipt."""
 
-    collection: Collection
-    queries: NDArray[np.int32]
-    k: int
-    where: dict[str, Any] | None
-    ids: list[str] | None
-    max_distance: float | None
+    __slots__ = ("collection", "ids", "k", "max_distance", "queries", "where")
+
+    def __init__(
+        self,
+        collection: Collection,
+        queries: NDArray[np.int32],
+        k: int,
+        where: dict[str, Any] | None,
+        ids: list[str] | None,
+        max_distance: float | None,
+    ) -> None:
+        self.collection, self.queries, self.k = collection, queries, k
+        self.where, self.ids, self.max_distance = where, ids, max_distance
+
+    def __deepcopy__(self, memo: object) -> _Asked:
+        """Copies of a result ask the same store."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickled result leaves the store behind."""
+        return _nobody, ()
 
     def receipt(self, result: Result, number: int, level: str, checkpoint: Checkpoint | None) -> Receipt:
         """The receipt of the answer to query ``number``."""
@@ -580,9 +595,14 @@ class _Asked(NamedTuple):
             raise Erased("this answer left out records that have been erased: there is no receipt for it")
         ids = None if self.ids is None else tuple(sorted(set(self.ids)))
         name, definition = self.collection._name, self.collection._definition
-        question = Question(name, definition, self.queries[number], self.k, self.where, ids, self.max_distance)
+        within = None if self.max_distance == math.inf else self.max_distance
+        question = Question(name, definition, self.queries[number], self.k, self.where, ids, within)
         answer = list(zip(result.ids, result.raw.tolist(), strict=True))
         return self.collection._database._prover.receipt(question, answer, result.seq, level, checkpoint)
+
+
+def _nobody() -> None:
+    """Who can be asked about a result that was unpickled."""
 
 
 def _batch(results: list[Result], asked: _Asked) -> Result:

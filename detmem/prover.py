@@ -1,7 +1,8 @@
 """From a store to proofs: what stood in the state, where the log binds it, what a search was asked and answered.
 
-Rule 1  What is live is proven from memory, a past moment from a replay up to it.  Nothing a proof needs is kept for a
-        proof's sake while the store is written or searched.
+Rule 1  What is live is proven from memory; so is a past moment that the state still holds, by putting back what has
+        changed since, and any other from a replay up to it.  Nothing that a proof needs is kept for a proof's sake
+        while the store is written or searched.
 Rule 2  Every proof is verified before it is handed out, by what its receiver will use.  One that fails means stale
         tiles: they are made anew from the log, once.
 """
@@ -9,8 +10,8 @@ Rule 2  Every proof is verified before it is handed out, by what its receiver wi
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,13 +24,32 @@ from detmem.journal.files import frames
 from detmem.journal.past import state_at
 from detmem.journal.tiles import StaleTiles, Tiles
 from detmem.machine import encoding, filters, fixed
-from detmem.machine.commands import Definition
+from detmem.machine.commands import SALT_BYTES, Definition
 from detmem.machine.commitment import LogTree, commit
-from detmem.machine.records import Records, View
+from detmem.machine.links import entry
+from detmem.machine.records import Record, View
 from detmem.machine.state import State
 from detmem.proof.checkpoint import Checkpoint
-from detmem.proof.merkle import BadProof, consistency_path, inclusion_path, log_root, prove_state, verify_consistency
-from detmem.proof.proofs import Anchor, Claim, Closing, ConsistencyProof, RecordProof, StatePart, check_anchor, key_of
+from detmem.proof.merkle import (
+    BadProof,
+    bucket_of,
+    consistency_path,
+    inclusion_path,
+    log_root,
+    prove_state,
+    verify_consistency,
+)
+from detmem.proof.proofs import (
+    Anchor,
+    Claim,
+    Closing,
+    ConsistencyProof,
+    RecordProof,
+    StatePart,
+    check_anchor,
+    key_of,
+    record_leaf_of,
+)
 from detmem.proof.receipt import LEVELS, SUBTREES, Named, Receipt, Row, Subtree, list_hash
 from detmem.search import reference
 
@@ -62,6 +82,77 @@ class _Now:
     log: LogTree
 
 
+class _Then:
+    """A state as it was at a seq that it holds: its tree, with what has changed since put back, and its records.
+
+    Used under ``moment``, unless the state is nobody else's.
+    """
+
+    def __init__(self, state: State, seq: int) -> None:
+        self.seq = seq
+        self._state = state
+        self._views: dict[str, View | None] = {}
+        self._buckets: dict[int, bytes] = {}
+        self._nodes: dict[int, bytes] = {}
+        self.root = state.root
+        if seq < state.seq:
+            change = state.tree.stage(dict(self._undone()))
+            self.root = change.root
+            self._buckets, self._nodes = change.buckets, change.all_nodes()
+
+    def bucket(self, number: int) -> bytes:
+        """As ``StateTree.bucket``."""
+        return self._buckets[number] if number in self._buckets else self._state.tree.bucket(number)
+
+    def node(self, number: int) -> bytes:
+        """As ``StateTree.node``."""
+        return self._nodes[number] if number in self._nodes else self._state.tree.node(number)
+
+    def leaf(self, key: bytes) -> bytes | None:
+        """The leaf under ``key``, or None."""
+        data = self.bucket(bucket_of(key))
+        for at in range(0, len(data), _STATE_ENTRY_BYTES):
+            if data.startswith(key, at):
+                return data[at + len(key) : at + _STATE_ENTRY_BYTES]
+        return None
+
+    def view(self, name: str) -> View | None:
+        """A collection at that seq, or None."""
+        if name not in self._views:
+            records = self._state.collections.get(name)
+            if records is None or records.created > self.seq:
+                self._views[name] = None
+            else:
+                now = self.seq == self._state.seq
+                self._views[name] = records.view(self.seq) if now else records.past(self.seq)
+        return self._views[name]
+
+    def record(self, name: str, id: str) -> Record:
+        """A record that was there."""
+        records, view = self._state.collections[name], self.view(name)
+        assert view is not None
+        return records.record(records.slots[id] if self.seq == self._state.seq else view.slots[id])
+
+    def _undone(self) -> Iterator[tuple[bytes, bytes | None]]:
+        """The entries that have changed since, as they were: first what is there now and was not, then what was."""
+        state, seq = self._state, self.seq
+        links, then = set(state.links), set(state.links.all_at(seq))
+        for edge in sorted(links - then):
+            yield entry(edge)[0], None
+        for edge in sorted(then - links):
+            yield entry(edge)
+        for name, records in state.collections.items():
+            born, died = records.born[: records.used], records.died[: records.used]
+            if records.created > seq:
+                yield key_of(name, ""), None
+            for slot in np.flatnonzero((born > seq) & (died > state.seq)).tolist():
+                yield records.key(records.ids[slot]), None
+            for slot in np.flatnonzero((born <= seq) & (died > seq) & (died <= state.seq)).tolist():
+                record, id = records.record(slot), records.ids[slot]
+                commitments = record.vector_commitment + record.content_commitment
+                yield records.key(id), record_leaf_of(name, id, commitments)
+
+
 class Prover:
     """Makes the proofs of one open store.  ``moment()`` is a context in which nothing is published to ``state``."""
 
@@ -85,17 +176,16 @@ class Prover:
     def record(self, collection: str, id: str, at: int | None = None) -> RecordProof:
         """That a record (or with ``id`` "" a collection) is live, or is not, now or ``at`` a seq."""
         key = key_of(collection, id)
-        with self._standing(self._state.seq if at is None else at) as (now, state):
-            seq, root = state.seq, state.root
-            buckets, nodes = self._prove_state(state, [key])
-            records = state.collections.get(collection)
-            opening = None
-            if records is not None and not id:
-                opening = commit(records.definition.encode())
-            elif records is not None and id in records.slots:
-                record = records.record(records.slots[id])
+        with self._standing(at) as (now, then):
+            seq, root = then.seq, then.root
+            buckets, nodes = prove_state(then.bucket, then.node, [key])
+            view, opening = then.view(collection), None
+            if view is not None and not id:
+                opening = commit(view.definition.encode())
+            elif view is not None and then.leaf(key) is not None:
+                record = then.record(collection, id)
                 opening = record.vector_commitment + record.content_commitment
-        part = StatePart(self._anchor(now, seq, root, now.checkpoint), buckets, nodes)
+        part = StatePart(self._anchor(now, seq, root, now.checkpoint), tuple(buckets), nodes)
         claim = Claim(collection, id, opening)
         part.show({key: claim.leaf}, seq, now.checkpoint)
         return RecordProof(now.checkpoint, seq, (claim,), part)
@@ -142,10 +232,12 @@ class Prover:
             raise UsageError(f"level: expected one of {', '.join(LEVELS)}, found {level!r}")
         name = question.collection
         keys = [key_of(name, id) for id, _ in results]
-        with self._standing(seq) as (now, state):
-            view = self._records(state, question, seq).view(seq)
-            leaves, root = [state.tree.leaf(key) for key in keys], state.root
-            buckets, nodes = self._prove_state(state, [key_of(name, ""), *keys])
+        with self._standing(seq) as (now, then):
+            view, root = then.view(name), then.root
+            leaves = [then.leaf(key) for key in keys]
+            buckets, nodes = prove_state(then.bucket, then.node, [key_of(name, ""), *keys])
+        if view is None or view.definition != question.definition:
+            raise NotFoundError(f"no collection {name!r} as it was asked at seq {seq}")
         if None in leaves:
             raise Divergence(f"a result that was no record of {name!r} at seq {seq}")
         if checkpoint is not None and checkpoint != now.checkpoint:
@@ -170,33 +262,32 @@ class Prover:
         )
         if level != "R0":
             anchor = self._anchor(now, seq, root, receipt.checkpoint)
-            receipt = replace(receipt, part=StatePart(anchor, buckets, nodes))
+            receipt = replace(receipt, part=StatePart(anchor, tuple(buckets), nodes))
             receipt.show(receipt.checkpoint, None)
         if level == "R3":
-            receipt = replace(receipt, subtrees=self._local_lists(receipt, view, state))
+            receipt = replace(receipt, subtrees=self._local_lists(receipt, view))
         return receipt
 
     def subtree(self, collection: str, number: int, seq: int | None = None) -> Subtree:
         """All that is live in one of the 256 parts of the state, at ``seq`` or now."""
         if not 0 <= number < SUBTREES:
             raise UsageError(f"number: expected 0..{SUBTREES - 1}, found {number}")
-        with self._standing(self._state.seq if seq is None else seq) as (now, state):
-            seq, root, records, rows = state.seq, state.root, state.collections.get(collection), []
-            if records is None:
+        with self._standing(seq) as (now, then):
+            seq, root, view, rows = then.seq, then.root, then.view(collection), []
+            if view is None:
                 raise NotFoundError(f"no collection {collection!r} at seq {seq}")
-            keys = {key_of(collection, id): id for id in records.slots}
-            others = []
+            ids, others = {key_of(collection, id): id for id in view.slots}, []
             for bucket in range(number << 8, number + 1 << 8):
-                entries = state.tree.bucket(bucket)
+                entries = then.bucket(bucket)
                 for at in range(0, len(entries), _STATE_ENTRY_BYTES):
                     entry = entries[at : at + _STATE_ENTRY_BYTES]
-                    id = keys.get(entry[:32])
+                    id = ids.get(entry[:32])
                     if id is None:
                         others.append(entry)
                     else:
-                        rows.append(_row(records, id))
+                        rows.append(_row(id, then.record(collection, id)))
             top = _BUCKETS >> 8 | number
-            siblings = b"".join([state.tree.node(top >> height ^ 1) for height in range(8)])
+            siblings = b"".join([then.node(top >> height ^ 1) for height in range(8)])
         anchor = self._anchor(now, seq, root, now.checkpoint)
         subtree = Subtree(
             now.checkpoint, seq, collection, number, tuple(sorted(rows)), b"".join(others), siblings, anchor
@@ -248,26 +339,17 @@ class Prover:
         return _Now(Checkpoint.of(state.seq, state.log, state.root), state.log)
 
     @contextmanager
-    def _standing(self, seq: int) -> Iterator[tuple[_Now, State]]:
-        """The state as it stood at ``seq``, and where the store stands now."""
+    def _standing(self, seq: int | None) -> Iterator[tuple[_Now, _Then]]:
+        """Where the store stands now, and its state at ``seq`` (None: now): out of memory, or else folded anew."""
         with self._moment():
             now = self._now()
-            if now.checkpoint.seq == seq:
-                yield now, self._state
+            wanted = now.checkpoint.seq if seq is None else seq
+            if not 0 <= wanted <= now.checkpoint.seq:
+                raise UsageError(f"seq: expected 0..{now.checkpoint.seq}, found {wanted}")
+            if self._state.holds(wanted) and self._state.links.kept_from <= wanted:
+                yield now, _Then(self._state, wanted)
                 return
-        if not 0 <= seq < now.checkpoint.seq:
-            raise UsageError(f"seq: expected 0..{now.checkpoint.seq}, found {seq}")
-        yield now, state_at(self._disk, seq)
-
-    def _records(self, state: State, question: Question, seq: int) -> Records:
-        records = state.collections.get(question.collection)
-        if records is None or records.definition != question.definition:
-            raise NotFoundError(f"no collection {question.collection!r} as it was asked at seq {seq}")
-        return records
-
-    def _prove_state(self, state: State, keys: Iterable[bytes]) -> tuple[tuple[bytes, ...], bytes]:
-        buckets, nodes = prove_state(state.tree.bucket, state.tree.node, keys)
-        return tuple(buckets), nodes
+        yield now, _Then(state_at(self._disk, wanted), wanted)
 
     def _proven(self, now: _Now, make: Callable[[], Made]) -> Made:
         """What ``make`` makes of the tiles and verifies; they are made anew if it is bad."""
@@ -320,7 +402,7 @@ class Prover:
             raise Divergence(f"the log has not been at {old!r}: {error}") from None
         return proof
 
-    def _local_lists(self, receipt: Receipt, view: View, state: State) -> bytes:
+    def _local_lists(self, receipt: Receipt, view: View) -> bytes:
         """The hashes of the 256 local lists of an answer; ``view`` is the collection's at its seq."""
         if view.gone:
             raise Erased(f"{len(view.gone)} records that lived at seq {receipt.seq} have been erased since")
@@ -343,13 +425,14 @@ class Prover:
             first, _ = reference.select(raws[places], [ids[place] for place in places.tolist()], receipt.k)
             found = places[first].tolist()
             chosen.append([place for place in found if receipt.may_answer(int(raws[place]))])
-        with nullcontext((None, state)) if state is not self._state else self._standing(receipt.seq) as (_, standing):
-            leaves = {place: standing.tree.leaf(keys[place]) or b"" for found in chosen for place in found}
+        with self._standing(receipt.seq) as (_, then):
+            leaves = {place: then.leaf(keys[place]) or b"" for found in chosen for place in found}
         lists = [[Named(int(raws[place]), ids[place], leaves[place]) for place in found] for found in chosen]
         return b"".join([list_hash(number, entries) for number, entries in enumerate(lists)])
 
 
-def _row(records: Records, id: str) -> Row:
-    slot = records.slots[id]
-    content = encoding.encode_content(records.metadatas[slot], records.documents[slot])
-    return Row(id, records.vector_bytes(slot), content)
+def _row(id: str, record: Record) -> Row:
+    if record.erased:
+        raise Erased(f"{id!r} was erased since: nobody can show what it held")
+    content = encoding.encode_content(record.metadata, record.document)
+    return Row(id, bytes(record.vector), content, record.salts[:SALT_BYTES], record.salts[SALT_BYTES:])

@@ -203,8 +203,8 @@ class Result:
 
         ``level``: R0 what was said, R1 that the results were live, R2 to ask again, R3 to check completeness by parts.
         ``checkpoint``: the one to prove it under, of ``seq`` or later; by default, where the store stands now.
-        For one query: of several, take ``result[i].receipt()``.  Made from the open store; a store that has moved on
-        is replayed up to ``seq``.
+        For one query: of several, take ``result[i].receipt()``.  Made from the open store, which may have
+        moved on: what it no longer holds in memory is replayed.
         """
         if self.raw.ndim != 1:
             raise UsageError("a receipt is of one query: take result[i].receipt()")

@@ -476,6 +476,83 @@ def _crash(world: World) -> Iterator[Note]:
         yield f"verified {number}", world.verified(f"torn {number}")
 
 
+def _past(world: World) -> Iterator[Note]:
+    """Every moment answers as it did then: what is still in memory, and what only the log remembers."""
+    with world.open("past") as db:
+        for _ in _write("past", db):
+            pass
+        for seq in (0, 1, 7, 19, db.seq - 3, db.seq):
+            then = db.at(seq)
+            yield f"at {seq}", [_standing(then), then.collections()]
+            for name in then.collections()[:2]:
+                c = then[name]
+                yield f"{name} at {seq}", _records(c)
+                asked = _floats(f"past ask {name}", 2, c.dim)
+                yield f"{name} answers at {seq}", _answer(c.search(asked, k=4)) if len(c) else None
+
+
+def _links(world: World) -> Iterator[Note]:
+    """Links within and between collections, seen from both ends; they go with their records."""
+    with world.open("links") as db:
+        people = db.collection("people", dim=3, metric="l2")
+        notes = db.collection("notes", dim=2, metric="ip", format="Q4.28")
+        names = [f"{_WORDS[number % 8]}-{number}" for number in range(12)]
+        people.add(names, _floats("links people", 12, 3))
+        notes.add(names[:6], _floats("links notes", 6, 2))
+        drawn = _bits("links", 120).tolist()
+        for one, other, kind in zip(drawn[::3], drawn[1::3], drawn[2::3], strict=True):
+            end = names[other % 12] if kind % 3 else ("notes", names[other % 6])
+            people.link(names[one % 12], ("knows", "ﬀ", "wrote")[kind % 3], end)
+        notes.link(names[0], "about", ("people", names[1]))
+        yield "linked", _standing(db)
+        yield "seen", _neighbors(people, names) + _neighbors(notes, names[:6])
+        for one in drawn[:60:3]:
+            people.unlink(names[one % 12], "knows", names[(one + 1) % 12])
+        people.delete(names[3:5])
+        people.upsert(names[6], [0.5, 0.5, 0.5])
+        yield "fewer", _standing(db)
+        yield "seen again", _neighbors(people, names[:3] + names[5:]) + _neighbors(notes, names[:6])
+        yield "snapshot", world.snapshot(db)
+    with world.open("links", "r") as db:
+        yield "opened", [_standing(db), _neighbors(db["people"], names[:3])]
+
+
+def _neighbors(collection: Any, ids: list[str]) -> list[Any]:
+    return [[list(link) for link in collection.neighbors(id, direction=way)] for id in ids for way in ("out", "in")]
+
+
+def _requests(world: World) -> Iterator[Note]:
+    """A call under a request id happens once, in this process and the next."""
+    vectors = _floats("requests", 20, 2)
+    ids = [f"{number:02d}" for number in range(20)]
+    with world.open("requests") as db:
+        c = db.collection("c", dim=2, metric="cosine")
+        for _ in range(2):
+            c.add(ids, vectors, request_id="first")
+            c.upsert("x", vectors[3], request_id="日本")
+            yield "asked", _standing(db)
+        yield "another call", world.refusal(c.add, "y", vectors[4], request_id="first")
+        yield "snapshot", world.snapshot(db)
+    with world.open("requests", "r+") as db:
+        db["c"].add(ids, vectors, request_id="first")
+        yield "opened", _standing(db)
+
+
+def _receipts(world: World) -> Iterator[Note]:
+    """Proofs and receipts, byte for byte: of what is there, of what is not, and that a log continues another."""
+    with world.open("receipts") as db:
+        for number, _ in enumerate(_write("receipts", db)):
+            if number == 9:
+                early = db.checkpoint()
+        yield "records", [db.prove(name, id).sha256 for name in ("deep", "brief") for id in ("x", "amber-0", "nobody")]
+        yield "consistency", db.prove_consistency(early).sha256
+        for name, dim, _, _ in _DEFINED:
+            c, asked = db[name], _floats(f"receipts ask {name}", dim)
+            answers = [c.search(asked, k=3), c.search(asked, k=50, where={"flag": True}), c.search(asked, ids=["Z-7"])]
+            for level in ("R0", "R1", "R2", "R3"):
+                yield f"{name} {level}", [answer.receipt(level).sha256 for answer in answers]
+
+
 # A stage that searches is played with each kernel, and must come to the same with all.
 STAGES: dict[str, Stage] = {
     "numbers": _numbers,
@@ -487,8 +564,12 @@ STAGES: dict[str, Stage] = {
     "filters": _filters,
     "copies": _copies,
     "crash": _crash,
+    "past": _past,
+    "links": _links,
+    "requests": _requests,
+    "receipts": _receipts,
 }
-_SEARCHING = ("answers", "compaction", "front", "life")
+_SEARCHING = ("answers", "compaction", "front", "life", "past")
 
 
 # ---------------------------------------------------------------------------------------------------------- the digests
@@ -579,8 +660,14 @@ def kernels_of(stage: str, usable: list[str]) -> list[str]:
 
 
 def particulars() -> dict[str, Any]:
-    """What one must know of a machine to understand a difference."""
-    usable = [name for name, refusal in _available().items() if refusal is None]
+    """What one must know of a machine to understand a difference.
+
+    ``UsageError``: the environment forces a kernel that cannot run here.
+    """
+    available = _available()
+    usable = [name for name, refusal in available.items() if refusal is None]
+    if not usable:
+        raise detmem.UsageError(f"no kernel to play with: {available}")
     return {
         "detmem": detmem.__version__,
         "system": f"{platform.system()} {platform.release()}",

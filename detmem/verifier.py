@@ -908,7 +908,7 @@ def check_growth(old_size: int, old_root: bytes, new_size: int, new_root: bytes,
 
 def check_anchor(anchor: Any, state_root: bytes, seq: int, trusted: Checkpoint) -> None:
     """A state root of seq is bound by the trusted checkpoint."""
-    need(0 <= seq <= trusted.seq, f"anchor: seq {seq}, the checkpoint is of {trusted.seq}")
+    need(type(seq) is int and 0 <= seq <= trusted.seq, f"anchor: seq {seq}, the checkpoint is of {trusted.seq}")
     if seq == 0:
         need(anchor is None, "anchor: seq 0 has none")
         same("anchor: state root of seq 0", ZERO, state_root)

@@ -1711,7 +1711,7 @@ class Told:
         self.leaves: list[bytes] = []
         self.ends = [0]  # log sizes after each seq
         self.trees: list[dict[bytes, bytes]] = [{}]  # the entries at each seq
-        self.states: list[State] = [{}]
+        self.states: list[State] = [State()]
         self.checkpoints = [self.memory.checkpoint()]
 
     def write(self, command: tuple[Any, ...]) -> None:
@@ -2049,7 +2049,7 @@ def write_subtree(told: Told, seq: int, at: int, name: str, number: int) -> byte
     records = []
     for record_id, r in told.states[seq][name].records.items():
         if state_key(name, record_id) in entries:
-            records.append([record_id, vector_bytes(r.vector), content(r.metadata, r.document), b"", b""])
+            records.append([record_id, vector_bytes(r.vector), content(r.metadata, r.document), *r.salts])
             del entries[state_key(name, record_id)]
     rows = state_rows(told.trees[seq])
     siblings = [rows[8 + height].get(number >> height ^ 1, ZERO) for height in range(8)]
@@ -2159,13 +2159,13 @@ def write_refutation(told: Told, receipt: bytes, at: int, record_id: str) -> byt
     body = {
         "checkpoint": told.checkpoints[at],
         "content": content(r.metadata, r.document),
-        "content_salt": b"",
+        "content_salt": r.salts[1],
         "id": record_id,
         "proof": state_part(told.trees[seq], [state_key(name, record_id)], told.anchor(seq, at)),
         "receipt": sha256(receipt),
         "seq": seq,
         "vector": vector_bytes(r.vector),
-        "vector_salt": b"",
+        "vector_salt": r.salts[0],
     }
     return encode(["detmem/refutation/v1", body])
 

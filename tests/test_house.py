@@ -50,9 +50,11 @@ FLOORS = {
     "cli": 9,
     "demo": 9,
     "selfcheck": 9,
+    "examples": 9,
     "__main__": 10,
 }
-# Rooms of one floor do not know each other, but the shell is one room in several files, and the desk offers the demo.
+# Rooms of one floor do not know each other, but the shell is one room in several files, and the desk offers the demo
+# and the selfcheck.
 NEIGHBOURS = {
     ("database", "collection"), ("collection", "database"), ("database", "past"), ("past", "database"), ("cli", "demo"),
     ("cli", "selfcheck"),
@@ -73,7 +75,7 @@ ONLY_IN = {
     "fcntl": {"journal/disk.py"},
     "msvcrt": {"journal/disk.py"},
     "socket": {"journal/disk.py"},
-    "tempfile": {"journal/disk.py", "cli.py", "demo.py", "selfcheck.py"},
+    "tempfile": {"journal/disk.py", "cli.py", "demo.py", "selfcheck.py", "examples/story.py"},
     "subprocess": {"cli.py", "demo.py"},
     "signal": {"cli.py", "demo.py"},
     "random": set[str](),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import pickle
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +20,7 @@ import detmem
 from detmem.errors import CorruptionError, Divergence, StorageError, UsageError
 from detmem.machine.commitment import LogTree
 from detmem.proof.checkpoint import Checkpoint
+from detmem.proof.merkle import prove_state
 from detmem.proof.proofs import key_of
 from detmem.proof.receipt import Named, Receipt
 from tests.twin import TWIN, perform
@@ -34,11 +39,11 @@ def small(db: detmem.Database, count: int = 200, metric: str = "l2") -> detmem.C
 
 def forged(receipt: Receipt, db: detmem.Database, results: tuple[Named, ...]) -> Receipt:
     """The receipt with another answer, as its maker would forge it: with a right proof of what it names."""
-    state = db._state
+    tree = db._state.tree
     keys = [key_of("notes", ""), *(key_of("notes", one.id) for one in results)]
-    buckets, nodes = db._prover._prove_state(state, keys)
+    buckets, nodes = prove_state(tree.bucket, tree.node, keys)
     assert receipt.part is not None
-    return replace(receipt, results=results, part=receipt.part._replace(buckets=buckets, nodes=nodes))
+    return replace(receipt, results=results, part=receipt.part._replace(buckets=tuple(buckets), nodes=nodes))
 
 
 # --------------------------------------------------------------------------------------------------------------- levels
@@ -133,6 +138,17 @@ def test_what_the_caller_changes_after_asking_does_not_show() -> None:
         assert detmem.check_receipt(receipt, db).ok
 
 
+def test_copies_of_a_result_ask_the_same_store_and_pickled_ones_none() -> None:
+    with detmem.open(":memory:") as db:
+        hits = small(db).search(raw=[1, 2, 3, 4], k=2)
+        assert copy.deepcopy(hits).receipt() == hits.receipt()
+        assert dataclasses.asdict(hits)["ids"] == hits.ids
+        away = pickle.loads(pickle.dumps(hits))
+        assert (away.ids, away.raw.tolist(), away.seq) == (hits.ids, hits.raw.tolist(), hits.seq)
+        with pytest.raises(UsageError, match="was not made by a search"):
+            away.receipt()
+
+
 def test_a_filter_deeper_than_a_receipt_can_hold_is_said() -> None:
     where: dict[str, object] = {"n": 1}
     for _ in range(9):
@@ -150,6 +166,84 @@ def test_an_empty_answer_has_a_receipt() -> None:
         assert receipt.results == ()
         assert detmem.check_receipt(receipt, db).ok
         for number in (0, key_of("notes", "")[0], 255):
+            assert receipt.check_subtree(db.subtree("notes", number), db.checkpoint()).ok
+
+
+def test_the_past_is_proven_from_now() -> None:
+    """A view of the past answers for its seq, under the checkpoint that the store stands at."""
+    with detmem.open(":memory:") as db:
+        notes = small(db)
+        hits = notes.search(raw=[0, 0, 0, 0], k=4)
+        then = db.checkpoint()
+        notes.delete(hits.ids[:2])
+        view, now = db.at(then.seq), db.checkpoint()
+        proof = view.prove("notes", hits.ids[0])
+        assert (proof.present, proof.seq) == (True, then.seq)
+        assert proof.verify(now, "notes", hits.ids[0]).ok
+        again = view["notes"].search(raw=[0, 0, 0, 0], k=4)
+        for level in ("R1", "R3"):
+            assert again.receipt(level) == hits.receipt(level)
+            assert again.receipt(level).verify(now).ok
+            assert again.receipt(level, checkpoint=then).verify(then).ok
+        receipt, subtree = again.receipt("R3"), view.subtree("notes", key_of("notes", hits.ids[0])[0])
+        assert receipt.check_subtree(subtree, now).ok
+        first = view.prove_consistency(then)
+        assert (first.old, first.new) == (then, then)
+        with pytest.raises(Divergence):
+            view.prove_consistency(now)
+        assert detmem.diff(view, db).common_seq == then.seq
+
+
+def test_links_requests_and_recorded_receipts_stand_beside_the_records() -> None:
+    """Links are leaves of the state like any other, the rest leaves of the log alone."""
+    with detmem.open(":memory:") as db:
+        notes = small(db, 60)
+        for number in range(0, 50, 2):
+            notes.link(f"n{number}", "after", f"n{number + 1}")
+        notes.upsert("n7", raw=[1, 1, 1, 1], request_id="r1")
+        hits = notes.search(raw=[0, 0, 0, 0], k=4, expand="after")
+        receipt = hits.receipt("R3")
+        commit = db.record(receipt, "asked by the planner")
+        assert commit is not None
+        assert (commit.seq, commit.state_root) == (receipt.seq + 1, db.state_root)
+        with pytest.raises(UsageError):
+            db.record(receipt.sha256)  # type: ignore[arg-type]
+        assert receipt.verify(receipt.checkpoint).ok
+        view = db.at(receipt.seq)
+        others = [view.subtree("notes", number) for number in range(0, 256, 5)]
+        assert any(one.others for one in others)
+        now, proof = db.checkpoint(), db.prove_consistency(receipt.checkpoint)
+        assert all(receipt.check_subtree(one, now, consistency=proof).ok for one in others)
+        assert detmem.check_receipt(receipt, db).level == "R3"
+
+
+def test_salted_records_are_shown_with_their_salts() -> None:
+    with detmem.open(":memory:") as db:
+        notes = db.collection("notes", dim=2, metric="l2", erasable=True)
+        notes.add([f"n{i}" for i in range(30)], raw=[[i, 2 * i] for i in range(30)], documents=["text"] * 30)
+        notes.update("n3", documents="another")
+        receipt, checkpoint = notes.search(raw=[0, 0], k=3).receipt("R3"), db.checkpoint()
+        missing = receipt.results[2]
+        fourth = notes.search(raw=[0, 0], k=4).receipt().results[3]
+        lying = forged(receipt, db, (*receipt.results[:2], fourth))
+        subtree = db.subtree("notes", key_of("notes", missing.id)[0])
+        assert all(row.vector_salt and row.content_salt for row in subtree.records)
+        assert receipt.check_subtree(subtree, checkpoint).ok
+        refutation = lying.refute(subtree, checkpoint)
+        assert refutation is not None
+        assert detmem.Refutation.decode(refutation.encode()).verify(lying, checkpoint).ok
+        assert db.prove("notes", "n3").verify(checkpoint, "notes", "n3").ok
+
+
+@pytest.mark.parametrize("within", [-1.0, 0.0, 1e-4, 0.5, float("inf")])
+def test_a_greatest_distance_is_part_of_the_question(within: float) -> None:
+    with detmem.open(":memory:") as db:
+        notes = small(db)
+        receipt = notes.search(raw=[0, 0, 0, 0], k=9, max_distance=within).receipt("R3")
+        assert Receipt.decode(receipt.encode()) == receipt
+        assert receipt.max_distance == (None if within == float("inf") else within)
+        assert detmem.check_receipt(receipt, db).level == "R3"
+        for number in range(0, 256, 9):
             assert receipt.check_subtree(db.subtree("notes", number), db.checkpoint()).ok
 
 
@@ -351,6 +445,38 @@ def test_every_past_root_and_every_record_is_provable_after_any_history(calls: l
             proof = db.prove("c", id)
             assert (proof.verify(now, "c", id).ok, proof.present) == (True, id in c)
             assert proof.encode() == TWIN.write_state_proof(told, now.seq, now.seq, [("c", id)])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_old_roots_out_of_memory_are_the_logged_ones(seed: int) -> None:
+    """Of histories with links, several collections, batches, and collections that come and go."""
+    draw = random.Random(seed)
+    with detmem.open(":memory:") as db:
+        checkpoints = [db.checkpoint()]
+        for number in range(60):
+            names = db.collections()
+            if not names or draw.random() < 0.08:
+                db.collection(f"c{number}", dim=1, metric="l2", erasable=draw.random() < 0.3)
+            elif draw.random() < 0.04:
+                db.drop(draw.choice(names))
+            else:
+                c = db[draw.choice(names)]
+                ids = [f"i{draw.randrange(9)}" for _ in range(draw.choice((1, 1, 3, 90)))]
+                there = list(c)
+                if len(there) > 1 and draw.random() < 0.3:
+                    (c.link if draw.random() < 0.7 else c.unlink)(draw.choice(there), "to", draw.choice(there))
+                elif there and draw.random() < 0.3:
+                    c.delete(draw.sample(there, draw.randint(1, len(there))))
+                else:
+                    c.upsert(many := list(dict.fromkeys(ids)), raw=[[number]] * len(many))
+            if db.seq == len(checkpoints):
+                checkpoints.append(db.checkpoint())
+        held = 0
+        for checkpoint in checkpoints:
+            with db._prover._standing(checkpoint.seq) as (_, then):
+                assert then.root.hex() == checkpoint.state_root
+                held += then._state is db._state
+        assert held > 5
 
 
 def test_a_checkpoint_of_another_history_is_not_continued() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from struct import Struct
+from typing import TypeVar
 
 import numpy as np
 
@@ -33,6 +34,9 @@ _CHUNK_BYTES = 1 << 20
 _CHUNK_HEAD_BYTES = 4 + 32
 _ROWS_AT_ONCE_BYTES = 1 << 20
 _MAX_SEQ = 2**63 - 1
+
+
+Item = TypeVar("Item")
 
 
 @dataclass(slots=True)
@@ -82,7 +86,7 @@ def load(file: File, name: str) -> tuple[State, bytes]:
         history = _read_links(reader), _read_requests(reader), _read_erasures(reader)
         reader.finish()
         header = reader.header
-        state = State.restored(header.seq, header.link, header.log, collections, *history)
+        state = State.restored(header.seq, header.link, header.log, _handed_over(collections), *history)
     except (SnapshotDamaged, StorageError):  # a disk that cannot be read says nothing about what was written
         raise
     except DetmemError as error:
@@ -90,6 +94,13 @@ def load(file: File, name: str) -> tuple[State, bytes]:
     if state.root != header.state_root:
         raise reader.damaged(f"expected state root {header.state_root.hex()}, found {state.root.hex()}")
     return state, reader.digest
+
+
+def _handed_over(items: list[Item]) -> Iterator[Item]:
+    """The items, in order, which the list lets go of: their memory is their receiver's to free."""
+    items.reverse()
+    while items:
+        yield items.pop()
 
 
 def _stream(state: State) -> Iterator[bytes]:
@@ -271,8 +282,8 @@ class _Reader:
         return data
 
 
-def _read_collections(reader: _Reader) -> Iterator[tuple[Records, list[bytes]]]:
-    """Each collection's records, and their commitments as ``Records.commitments`` would give them."""
+def _read_collections(reader: _Reader) -> Iterator[tuple[Records, bytes]]:
+    """Each collection's records, and their commitments as ``Records.all_commitments`` would give them, joined."""
     before = ""
     for _ in range(reader.header.collection_count):
         [name] = _names(reader, 1, encoding.MAX_COLLECTION_BYTES)
@@ -285,7 +296,7 @@ def _read_collections(reader: _Reader) -> Iterator[tuple[Records, list[bytes]]]:
         yield _read_records(reader, name, definition)
 
 
-def _read_records(reader: _Reader, name: str, definition: Definition) -> tuple[Records, list[bytes]]:
+def _read_records(reader: _Reader, name: str, definition: Definition) -> tuple[Records, bytes]:
     dim = definition.dim
     count = reader.counted(2 + 8 + 4 * dim + 4)
     ids = _names(reader, count, encoding.MAX_ID_BYTES)
@@ -296,32 +307,33 @@ def _read_records(reader: _Reader, name: str, definition: Definition) -> tuple[R
     if count and not 1 <= born.min() <= born.max() <= reader.header.seq:
         raise reader.damaged(f"a record born outside 1..{reader.header.seq}")
     vectors = Vectors(dim)
-    of_vectors: list[bytes] = []
+    of_vectors = bytearray()
     step = max(1, _ROWS_AT_ONCE_BYTES // (4 * dim))
     for start in range(0, count, step):
         data = memoryview(reader.read(4 * dim * min(step, count - start)))
         block = np.frombuffer(data, dtype="<i4").reshape(-1, dim)
         vectors.append(fixed.admit_raw(block, dimension=dim, collection=name))
         if not definition.erasable:
-            of_vectors += [commit(data[at : at + 4 * dim]) for at in range(0, len(data), 4 * dim)]
+            of_vectors += b"".join([commit(data[at : at + 4 * dim]) for at in range(0, len(data), 4 * dim)])
     pack = contents.packer()
     metadatas: list[encoding.Metadata] = []
     documents: list[str | None] = []
-    of_contents: list[bytes] = []
+    of_contents = bytearray()
     for content in reader.sized(count, 4, encoding.MAX_CONTENT_BYTES):
         metadata, document = contents.decode(content, pack)
         metadatas.append(metadata)
         documents.append(document)
         if not definition.erasable:
-            of_contents.append(commit(content))
+            of_contents += commit(content)
     size = 2 * SALT_BYTES * definition.erasable
     reader.check_count(count, size)
     salts = [reader.read(size) for _ in range(count)] if size else []
     seq = reader.header.seq
     records = Records.restored(name, definition, ids, vectors, metadatas, documents, born, salts, seq)
     if definition.erasable:  # the salts stand behind what they go before
-        return records, records.all_commitments()
-    return records, [of_vector + of_content for of_vector, of_content in zip(of_vectors, of_contents, strict=True)]
+        return records, b"".join(records.all_commitments())
+    both = np.frombuffer(of_vectors, dtype=np.uint8).reshape(-1, 32), np.frombuffer(of_contents, dtype=np.uint8)
+    return records, np.concatenate((both[0], both[1].reshape(-1, 32)), axis=1).tobytes()
 
 
 _LINK_LIMITS = (

@@ -25,6 +25,7 @@ _HEIGHT = 8
 _WIDTH = 1 << _HEIGHT
 _HASH_BYTES = 32
 _TILE_BYTES = _WIDTH * _HASH_BYTES
+_KEPT_CLOSINGS = 4096
 _CACHED_TILES = 256  # that a disk has as well: 2 MiB
 _FOLDER, _TILE, _PART = re.compile("x[0-9]{3}"), re.compile("[0-9]{3}"), re.compile("[0-9]{1,3}")
 
@@ -51,7 +52,7 @@ class Tiles:
         self._parts: dict[int, str | None] = {}  # and the file of these, of each level
         self._held: dict[tuple[int, int], bytes] = {}
         self._written: dict[tuple[int, int], None] = {}  # those of ``_held`` that the disk has as well
-        self._closing = (0, 0, 0)  # of the last commit read: seq, index of its leaf, number of operations
+        self._closings: dict[int, tuple[int, int]] = {}  # of the last commits read, as ``closing`` gives them
 
     def disown(self) -> None:
         """In a forked child: the store's files stay with the parent."""
@@ -74,17 +75,24 @@ class Tiles:
                 return
         except StaleTiles:
             pass
+        except BaseException:  # a full disk, an interrupt: nobody knows how far it came
+            self._begin()
+            raise
         self.rebuild(seq, log)
 
     def rebuild(self, seq: int, log: LogTree) -> None:
         """The same from the log alone, whatever ``tiles/`` says."""
         self._begin()
-        if self._write:
-            self._clear()
-        self._read_on(seq)
-        if not self.agrees(log):
-            raise Divergence(f"the log up to seq {seq} has not the root {log.root.hex()} that was computed from it")
-        self._save()
+        try:
+            if self._write:
+                self._clear()
+            self._read_on(seq)
+            if not self.agrees(log):
+                raise Divergence(f"the log up to seq {seq} has not the root {log.root.hex()} that was computed from it")
+            self._save()
+        except BaseException:
+            self._begin()
+            raise
 
     def agrees(self, log: LogTree) -> bool:
         """Whether the first ``log.size`` leaves here have that tree's root."""
@@ -141,7 +149,7 @@ class Tiles:
 
     def closing(self, seq: int) -> tuple[int, int]:
         """(index, number of operations) of the leaf that closes commit ``seq``, which is in the log."""
-        if self._closing[0] != seq:
+        if seq not in self._closings:
             first = max(number for number in segment_seqs(self._disk) if number <= seq)
             counts: list[int] = []
             file = self._disk.open(segment_name(first))
@@ -153,8 +161,14 @@ class Tiles:
                 file.close()
             if reader.seq != seq:
                 raise damaged(segment_name(first), reader.offset, f"the log ends before seq {seq}", reader.seq, seq)
-            self._closing = seq, header.log_size + sum(counts) + len(counts) - 1, counts[-1]
-        return self._closing[1:]
+            self._remember(seq, header.log_size + sum(counts) + len(counts), counts[-1])
+        return self._closings[seq]
+
+    def _remember(self, seq: int, size: int, operations: int) -> None:
+        """``size``: of the log behind the commit."""
+        self._closings[seq] = size - 1, operations
+        if len(self._closings) > _KEPT_CLOSINGS:
+            del self._closings[next(iter(self._closings))]
 
     def commit_with(self, leaf: int) -> int:
         """The seq of the commit that leaf ``leaf`` belongs to."""
@@ -182,7 +196,7 @@ class Tiles:
             try:
                 for frame in reader:
                     self._append(b"".join(frame.leaves))
-                    self._closing = frame.seq, self.size - 1, len(frame.leaves) - 1
+                    self._remember(frame.seq, self.size, len(frame.leaves) - 1)
                     self._arrived(header, frame)
                     if frame.seq == seq:  # before the next is looked at: it may be torn, or being written
                         return

@@ -75,39 +75,42 @@ class Column:
 
     def among(self, operands: Iterable[MetadataValue]) -> Mask:
         """Rows whose value equals one of ``operands``."""
-        chosen = np.zeros(len(self._kinds), dtype=np.bool_)
         sought: dict[int, list[int]] = {}
+        parts = []
         for operand in operands:
             if isinstance(operand, list):
                 if _LIST in self._met:
-                    chosen |= self._of_kind(_LIST, self._lists.equal(operand))
+                    parts.append(self._numbered(_LIST, self._lists.equal(operand)))
             else:
                 for kind, number in self._spellings(operand):
                     sought.setdefault(kind, []).append(number)
-        for kind, numbers in sought.items():
-            if kind in self._met:
-                chosen |= (self._kinds == kind) & _among(self._numbers, numbers)
-        return chosen
+        parts += [
+            self._of_kind(kind, _among(self._numbers, numbers)) for kind, numbers in sought.items() if kind in self._met
+        ]
+        return self._any(parts)
 
     def ordered(self, compare: Compare, bound: int | float | str) -> Mask:
         """Rows whose value is of the type of ``bound`` and stands so to it."""
+        parts = []
         if isinstance(bound, str):
-            return self._of_kind(TEXT, self._texts.ordered(compare, bound))
-        chosen = np.zeros(len(self._kinds), dtype=np.bool_)
-        if _INT in self._met:
-            chosen |= (self._kinds == _INT) & _compared_ints(self._numbers, compare, bound)
-        if _FLOAT in self._met:
-            chosen |= (self._kinds == _FLOAT) & _compared_floats(self._numbers.view(np.float64), compare, bound)
-        return chosen
+            if TEXT in self._met:
+                parts.append(self._numbered(TEXT, self._texts.ordered(compare, bound)))
+        else:
+            if _INT in self._met:
+                parts.append(self._of_kind(_INT, _compared_ints(self._numbers, compare, bound)))
+            if _FLOAT in self._met:
+                floats = self._numbers.view(np.float64)
+                parts.append(self._of_kind(_FLOAT, _compared_floats(floats, compare, bound)))
+        return self._any(parts)
 
     def containing(self, element: Scalar) -> Mask:
         """Rows with a list that has ``element``, or a text that it is a part of."""
-        chosen = np.zeros(len(self._kinds), dtype=np.bool_)
-        if isinstance(element, str):
-            chosen |= self._of_kind(TEXT, _each(contains, self._texts.keys, element))
+        parts = []
+        if isinstance(element, str) and TEXT in self._met:
+            parts.append(self._numbered(TEXT, _each(contains, self._texts.keys, element)))
         if _LIST in self._met:
-            chosen |= self._of_kind(_LIST, self._lists.containing(element))
-        return chosen
+            parts.append(self._numbered(_LIST, self._lists.containing(element)))
+        return self._any(parts)
 
     def _spellings(self, operand: Scalar) -> Iterator[tuple[int, int]]:
         """(kind, number) of each way that a value equal to ``operand`` is stored."""
@@ -128,16 +131,28 @@ class Column:
                 if near == 0:
                     yield _FLOAT, bits ^ _LEAST  # the other zero
 
-    def _of_kind(self, kind: int, table: Mask) -> Mask:
+    def _numbered(self, kind: int, table: Mask) -> Mask:
         """Rows of a kind whose number ``table`` shows."""
         shown = np.flatnonzero(table)
         if len(shown) <= _FEW_SHOWN:
-            verdicts: Mask = _among(self._numbers, shown.tolist())
-        else:
-            places = self._numbers.astype(np.intp, copy=False)
-            verdicts = table.take(places, mode="clip")  # rows of other kinds have any number
-        verdicts &= self._kinds == kind
+            return self._of_kind(kind, _among(self._numbers, shown.tolist()))
+        places = self._numbers.astype(np.intp, copy=False)
+        return self._of_kind(kind, table.take(places, mode="clip"))  # rows of other kinds have any number
+
+    def _of_kind(self, kind: int, verdicts: Mask) -> Mask:
+        """``verdicts``, a fresh array, for rows of a kind; False for others."""
+        if len(self._met) > 1:
+            verdicts &= self._kinds == kind
         return verdicts
+
+    def _any(self, parts: list[Mask]) -> Mask:
+        """Rows in one of ``parts``, fresh arrays."""
+        if not parts:
+            return np.zeros(len(self._kinds), dtype=np.bool_)
+        chosen = parts[0]
+        for part in parts[1:]:
+            chosen |= part
+        return chosen
 
 
 class Columns:

@@ -51,6 +51,7 @@ _BUCKETS = 1 << _DEPTH
 _HASH_BYTES = 32
 _ENTRY_BYTES = 2 * _HASH_BYTES
 _FEW_LEAVES = 4  # one operation makes two
+_NODES_AT_ONCE = 4096
 _MANY = 64  # changes from which columns are cheaper than one key after the other
 
 
@@ -211,6 +212,15 @@ class TreeChange(NamedTuple):
     path: tuple[bytes, ...] = ()
     levels: tuple[tuple[NDArray[np.int64], NDArray[np.uint8]], ...] = ()
 
+    def all_nodes(self) -> dict[int, bytes]:
+        """The new nodes by number, however they came."""
+        nodes = dict(self.nodes)
+        for bucket in self.buckets if self.path else ():
+            nodes.update((_BUCKETS + bucket >> height, node) for height, node in enumerate(self.path))
+        for numbers, hashes in self.levels:
+            nodes.update(zip(numbers.tolist(), map(bytes, hashes), strict=True))
+        return nodes
+
 
 class StateTree:
     """The history-independent tree over what is live: 2^16 buckets of ``key -> leaf``, and the nodes above them.
@@ -227,6 +237,17 @@ class StateTree:
         self._table = np.zeros((2 * _BUCKETS, _HASH_BYTES), dtype=np.uint8)
         self._nodes: memoryview = self._table.reshape(-1).data
         self.root = ZERO
+
+    @classmethod
+    def of(cls, entries: bytearray) -> StateTree:
+        """The tree over ``key | leaf`` of all entries, in any order; no key stands twice.  They are put in order in
+        place, for they may be many."""
+        tree, rows = cls(), _rows(entries, _ENTRY_BYTES)
+        if len(rows):
+            rows[:] = rows[_by_key(rows)[0]]
+            touched = np.flatnonzero(np.bincount(_numbers(rows).astype(np.intp), minlength=_BUCKETS))
+            tree.publish(tree._hashed(touched, rows))
+        return tree
 
     def leaf(self, key: bytes) -> bytes | None:
         """The leaf under ``key``, or None."""
@@ -294,16 +315,20 @@ class StateTree:
 
     def _stage_many(self, changes: Mapping[bytes, bytes | None]) -> TreeChange:
         """The same by columns: sorted once, and hashed level by level."""
-        touched, entries = self._merged(changes)
-        data = entries.tobytes()
+        return self._hashed(*self._merged(changes))
+
+    def _hashed(self, touched: NDArray[np.int64], entries: NDArray[np.uint8]) -> TreeChange:
+        """The tree after all that stands in the ``touched`` buckets has become ``entries``, which are in order."""
+        data = entries.reshape(-1).data
         borders = np.searchsorted(_numbers(entries), np.append(touched, _BUCKETS)) * _ENTRY_BYTES
-        places = borders.tolist()
-        numbers = touched.tolist()
         buckets = {
-            number: data[start:stop] for number, start, stop in zip(numbers, places[:-1], places[1:], strict=True)
+            number: bytes(data[start:stop])
+            for number, start, stop in zip(touched.tolist(), borders[:-1].tolist(), borders[1:].tolist(), strict=True)
         }
-        hashes = [sha256(b"\x14" + bucket).digest() if bucket else ZERO for bucket in buckets.values()]
-        level = touched + _BUCKETS, _rows(b"".join(hashes), _HASH_BYTES)
+        hashes = bytearray()
+        for bucket in buckets.values():
+            hashes += sha256(b"\x14" + bucket).digest() if bucket else ZERO
+        level = touched + _BUCKETS, _rows(hashes, _HASH_BYTES)
         levels = [level]
         for _ in range(_DEPTH):
             level = self._level_above(*level)
@@ -333,11 +358,14 @@ class StateTree:
         parents = above[first]
         both = self._table.reshape(-1, 2, _HASH_BYTES)[parents]
         both[np.cumsum(first) - 1, numbers & 1] = hashes
-        hashed = np.full((len(parents), 1 + 2 * _HASH_BYTES), 0x15, dtype=np.uint8)
-        hashed[:, 1:] = both.reshape(len(parents), -1)
-        data, size = hashed.tobytes(), hashed.shape[1]
-        joined = b"".join([sha256(data[at : at + size]).digest() for at in range(0, len(data), size)])
-        result = _rows(joined, _HASH_BYTES).copy()
+        joined = bytearray()
+        for start in range(0, len(parents), _NODES_AT_ONCE):
+            some = both[start : start + _NODES_AT_ONCE]
+            hashed = np.full((len(some), 1 + 2 * _HASH_BYTES), 0x15, dtype=np.uint8)
+            hashed[:, 1:] = some.reshape(len(some), -1)
+            data, size = hashed.tobytes(), hashed.shape[1]
+            joined += b"".join([sha256(data[at : at + size]).digest() for at in range(0, len(data), size)])
+        result = _rows(joined, _HASH_BYTES)
         result[~both.any(axis=(1, 2))] = 0
         return parents, result
 
@@ -377,7 +405,7 @@ def _bucket_of(key: bytes) -> int:
     return key[0] << 8 | key[1]
 
 
-def _rows(data: bytes, size: int) -> NDArray[np.uint8]:
+def _rows(data: bytes | bytearray, size: int) -> NDArray[np.uint8]:
     """Bytes as rows of ``size``, in place."""
     return np.frombuffer(data, dtype=np.uint8).reshape(-1, size)
 
@@ -392,11 +420,13 @@ def _by_key(entries: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.b
 
     Eight bytes of a hash order nearly all of them; somebody may search for keys that share these, so that is looked at.
     """
-    words = np.ascontiguousarray(entries[:, :_HASH_BYTES]).view(">u8").astype(np.uint64)
-    order = np.argsort(words[:, 0], kind="stable")
-    differ = (words[order[1:]] != words[order[:-1]]).any(axis=1)
-    first = words[order, 0]
-    if (differ & (first[1:] == first[:-1])).any():
+    first = np.ascontiguousarray(entries[:, :8]).view(">u8")[:, 0].astype(np.uint64)
+    order = np.argsort(first, kind="stable")
+    first = first[order]
+    differ = first[1:] != first[:-1]
+    alike = np.flatnonzero(~differ)
+    if (entries[order[alike], :_HASH_BYTES] != entries[order[alike + 1], :_HASH_BYTES]).any():
+        words = np.ascontiguousarray(entries[:, :_HASH_BYTES]).view(">u8").astype(np.uint64)
         order = np.lexsort(words.T[::-1])
         differ = (words[order[1:]] != words[order[:-1]]).any(axis=1)
     return order, np.append(differ, True)

@@ -22,6 +22,7 @@ EMPTY: Final = b"\x92\x80\xc0"
 """The content of a record with neither metadata nor document."""
 
 _MIN_INT, _MAX_INT = -(2**63), 2**63 - 1
+_NOTHING: Final[Metadata] = {}  # shared by all records without metadata: what is handed out is a copy
 _WORDS = frozenset((str, type(None)))
 _PLAIN = frozenset((str, bool, type(None)))  # types whose every value is legal, but for lone surrogates: see ``encode``
 _QUICK_BYTES = 4096  # at 230 bytes of memory for a byte of data (see encoding.MAX_ITEMS), this needs no scan
@@ -86,7 +87,7 @@ def decode(data: bytes | memoryview, pack: Pack | None = None) -> tuple[Metadata
     """As ``encoding.decode_content``: the inverse of ``encode``, accepting nothing else; ``CorruptionError``."""
     if len(data) <= _QUICK_BYTES:
         if data == EMPTY:
-            return {}, None
+            return _NOTHING, None
         try:
             pair = msgpack.unpackb(data)
         except (ValueError, TypeError, OverflowError):  # no msgpack at all: said below, with its place

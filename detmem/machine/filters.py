@@ -102,7 +102,9 @@ class Filter:
         for order in self._orders:
             if columns[order.field].stores(order.foreign, live):
                 raise order.conflict()
-        return self._test.of_columns(_Moment(columns, len(live))) & live
+        chosen = self._test.of_columns(_Moment(columns, len(live)))
+        chosen &= live
+        return chosen
 
 
 def parse(where: object) -> Filter:

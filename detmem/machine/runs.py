@@ -242,7 +242,7 @@ def _run_at(body: memoryview, at: int) -> tuple[Run | None, int]:
     new, end = sha256(_COMMIT_PREFIX).copy, len(body)
     ids: list[str] = []
     texts: list[bytes] = []
-    vectors: list[memoryview] = []
+    vectors = bytearray()
     bodies: list[bytes] = []
     pairs: list[bytes] = []
     headers: list[bytes] = []
@@ -275,7 +275,7 @@ def _run_at(body: memoryview, at: int) -> tuple[Run | None, int]:
             break
         at = content_at + content_size
         texts.append(text)
-        vectors.append(vector)
+        vectors += vector
         bodies.append(content)
         pairs.append(pair)
         headers.append(header)
@@ -286,7 +286,7 @@ def _run_at(body: memoryview, at: int) -> tuple[Run | None, int]:
         collection = name.decode()
     except UnicodeDecodeError:  # likewise
         return None, at
-    matrix = np.frombuffer(b"".join(vectors), dtype="<i4").reshape(len(ids), vector_size // 4)
+    matrix = np.frombuffer(vectors, dtype="<i4").reshape(len(ids), vector_size // 4)
     return Run(type, collection, ids, texts, matrix, bodies, pairs, headers, leaves), at
 
 

@@ -36,6 +36,8 @@ __all__ = ["MAX_REQUESTS", "State"]
 MAX_REQUESTS = 65_536
 """Request ids that are remembered; the oldest is forgotten first."""
 
+_AT_ONCE = 4096  # records whose leaves are hashed together
+
 
 class State:
     """Everything that is live, and the roots over it.  Starts empty, at seq 0.
@@ -62,32 +64,36 @@ class State:
         seq: int,
         link: bytes,
         log: LogTree,
-        collections: Iterable[tuple[Records, list[bytes]]],
+        collections: Iterable[tuple[Records, bytes]],
         links: Iterable[tuple[Link, int]],
         requests: dict[str, Request],
         erased: dict[Node, int],
     ) -> State:
-        """A state from a snapshot's parts: records with what ``Records.all_commitments`` says of them, links with the
-        seq of their birth.  The root is computed, never taken over.  ``CorruptionError``: a link without its ends.
+        """A state from a snapshot's parts: records with what ``Records.all_commitments`` says of them, joined; links
+        with the seq of their birth.  The root is computed, never taken over.  ``CorruptionError``: a link without its
+        ends.
         """
         state = cls()
         state.seq, state.link, state.log = seq, link, log
         state.requests, state.erased, state._kept_from = requests, erased, seq
-        leaves: dict[bytes, bytes | None] = {}
+        entries = bytearray()
         for records, pairs in collections:
             state.collections[records.name] = records
-            leaves[state_key(records.prefix, NO_ID)] = definition_leaf(records.prefix, records.definition)
-            texts = prefixed_all([id.encode() for id in records.slots])
-            keys = state_keys(records.prefix, texts)
-            leaves.update(zip(keys, record_leaves(records.prefix, texts, pairs), strict=True))
+            entries += state_key(records.prefix, NO_ID) + definition_leaf(records.prefix, records.definition)
+            ids = list(records.slots)
+            for start in range(0, len(ids), _AT_ONCE):  # few small objects at a time
+                texts = prefixed_all([id.encode() for id in ids[start : start + _AT_ONCE]])
+                some = [pairs[at : at + 64] for at in range(64 * start, 64 * (start + len(texts)), 64)]
+                keys, leaves = state_keys(records.prefix, texts), record_leaves(records.prefix, texts, some)
+                entries += b"".join([key + leaf for key, leaf in zip(keys, leaves, strict=True)])
+            del pairs
         state.links = Links.restored(links, seq)
         for edge in state.links:
             for name, id in ((edge.collection, edge.source), (edge.target_collection, edge.target)):
                 if name not in state.collections or id not in state.collections[name].slots:
                     raise CorruptionError(f"a link {edge} with an end that is not there")
-            key, leaf = entry(edge)
-            leaves[key] = leaf
-        state._tree.publish(state._tree.stage(leaves))
+            entries += b"".join(entry(edge))
+        state._tree = StateTree.of(entries)
         return state
 
     @property

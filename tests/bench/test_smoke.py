@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = [
     "floats",
     "paper_table",
+    "proofs",
     "search_bandwidth",
     "search_batch",
     "search_cold",

@@ -66,6 +66,28 @@ def test_an_edit_of_any_byte_of_a_record_is_named_by_seq_file_and_offset(part: s
     assert edited >= 7 * {"vector": 8, "metadata": 4, "document": 3}[part]
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_edit_of_any_byte_of_a_link_or_a_note_is_named(level: str) -> None:
+    disk = written()
+    with opened(disk) as database:
+        database["c"].link("id2", "follows", "id3")
+        database.record(bytes(range(32)), "a note")
+        database["c"].unlink("id2", "follows", "id3")
+    edited = set()
+    for name in names(disk, "log"):
+        for frame in frames_of(disk, name):
+            if frame.seq <= COMMITS:
+                continue
+            for at in range(frame.offset, frame.offset + frame.size):
+                other = copy(disk)
+                other.files[name][at] ^= 1 << at % 8
+                report = verify_disk(other, level, None)
+                assert (report.ok, report.first_bad_seq, report.file) == (False, frame.seq, name)
+                assert report.offset == frame.offset
+                edited.add(frame.seq)
+    assert edited == {COMMITS + 1, COMMITS + 2, COMMITS + 3}
+
+
 def forged(disk: MemoryDisk, seq: int, layers: tuple[str, ...]) -> MemoryDisk:
     """The document of commit ``seq`` is another, and what is named in ``layers`` has been made to fit."""
     other = copy(disk)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import detmem
-from detmem.errors import CorruptionError, LogDamaged
+from detmem import verifier
+from detmem.errors import CorruptionError, LogDamaged, StorageError
 from detmem.journal.disk import MemoryDisk
 from detmem.journal.files import frames
 from detmem.opening import open_disk
@@ -161,3 +163,40 @@ def test_a_damaged_log_behind_no_tiles_is_said() -> None:
             db.prove("notes", "1")
         with pytest.raises(CorruptionError):
             db.prove_consistency(db.checkpoint())
+
+
+def test_a_disk_that_is_full_while_tiles_are_written_costs_the_proof_and_nothing_else() -> None:
+    """At every call of the disk: the error is raised, the store writes on, and the next proof is right."""
+
+    class Full(MemoryDisk):
+        left = 1 << 30
+
+        def rename(self, old: str, new: str) -> None:
+            if new.startswith("tiles/"):
+                self.left -= 1
+                if self.left < 0:
+                    raise StorageError(28, "rename failed: no space left", new)
+            super().rename(old, new)
+
+    for calls in range(6):
+        disk = Full()
+        with store(300, disk) as db:
+            disk.left = calls
+            if calls < 5:
+                with pytest.raises(StorageError):
+                    db.prove("notes", "1")
+            grow(db, 5)
+            disk.left = 1 << 30
+            check(db)
+        with open_disk(disk) as db:
+            check(db)
+
+
+def test_the_standalone_verifier_does_not_mind_tiles(tmp_path: Path) -> None:
+    with detmem.open(tmp_path / "s") as db:
+        db.collection("notes", dim=2, metric="l2")
+        grow(db, 20)
+        check(db)
+    assert (tmp_path / "s" / "tiles").is_dir()
+    assert verifier.main(["store", str(tmp_path / "s")]) == 0
+    assert detmem.verify(tmp_path / "s").ok

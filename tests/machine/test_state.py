@@ -133,7 +133,7 @@ def test_equal_contents_have_equal_roots_whatever_the_way(restored: bool) -> Non
             around.seq,
             around.link,
             around.log,
-            [(one, one.all_commitments()) for one in around.collections.values()],
+            [(one, b"".join(one.all_commitments())) for one in around.collections.values()],
             around.links.items(),
             around.requests,
             around.erased,

@@ -1,4 +1,4 @@
-"""One digest everywhere: ``python tests/platforms/platforms.py [--all] [--only NAME,...] [--jobs N]``.
+"""One digest everywhere: ``python tests/platforms/platforms.py [--all] [--only NAME,...] [--jobs N] [--tests "..."]``.
 
 Every platform plays ``scenario.py``, which compares itself with golden.json; it reads the stores that this machine has
 left, and this machine reads those that it leaves.  bench/results/platforms.md has a row for each.
@@ -7,7 +7,8 @@ Rule 1  What cannot run is SKIPPED, in capitals, with the reason; it never passe
         fails or cannot read a store; skipping is no failure.
 Rule 2  Needs no root.  Foreign systems are unpacked from Debian's packages (mkroot.sh), and run by QEMU in a namespace
         of their own (xrun.sh).  They stand in DETMEM_PLATFORMS, or in build/platforms, and are made once.
-Rule 3  Each foreign platform has its own copy of the package, for numba keeps what it compiles beside the source.
+Rule 3  With --tests, pytest runs those files there instead; what it says goes to bench/results/platforms_tests.md.
+Rule 4  Each foreign platform has its own copy of the package, for numba keeps what it compiles beside the source.
 """
 
 from __future__ import annotations
@@ -150,11 +151,13 @@ def unpack(place: Path, architecture: str, suite: str, *packages: str, stubs: st
     (place / ".made").touch()
 
 
-def copy_of_package(name: str) -> Path:
+def copy_of_package(name: str, *more: str) -> Path:
     """The package and the scenario for one platform; files that have not changed keep what numba has made of them."""
     place = WORK / "sources" / name
-    wanted = {path.relative_to(ROOT) for path in (ROOT / "detmem").rglob("*") if path.is_file()}
+    folders = ("detmem", *more)
+    wanted = {path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()}
     wanted = {path for path in wanted if "__pycache__" not in path.parts} | {(HERE / "scenario.py").relative_to(ROOT)}
+    wanted |= {Path("pyproject.toml")}
     for path in sorted(wanted):
         to = place / path
         if not to.exists() or to.read_bytes() != (ROOT / path).read_bytes():
@@ -198,6 +201,12 @@ def start(platform: Platform, left: Path) -> subprocess.CompletedProcess[str]:
                 raise SkipError(f"no {needed} on this machine")
         command = (HERE / "wasm.sh", source, "--leave", left, "--read", own)
         return shell(*command, limit=LONGEST["run"], PYTHON=sys.executable)
+    command = (f"/checkout/{program}", "--leave", f"/stores/{left.name}", "--read", f"/stores/{OWN}")
+    return inside(platform, f"{source}:/checkout {WORK / 'stores'}:/stores", *command)
+
+
+def inside(platform: Platform, binds: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python with these arguments in the platform's own system."""
     reason = ready()
     if reason is not None:
         raise SkipError(reason)
@@ -209,13 +218,53 @@ def start(platform: Platform, left: Path) -> subprocess.CompletedProcess[str]:
             unpack(WORK / "qemu", "amd64", "trixie", "qemu-user")
         unpack(platform.root, architecture, suite, *packages, stubs=STUBS)
     settings = [f"{key}={value}" for key, value in platform.settings.items()]
-    binds = f"{source}:/checkout {WORK / 'stores'}:/stores"
     return shell(
-        HERE / "xrun.sh", platform.root, qemu, *settings, "--",
-        "/usr/bin/python3", "-W", "ignore", f"/checkout/{program}",
-        "--leave", f"/stores/{left.name}", "--read", f"/stores/{OWN}",
+        HERE / "xrun.sh", platform.root, qemu, *settings, "--", "/usr/bin/python3", "-W", "ignore", *arguments,
         limit=LONGEST["run"], BIND=binds, QEMU_DIR=str(WORK / "qemu" / "usr" / "bin"),
     )  # fmt: skip
+
+
+def test(platform: Platform, files: str) -> list[object]:
+    """Run pytest on some files there: (platform, what it said last, seconds)."""
+    began = time.monotonic()
+    try:
+        source = copy_of_package(f"{platform.name}-tests", "tests", "spec", "bench")
+        program = (
+            "import os, sys; os.chdir('/checkout'); sys.path[:0] = ['/checkout', '/site']; "
+            "os.environ['PYTHONPATH'] = '/site'; import pytest; "
+            "sys.exit(pytest.main(sys.argv[1:]))"
+        )
+        words = ("-c", program, "-q", "-p", "no:cacheprovider", "-o", "filterwarnings=", *files.split())
+        done = inside(platform, f"{source}:/checkout {pytest_for_all()}:/site", *words)
+        said = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        verdict = "; ".join([last_words(done).partition(": ")[2].strip(" ="), *said[:5]])
+        verdict = verdict if done.returncode == 0 else f"FAILED: {verdict}"
+    except SkipError as reason:
+        verdict = f"SKIPPED: {reason}"
+    print(f"{platform.name:<26}{verdict}", flush=True)
+    return [platform.name, verdict, round(time.monotonic() - began)]
+
+
+def pytest_for_all() -> Path:
+    """pytest and Hypothesis as pure Python, which later ones of Hypothesis are not."""
+    place = WORK / "site"
+    with unpacking:
+        if not (place / ".made").exists():
+            command = [
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-compile",
+                "--target",
+                place,
+            ]
+            done = shell(sys.executable, *command, "pytest<10", "hypothesis==6.115.0", limit=LONGEST["build"])
+            if done.returncode:
+                raise SkipError(f"pytest cannot be had: {last_words(done)}")
+            (place / ".made").touch()
+    return place
 
 
 def read_here(rows: list[Row]) -> str | None:
@@ -288,6 +337,7 @@ def main() -> int:
     asked = argparse.ArgumentParser(description="one digest everywhere")
     asked.add_argument("--all", action="store_true", help="the long list")
     asked.add_argument("--only", help="these platforms, by name, with commas; no report is written")
+    asked.add_argument("--tests", metavar="FILES", help="run pytest on these there, instead of the scenario")
     asked.add_argument("--jobs", type=int, default=2)
     options = asked.parse_args()
     known = {platform.name: platform for platform in PLATFORMS}
@@ -298,6 +348,13 @@ def main() -> int:
         if unknown:
             asked.error(f"no platform {', '.join(unknown)}; there are {', '.join(known)}")
     began = time.monotonic()
+    if options.tests is not None:
+        chosen = [known[name] for name in names if name not in (OWN, "wasm32")]
+        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            verdicts = list(pool.map(lambda one: test(one, options.tests), chosen))
+        text = f"`pytest {options.tests}` on each.\n\n{common.table(('platform', 'pytest', 'seconds'), verdicts)}"
+        common.write("platforms_tests", "Tests on other platforms", text)
+        return 1 if any(str(verdict).startswith("FAILED") for _, verdict, _ in verdicts) else 0
     golden = json.loads((ROOT / "detmem" / "data" / "golden.json").read_text(encoding="ascii"))["sha256"]
     (WORK / "stores").mkdir(parents=True, exist_ok=True)
     rows = [run(known[OWN])]

@@ -77,6 +77,22 @@ def test_selfcheck_in_json_tells_the_platform_and_every_stage(capsys):
     assert {stage["kernel"] for stage in story["stages"]} == set(story["platform"]["kernels"])
 
 
+def test_a_forced_kernel_is_the_only_one_that_is_played(capsys, monkeypatch):
+    monkeypatch.setenv("DETMEM_KERNEL", "reference")
+    assert main(["selfcheck", "--json"]) == 0
+    story = json.loads(capsys.readouterr().out)
+    assert story["sha256"] == GOLDEN["sha256"]
+    assert {stage["kernel"] for stage in story["stages"]} == {"reference"}
+
+
+def test_a_forced_kernel_that_cannot_run_is_a_usage_error(capsys, monkeypatch):
+    monkeypatch.setenv("DETMEM_KERNEL", "native")
+    refused = {"forced": "native", "available": {"reference": None, "native": "it needs another CPU"}}
+    monkeypatch.setattr(selfcheck, "kernels", lambda: refused)
+    assert main(["selfcheck"]) == 2
+    assert "it needs another CPU" in capsys.readouterr().err
+
+
 def test_another_golden_digest_is_said_and_ends_in_1(capsys, monkeypatch, tmp_path):
     """A uniform change of all stages differs as well: machines are compared with the file, not with each other."""
     other = {**GOLDEN, "stages": dict(GOLDEN["stages"]), "notes": dict(GOLDEN["notes"])}

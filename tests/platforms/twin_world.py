@@ -74,8 +74,7 @@ class TwinWorld:
     def replay(self, name: str, dest: str, until: int | None = None) -> None:
         self.stores[dest] = TwinDatabase()
         for commit in self.stores[name].commits[:until]:
-            self.stores[dest].memory.replay(commit)
-            self.stores[dest].commits.append(commit)
+            self.stores[dest].replayed(commit)
 
     def verified(self, name: str) -> tuple[bool, int, str]:
         db = self.stores[name]
@@ -94,11 +93,17 @@ def quantised(value: float, format: str) -> int:
     return int(TWIN.round_half_even(numerator << TWIN.FORMATS[format], denominator))
 
 
+def named(data: bytes) -> SimpleNamespace:
+    """A proof, of which the stages ask its hash."""
+    return SimpleNamespace(sha256=hashlib.sha256(data).hexdigest())
+
+
 class TwinDatabase:
     """``detmem.Database``, as far as the stages call it."""
 
     def __init__(self) -> None:
-        self.memory = TWIN.Memory()
+        self.told = TWIN.Told()
+        self.memory = self.told.memory
         self.commits: list[Any] = []
         self.recovery: str | None = None
         self._batch: list[Any] | None = None
@@ -114,7 +119,36 @@ class TwinDatabase:
             return
         commit = self.memory.write(call)
         if commit is not None:
-            self.commits.append(commit)
+            self._keep(commit)
+
+    def _keep(self, commit: Any) -> None:
+        """As ``Told.write``, which refuses calls that change nothing."""
+        self.commits.append(commit)
+        told, buckets = self.told, self.memory.tree.buckets.values()
+        told.leaves += commit.leaves
+        told.ends.append(len(told.leaves))
+        told.trees.append({key: leaf for bucket in buckets for key, leaf in bucket.items()})
+        told.states.append(self.memory.state)
+        told.checkpoints.append(self.memory.checkpoint())
+
+    def checkpoint(self) -> int:
+        return self.seq
+
+    def at(self, seq: int) -> TwinDatabase:
+        then = TwinDatabase()
+        for commit in self.commits[:seq]:
+            then.replayed(commit)
+        return then
+
+    def replayed(self, commit: Any) -> None:
+        self.memory.replay(commit)
+        self._keep(commit)
+
+    def prove(self, name: str, id: str) -> SimpleNamespace:
+        return named(TWIN.write_state_proof(self.told, self.seq, self.seq, [(name, id)]))
+
+    def prove_consistency(self, old: int) -> SimpleNamespace:
+        return named(TWIN.write_consistency(self.told, old, self.seq))
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -170,8 +204,28 @@ class TwinCollection:
         else:
             self.db.write("delete_where", self.name, where)
 
+    def link(self, src: str, relation: str, dst: Any) -> None:
+        self.db.write("link", self.name, src, relation, *(dst if isinstance(dst, tuple) else (self.name, dst)))
+
+    def unlink(self, src: str, relation: str, dst: str) -> None:
+        self.db.write("unlink", self.name, src, relation, self.name, dst)
+
+    def neighbors(self, id: str, direction: str) -> list[tuple[Any, ...]]:
+        mine, other = (slice(0, 2), slice(3, 5)) if direction == "out" else (slice(3, 5), slice(0, 2))
+        there = [link for link in self.db.memory.state.links if link[mine] == (self.name, id)]
+        there.sort(key=lambda link: (link[2], *link[other][::-1]))
+        ends = [[end[1] if end[0] == self.name else end for end in (link[:2], link[3:])] for link in there]
+        return [(src, link[2], dst) for link, (src, dst) in zip(there, ends, strict=True)]
+
     def _put(
-        self, kind: str, ids: Any, vectors: Any, raw: Any = None, metadatas: Any = None, documents: Any = None
+        self,
+        kind: str,
+        ids: Any,
+        vectors: Any,
+        raw: Any = None,
+        metadatas: Any = None,
+        documents: Any = None,
+        request_id: str | None = None,
     ) -> None:
         if isinstance(ids, str):
             ids, vectors, raw, metadatas, documents = (
@@ -180,7 +234,8 @@ class TwinCollection:
         rows = [None] * len(ids) if vectors is None and raw is None else self._raw(vectors, raw)
         nothing = [None] * len(ids)
         records = zip(ids, rows, metadatas or nothing, documents or nothing, strict=True)
-        self.db.write(kind, self.name, list(records))
+        call = (kind, self.name, list(records))
+        self.db.write(*(call if request_id is None else ("request", request_id, call)))
 
     def _raw(self, vectors: Any, raw: Any) -> list[list[int]]:
         rows = plain(vectors if raw is None else raw)
@@ -192,6 +247,9 @@ class TwinCollection:
 
     def _chosen(self, where: Any) -> list[str]:
         return list(TWIN.select(self.db.memory.state[self.name].records, where))
+
+    def __len__(self) -> int:
+        return self.count()
 
     def count(self, where: Any = None) -> int:
         return len(self._chosen(where))
@@ -231,10 +289,13 @@ class TwinCollection:
     def _one(self, query: list[Any], k: int, floats: bool, where: Any, ids: Any) -> SimpleNamespace:
         entered = TWIN.enter(query, self.metric, self.format) if floats else query
         found = self.db.memory.search(self.name, entered, k, where, ids)
+        told, seq = self.db.told, self.db.seq
+        asked = (self.name, entered, k, where, ids)
         return SimpleNamespace(
             ids=[one for one, _ in found],
             raw=Listed(raw for _, raw in found),
             distances=Listed(TWIN.shown_distance(self.metric, self.format, raw) for _, raw in found),
+            receipt=lambda level: named(TWIN.write_receipt(told, seq, seq, level, *asked)),
         )
 
 

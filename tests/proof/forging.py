@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import detmem
 from bench import common
+from detmem import verifier
 from detmem.errors import CorruptionError, UsageError
 from detmem.machine import encoding
+from detmem.proof.merkle import prove_state
 from detmem.proof.proofs import key_of
 
 __all__ = ["Target", "forged", "scrambled", "targets"]
@@ -38,21 +41,37 @@ FORGED_SHARE = 0.6
 
 
 class Target(NamedTuple):
-    """``accepts``: whether the receiver takes some bytes for what ``data`` are.  ``others``: files of the same kind."""
+    """``others``: files of the same kind.  ``accepts``, ``alone``: whether the package, and the standalone verifier,
+    take some bytes for what ``data`` are; ``seldom``: the latter is asked once in so many times."""
 
     name: str
     data: bytes
-    accepts: Callable[[bytes], bool]
     others: tuple[bytes, ...]
+    accepts: Callable[[bytes], bool]
+    alone: Callable[[bytes], bool]
     forgeable: bool = True
+    seldom: int = 1
 
 
-def accepting(kind: Any, check: Callable[[Any], detmem.Verdict]) -> Callable[[bytes], bool]:
+def package(kind: Any, check: Callable[[Any], detmem.Verdict]) -> Callable[[bytes], bool]:
     def accepts(data: bytes) -> bool:
         try:
             return check(kind.decode(data)).ok
         except CorruptionError:
             return False
+
+    return accepts
+
+
+def standalone(check: Callable[[bytes], object], expected: object = ...) -> Callable[[bytes], bool]:
+    """``expected``: what the check gives for the true file, where it gives something."""
+
+    def accepts(data: bytes) -> bool:
+        try:
+            found = check(data)
+        except verifier.Refused:
+            return False
+        return expected is ... or found == expected
 
     return accepts
 
@@ -82,28 +101,58 @@ def targets() -> list[Target]:
         fifth = notes.search(raw=[0, 0, 0], k=5, where=where).receipt().results
         named = tuple(one for one in fifth if one != missing)
         keys = [key_of("notes", ""), *(key_of("notes", one.id) for one in named)]
-        buckets, nodes = db._prover._prove_state(db._state, keys)
+        buckets, nodes = prove_state(db._state.tree.bucket, db._state.tree.node, keys)
         assert third.part is not None
-        lying = replace(third, results=named, part=third.part._replace(buckets=buckets, nodes=nodes))
+        lying = replace(third, results=named, part=third.part._replace(buckets=tuple(buckets), nodes=nodes))
         refutation = lying.refute(subtrees[1], now)
         assert refutation is not None
     encoded = [receipt.encode() for receipt in receipts]
     cuts = [subtree.encode() for subtree in subtrees]
+    before, trusted = verifier.read_checkpoint(str(old)), verifier.read_checkpoint(str(now))
+    true, false = verifier.read_receipt(third.encode()), verifier.read_receipt(lying.encode())
+    record = partial(verifier.check_state_proof, trusted=trusted)
     return [
-        Target("proof, there", there.encode(), accepting(detmem.Proof, lambda p: p.verify(now, "notes", "n7")), proofs),
         Target(
-            "proof, absent", gone.encode(), accepting(detmem.Proof, lambda p: p.verify(now, "notes", "n51")), proofs
+            "proof, there",
+            there.encode(),
+            proofs,
+            package(detmem.Proof, lambda p: p.verify(now, "notes", "n7")),
+            standalone(record, {("notes", "n7"): True}),
+        ),
+        Target(
+            "proof, absent",
+            gone.encode(),
+            proofs,
+            package(detmem.Proof, lambda p: p.verify(now, "notes", "n51")),
+            standalone(record, {("notes", "n51"): False}),
         ),
         Target(
             "consistency",
             chains[3],
-            accepting(detmem.Proof, lambda p: p.verify(old, now)),
             tuple(chains[:3] + chains[4:]),
+            package(detmem.Proof, lambda p: p.verify(old, now)),
+            standalone(lambda data: verifier.check_consistency(data, before, trusted)),
         ),
-        Target("receipt", encoded[0], accepting(detmem.Receipt, lambda r: r.verify(now)), tuple(encoded[1:])),
-        Target("subtree", cuts[0], accepting(detmem.Subtree, lambda s: third.check_subtree(s, now)), tuple(cuts[1:])),
         Target(
-            "refutation", refutation.encode(), accepting(detmem.Refutation, lambda r: r.verify(lying, now)), (cuts[1],)
+            "receipt",
+            encoded[0],
+            tuple(encoded[1:]),
+            package(detmem.Receipt, lambda r: r.verify(now)),
+            standalone(lambda data: verifier.check_receipt(data, trusted)),
+        ),
+        Target(
+            "subtree",
+            cuts[0],
+            tuple(cuts[1:]),
+            package(detmem.Subtree, lambda s: third.check_subtree(s, now)),
+            standalone(lambda data: verifier.check_subtree(data, true, trusted)),
+        ),
+        Target(
+            "refutation",
+            refutation.encode(),
+            (cuts[1],),
+            package(detmem.Refutation, lambda r: r.verify(lying, now)),
+            standalone(lambda data: verifier.check_refutation(data, false, trusted)),
         ),
         *signed_target(now, earlier),
     ]
@@ -112,17 +161,23 @@ def targets() -> list[Target]:
 def signed_target(now: detmem.Checkpoint, earlier: list[detmem.Checkpoint]) -> list[Target]:
     try:
         key = detmem.SignerKey("example.org/memory", bytes(range(32)))
-        verifier, notes = key.verifier, [key.sign(one).encode() for one in earlier]
+        public, notes = key.verifier, [key.sign(one).encode() for one in earlier]
     except ImportError:
         return []
 
     def accepts(data: bytes) -> bool:
         try:
-            return verifier.open(data.decode()) == now
+            return public.open(data.decode()) == now
         except (CorruptionError, UnicodeDecodeError):
             return False
 
-    return [Target("signed note", notes[-1], accepts, tuple(notes[:-1]), forgeable=False)]
+    def alone(data: bytes) -> bool:
+        try:
+            return verifier.check_note(data.decode(), str(public)) == verifier.read_checkpoint(str(now))
+        except (verifier.Refused, UnicodeDecodeError):
+            return False
+
+    return [Target("signed note", notes[-1], tuple(notes[:-1]), accepts, alone, forgeable=False, seldom=50)]
 
 
 def scrambled(target: Target, draw: random.Random) -> bytes:
@@ -234,6 +289,7 @@ def run(count: int, seed: int) -> tuple[Counter[str], Counter[str], list[str]]:
     found, tried, same, accepted = targets(), Counter[str](), Counter[str](), []
     for target in found:
         assert target.accepts(target.data), f"{target.name}: the true one is refused"
+        assert target.alone(target.data), f"{target.name}: the true one is refused by the standalone verifier"
     for _ in range(count):
         target = draw.choice(found)
         way = forged if target.forgeable and draw.random() < FORGED_SHARE else scrambled
@@ -244,7 +300,7 @@ def run(count: int, seed: int) -> tuple[Counter[str], Counter[str], list[str]]:
             same[name] += 1
             continue
         tried[name] += 1
-        if target.accepts(data):
+        if target.accepts(data) or (state % target.seldom == 0 and target.alone(data)):
             accepted.append(f"{name}: random.Random({state})")
     return tried, same, accepted
 
@@ -262,8 +318,9 @@ def main() -> int:
     command = f"python tests/proof/forging.py --count {asked.count} --seed {asked.seed}"
     body = f"""`{command}`, {seconds:.0f} s.
 
-Files of spec/receipts.md, changed and checked by their receiver. *scrambled*: bytes flipped, set, cut, inserted, moved,
-mixed with other files of the kind. *forged*: the values changed, and written again canonically, with a right digest.
+Files of spec/receipts.md, changed, and checked by the package and by the standalone verifier (signatures, which it
+computes in plain Python, once in 50 times). *scrambled*: bytes flipped, set, cut, inserted, moved, mixed with other
+files of the kind. *forged*: the values changed, and written again canonically, with a right digest.
 Where the change gave the same or another true file ({sum(same.values()):,}), nothing is counted.
 
 {common.table(["file, way", "tried", "accepted"], rows)}
