@@ -37,6 +37,7 @@ from detmem.journal.disk import AnyPath, Disk, File, OsDisk, call_after_fork, pa
 from detmem.journal.erasure import WRITES, check_explained, singles
 from detmem.journal.files import frames
 from detmem.journal.frame import Frame
+from detmem.journal.head import newest_head
 from detmem.journal.log import Journal
 from detmem.journal.past import Position
 from detmem.journal.recovery import Opened, Recovery, follow
@@ -70,6 +71,7 @@ MEMORY = ":memory:"
 _LEVELS = ("chain", "replay")
 _ROOT = re.compile(r"[0-9a-fA-F]{64}")
 _PATIENCE_SECONDS = 1.0
+_COPYINGS = 10  # that a backup begins beside a writer of another process before it gives up
 _COMPILING = "detmem: compiling the search kernels for this CPU; this happens once, later processes load them"
 
 
@@ -339,17 +341,18 @@ class Database:
         if target.exists():
             raise StoreExistsError(f"{dest!r} exists already, and a backup needs a new directory")
         with self._erasing:
-            checkpoint = self._moment_to_copy()
             target.make_root(new=True)
-            while True:
+            for left in reversed(range(_COPYINGS)):
+                checkpoint, head = self._moment_to_copy(), newest_head(self._disk)
                 try:
                     backup(self._disk, target, self._opened.head.store_id, checkpoint.seq)
-                    return checkpoint
+                    break
                 except CorruptionError:
-                    # Another process may have erased meanwhile, and what was copied is partly from before that.
-                    if self._journal is not None or self.refresh() == checkpoint.seq:
+                    # Another process may have erased or archived meanwhile: what was copied is partly from before that.
+                    stands = self.refresh() == checkpoint.seq and newest_head(self._disk) == head
+                    if self._journal is not None or not left or stands:
                         raise
-                    checkpoint = self._moment_to_copy()
+            return checkpoint
 
     def _moment_to_copy(self) -> Checkpoint:
         with self._moment:

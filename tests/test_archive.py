@@ -19,7 +19,8 @@ from detmem.journal.erasure import singles
 from detmem.journal.files import frames
 from tests.faults.simdisk import Fault, SimDisk, choices
 from tests.faults.workloads import fixed_identity
-from tests.test_erasure import MARKS, RAW, fill, holding, small
+from tests.journal.stores import copy
+from tests.test_erasure import MARKS, RAW, Beside, fill, holding, small
 from tests.twin import TWIN, perform
 
 
@@ -219,6 +220,37 @@ def test_a_backup_and_a_repair_of_an_archived_store(tmp_path: Path) -> None:
     whole.write_bytes(data)
     with pytest.raises(LogDamaged, match="archive"):  # it has no archive of its own that would explain it
         repair(tmp_path / "whole", tmp_path / "copy")
+
+
+@pytest.mark.parametrize("asked", ["open", "refresh", "chain", "verify", "backup"])
+def test_a_reader_is_not_disturbed_at_any_of_its_calls(tmp_path: Path, asked: str) -> None:
+    base = MemoryDisk()
+    with small(base) as db:
+        fill(db)
+    at, done = 0, True
+    while done:
+        disk = copy(base)
+        with small(disk) as writer:
+            beside = Beside(disk, 10**9, lambda writer=writer, at=at: writer.archive(tmp_path / f"archive {at}"))  # type: ignore[misc]
+            if asked == "open":
+                beside._left = at
+            reader = small(beside, write=False)
+            if asked != "open":
+                beside._left = at
+            if asked == "refresh":
+                reader.refresh()
+            elif asked == "backup":
+                assert reader.backup(tmp_path / f"copy {at}") == writer.checkpoint()
+                with detmem.open(tmp_path / f"copy {at}") as there:
+                    assert there.verify().ok
+            elif asked != "open":
+                report = reader.verify("replay" if asked == "verify" else "chain")
+                assert report.ok, report.reason
+            done = beside.done
+            assert reader.checkpoint() == writer.checkpoint()
+            assert reader["notes"].get("x").documents == ["MARKER-document"]
+        at += 1
+    assert at > (0 if asked == "refresh" else 2)
 
 
 def _whole(disk: SimDisk, place: OsDisk, root: str) -> None:
