@@ -407,8 +407,9 @@ of the last one).
 {common.table(columns, rows)}
 
 1, 2, 6, 7, 13, 14, 15: a *run* is a workload, a walk, a fault or a story; a *state* is what one power cut (or the death
-of the process) at one moment leaves; equal bytes are *opened* once by each worker.  Each opened disk is read, recovered,
-verified at both levels, cut off from power again, and opened twice more.  3 and 4: a *run* is one changed file, opened.
+of the process) at one moment leaves; equal bytes are *opened* once by each worker.  Each opened disk is read,
+recovered, verified at both levels, cut off from power again, and opened twice more.  3 and 4: a *run* is one changed
+file, opened.
 The others say in *how* what the three columns count.
 
 A failure is: refused though nothing was damaged, an acknowledged commit lost, other roots than the model's, a second
