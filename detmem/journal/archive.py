@@ -62,7 +62,7 @@ def move(disk: Disk, archive: OsDisk) -> list[str]:
     archive.make_folder(LOG)
     archive.sync_folder("")
     for first in firsts:
-        _copy(disk, archive, first)
+        _copy_segment(disk, archive, first)
     _name_place(disk, archive.path(""))
     for first in firsts:
         rewrite(disk, first, _bare)
@@ -84,7 +84,7 @@ def _bare(frame: Frame) -> Operations | None:
     return Operations(parts) if changed else None
 
 
-def _copy(disk: Disk, archive: Disk, first: int) -> None:
+def _copy_segment(disk: Disk, archive: Disk, first: int) -> None:
     name, header = segment_name(first), read_header(disk, first)
     if first in segment_seqs(archive) and read_header(archive, first) != header:
         raise UsageError(f"{name} of the archive belongs to another store or another history")
