@@ -7,13 +7,14 @@ The house, from the top (a room imports only rooms below it):
 
     cli, options, demo      the auditor's desk, its words, and the main job on real data
     examples                memory systems on the public API, to read and to run
-    selfcheck               one fixed life, and what every machine makes of it
+    selfcheck, life         one fixed life, and whether this machine makes of it what all others do
     history                 verify, replay, diff, salvage, repair: whole stores at once
     checking                what a receipt is worth, asked of a store again
     exchange                export and import: files that other programs read
     report                  one page for an auditor
     opening                 from a path to an open database
     database, collection    the shell: check -> stage -> append -> sync -> publish; arrays in, results out
+    finder, arguments       rows that are nearest or match; what callers hand in, looked at
     past, graph             a database as it was at a seq; links as callers see them
     results                 what calls give back
     parallel, progress      threads for searches; how far long work is

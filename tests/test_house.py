@@ -37,6 +37,8 @@ FLOORS = {
     "parallel": 3,
     "prover": 3,
     "graph": 4,
+    "arguments": 4,
+    "finder": 4,
     "database": 5,
     "collection": 5,
     "past": 5,
@@ -47,17 +49,16 @@ FLOORS = {
     "report": 7,
     "exchange": 7,
     "front": 8,  # detmem/__init__.py: the door through which users, and the desk above, come in
-    "cli": 9,
     "demo": 9,
-    "selfcheck": 9,
     "examples": 9,
-    "__main__": 10,
+    "life": 9,
+    "selfcheck": 10,
+    "cli": 11,
+    "__main__": 12,
 }
-# Rooms of one floor do not know each other, but the shell is one room in several files, and the desk offers the demo
-# and the selfcheck.
+# Rooms of one floor do not know each other, but the shell is one room in several files.
 NEIGHBOURS = {
-    ("database", "collection"), ("collection", "database"), ("database", "past"), ("past", "database"), ("cli", "demo"),
-    ("cli", "selfcheck"),
+    ("database", "collection"), ("collection", "database"), ("database", "past"), ("past", "database"),
 }  # fmt: skip
 
 PURE_ROOMS = ("machine", "search")
@@ -71,7 +72,7 @@ ONLY_IN = {
     "llvmlite": {"search/lanes.py"},
     "cryptography": {"proof/note.py"},
     "os": {"journal/disk.py"},
-    "shutil": {"journal/disk.py", "selfcheck.py"},
+    "shutil": {"journal/disk.py", "life.py"},
     "fcntl": {"journal/disk.py"},
     "msvcrt": {"journal/disk.py"},
     "socket": {"journal/disk.py"},

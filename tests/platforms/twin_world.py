@@ -1,4 +1,4 @@
-"""The world of a stage (``detmem.selfcheck``), in which the naive twin lives: spec/reference.py behind the same calls.
+"""The world of a stage (``detmem.life``), in which the naive twin lives: spec/reference.py behind the same calls.
 
 What the package does in arrays, on a disk, with kernels, stands here once more as maps and Python integers.  It serves
 the stages' own calls and refuses the rest.
