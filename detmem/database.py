@@ -399,6 +399,8 @@ class Database:
             with self._erasing:
                 self._write(stage, due)
                 self._journal.erase(self._state)
+            with self._moment:
+                self._folds = {}  # what was folded meanwhile may be from before
             return self._standing()
 
     def archive(self, dest: AnyPath) -> ArchiveInfo:
