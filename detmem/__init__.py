@@ -33,6 +33,7 @@ from detmem.checking import check_receipt
 from detmem.collection import Collection
 from detmem.database import Batch, Database
 from detmem.errors import (
+    Archived,
     CorruptionError,
     DetmemError,
     DimensionError,
@@ -60,11 +61,13 @@ from detmem.proof.checkpoint import Checkpoint
 from detmem.proof.note import SignerKey, VerifierKey
 from detmem.proof.proofs import ConsistencyProof, Proof, RecordProof, Verdict
 from detmem.proof.receipt import Receipt, Refutation, Subtree
-from detmem.results import Commit, Diff, Entry, Hit, Link, Linked, Records, Report, Result, SnapshotInfo
+from detmem.results import ArchiveInfo, Commit, Diff, Entry, Hit, Link, Linked, Records, Report, Result, SnapshotInfo
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArchiveInfo",
+    "Archived",
     "Batch",
     "Checkpoint",
     "Collection",

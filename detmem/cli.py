@@ -96,6 +96,7 @@ def _report(asked: argparse.Namespace) -> int:
 def _verdict(report: detmem.Report) -> str:
     if report.ok:
         gone = f", {report.erased} payloads erased" if report.erased else ""
+        gone += f", {report.archived} archived" if report.archived else ""
         left = f", {report.remaining} to be erased are still there: open it for writing" if report.remaining else ""
         return f"ok {f'1..{report.seq}' if report.seq else 'empty'} state {report.state_root}{gone}{left}"
     place = "end" if report.first_bad_seq is None else f"seq {report.first_bad_seq}"
@@ -347,6 +348,16 @@ def _backup(asked: argparse.Namespace) -> int:
     return OK
 
 
+def _archive(asked: argparse.Namespace) -> int:
+    with detmem.open(asked.path, "r+") as db:
+        moved = db.archive(asked.dest)
+    if asked.json:
+        _document(asdict(moved))
+    else:
+        _say(f"moved the payloads of {len(moved.segments)} segments, up to seq {moved.seq}, to {moved.path}")
+    return OK
+
+
 def _export(asked: argparse.Namespace) -> int:
     if asked.format == "log" and asked.collection is not None:
         raise detmem.UsageError("--collection: a log is of the whole store")
@@ -510,6 +521,7 @@ _RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "sign": _sign,
     "snapshot": _snapshot,
     "backup": _backup,
+    "archive": _archive,
     "export": _export,
     "import": _import,
     "report": _report,

@@ -19,6 +19,7 @@ import numpy as np
 
 from detmem import arguments, graph
 from detmem.errors import (
+    Archived,
     CorruptionError,
     Divergence,
     Erased,
@@ -30,12 +31,13 @@ from detmem.errors import (
     UsageError,
 )
 from detmem.finder import Finder
-from detmem.journal import audit, keys
+from detmem.journal import archive, audit, keys
 from detmem.journal.copies import backup
 from detmem.journal.disk import AnyPath, Disk, File, OsDisk, call_after_fork, path_text
 from detmem.journal.erasure import WRITES, check_explained, singles
 from detmem.journal.files import frames
 from detmem.journal.frame import Frame
+from detmem.journal.head import newest_head
 from detmem.journal.log import Journal
 from detmem.journal.past import Position, state_at
 from detmem.journal.recovery import Opened, Recovery, follow
@@ -54,7 +56,7 @@ from detmem.proof.note import SignerKey
 from detmem.proof.proofs import ConsistencyProof, RecordProof, given_checkpoint
 from detmem.proof.receipt import Receipt, Subtree
 from detmem.prover import Prover
-from detmem.results import Commit, Entry, Report, SnapshotInfo
+from detmem.results import ArchiveInfo, Commit, Entry, Report, SnapshotInfo
 
 if TYPE_CHECKING:
     from detmem.collection import Collection
@@ -65,6 +67,7 @@ __all__ = ["MEMORY", "Batch", "Database", "verify_disk"]
 MEMORY = ":memory:"
 _LEVELS = ("chain", "replay")
 _ROOT = re.compile(r"[0-9a-fA-F]{64}")
+_COPYINGS = 10  # that a backup begins beside a writer of another process before it gives up
 _KEPT_FOLDS = 2
 
 
@@ -331,17 +334,18 @@ class Database:
         if target.exists():
             raise StoreExistsError(f"{dest!r} exists already, and a backup needs a new directory")
         with self._erasing:
-            checkpoint = self._moment_to_copy()
             target.make_root(new=True)
-            while True:
+            for left in reversed(range(_COPYINGS)):
+                checkpoint, head = self._moment_to_copy(), newest_head(self._disk)
                 try:
                     backup(self._disk, target, self._opened.head.store_id, checkpoint.seq)
-                    return checkpoint
+                    break
                 except CorruptionError:
-                    # Another process may have erased meanwhile, and what was copied is partly from before that.
-                    if self._journal is not None or self.refresh() == checkpoint.seq:
+                    # Another process may have erased or archived meanwhile: what was copied is partly from before that.
+                    stands = self.refresh() == checkpoint.seq and newest_head(self._disk) == head
+                    if self._journal is not None or not left or stands:
                         raise
-                    checkpoint = self._moment_to_copy()
+            return checkpoint
 
     def _moment_to_copy(self) -> Checkpoint:
         with self._moment:
@@ -383,6 +387,7 @@ class Database:
             if self._batch is not None:
                 raise UsageError("erase() inside a batch: leave the with block first")
             assert self._journal is not None
+            archive.reached(self._disk)
             written = self._last_written(frozenset(wanted))
             for node in wanted:
                 if node not in written:
@@ -394,7 +399,33 @@ class Database:
             with self._erasing:
                 self._write(stage, due)
                 self._journal.erase(self._state)
+            with self._moment:
+                self._folds = {}  # what was folded meanwhile may be from before
             return self._standing()
+
+    def archive(self, dest: AnyPath) -> ArchiveInfo:
+        """Move the payloads of everything up to now to ``dest``: a new folder, or an archive of this store.
+
+        A snapshot is written, so the store opens and answers as before.  Every segment goes to ``dest`` whole and is
+        verified there; its headers and commitments stay here, so links, roots and proofs can still be computed.  A past
+        moment before the snapshot and a replay then raise ``Archived``, which says where the payloads are; a segment's
+        file put back into ``log/`` of a closed store brings them back.  An erasure reaches archives too, and is refused
+        while one of them is not there.
+
+        ``UsageError``: inside a batch, or ``dest`` holds anything else.
+        """
+        target = OsDisk(path_text(dest))
+        with self._writing():
+            if self._batch is not None:
+                raise UsageError("archive() inside a batch: leave the with block first")
+            assert self._journal is not None
+            if target.exists() and not target.is_folder():
+                raise StoreExistsError(f"{dest!r} exists already, and is no folder")
+            with self._erasing:
+                target.make_root()
+                self._journal.snapshot(self._state)
+                moved = archive.move(self._disk, target)
+            return ArchiveInfo(self._state.seq, moved, target.path(""))
 
     def _last_written(self, wanted: Container[Node]) -> dict[Node, int]:
         """The seq that wrote each of the wanted records last, as the whole log says; ``LogDamaged``."""
@@ -563,6 +594,8 @@ class Database:
         written."""
         with self._writing():
             assert self._journal is not None
+            if any(isinstance(part, Operation) and part.archived for part in operations.parts):
+                raise Archived(f"{where}: its payloads lie in an archive; put them back first")
             change = self._state.apply(operations)
             if (change.link, change.state_root) != (link, state_root):
                 raise Divergence(
@@ -585,11 +618,17 @@ class Database:
             if self._state.erased:
                 self._journal.erase(self._state)
 
-    def _check_nothing_erased_behind(self, last: int) -> None:
-        """``Erased`` when the log up to ``last`` lacks a payload that is only erased behind it."""
-        later = {node: seq for node, seq in self._erasures.items() if seq > last}
-        for _, frame in frames(self._disk, 1, last + 1) if later else ():
+    def _check_payloads(self, last: int) -> None:
+        """``Erased`` when the log up to ``last`` lacks a payload that is only erased behind it, ``Archived`` when one
+        lies elsewhere."""
+        later, places = {node: seq for node, seq in self._erasures.items() if seq > last}, archive.places(self._disk)
+        for _, frame in frames(self._disk, 1, last + 1) if later or places else ():
             for one in singles(frame):
+                if one.archived:
+                    raise Archived(
+                        f"what seq {frame.seq} wrote lies in an archive ({', '.join(places)}): put its segments back "
+                        "into log/ of this store, or of a copy, first"
+                    )
                 seq = later.get((one.collection, one.id))
                 if one.erased and seq is not None:
                     raise Erased(
@@ -739,7 +778,7 @@ def verify_disk(
         error, first_bad = Divergence(f"expected a log of at least {wanted.seq} commits, this one has {seq}"), seq + 1
     if error is None and root not in (None, state_root):
         error = Divergence(f"expected to end in state root {root}, found {state_root}")
-    counts = verdict.operations, verdict.erased, verdict.remaining
+    counts = verdict.operations, verdict.erased, verdict.remaining, verdict.archived
     if error is None:
         return Report(True, seq, state_root, None, None, None, None, *counts)
     return Report(False, seq, state_root, first_bad, str(error), verdict.file, verdict.offset, *counts)

@@ -7,7 +7,7 @@ Rule 3  Callers never need to catch anything that is not a ``DetmemError``, exce
 
 ``UsageError`` and below: the caller mends the call.  ``NotFoundError``, ``LockedError``, ``ReadOnlyError``: the caller
 looks elsewhere, waits, or opens differently.  ``FormatError``: not a store of this version.
-``Erased``: what is asked for is gone for good.  ``CorruptionError`` and
+``Erased``: what is asked for is gone for good; ``Archived``: it lies elsewhere.  ``CorruptionError`` and
 below: the bytes on disk are not what was written; look at a copy.  ``StorageError`` and below: the operating system
 refused; look at the machine.
 """
@@ -15,6 +15,7 @@ refused; look at the machine.
 from __future__ import annotations
 
 __all__ = [
+    "Archived",
     "CorruptionError",
     "DetmemError",
     "DimensionError",
@@ -85,6 +86,10 @@ class FormatError(DetmemError):
 
 class Erased(DetmemError):  # noqa: N818 - public contract
     """An answer about the past that would touch records erased since: it can no longer be given as it was."""
+
+
+class Archived(DetmemError):  # noqa: N818 - as Erased
+    """An answer about the past that needs payloads which were moved to an archive; the message says where."""
 
 
 class CorruptionError(DetmemError):

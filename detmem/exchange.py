@@ -206,7 +206,7 @@ def export_log(db: Database, dest: AnyPath) -> Exported:
     """
     path = Path(path_text(dest))
     checkpoint = db.checkpoint()
-    db._check_nothing_erased_behind(checkpoint.seq)
+    db._check_payloads(checkpoint.seq)
     header = SegmentHeader(_NOBODY, 1, 0, LINK_ZERO, LogTree().root)
     try:
         file = path.open("xb")

@@ -56,7 +56,7 @@ def replay(source: AnyPath | Database, dest: AnyPath, *, until: int | None = Non
         last = old.seq if until is None else encoding.whole_number(until, "until", 0)
         if last > old.seq:
             raise UsageError(f"until: expected at most {old.seq}, the last seq of the source, found {last}")
-        old._check_nothing_erased_behind(last)
+        old._check_payloads(last)
         new = stack.enter_context(open(dest, "x", durability="os"))
         for segment, frame in frames(old._disk, 1, last + 1):
             new._apply(frame.operations, frame.link, frame.state_root, f"{segment.name}, seq {frame.seq}")

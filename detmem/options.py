@@ -34,6 +34,7 @@ COMMANDS = {  # name: (what it does, an example's arguments)
     ),
     "snapshot": ("write a snapshot, so that the next open is quick", "agent.detmem"),
     "backup": ("copy a consistent store, beside a live writer", "agent.detmem copy.detmem"),
+    "archive": ("move the payloads of everything up to now out of a store", "agent.detmem archive/"),
     "export": ("write contents or the log to files that other programs read", "agent.detmem out --format npz"),
     "import": ("make a new store of what was exported", "copy.detmem out"),
     "report": ("one page for an auditor: roots, timeline, what changed, the verdict", "agent.detmem -o report.html"),
@@ -100,6 +101,8 @@ def parser(version: str) -> argparse.ArgumentParser:
 
     for name in ("backup", "salvage"):
         made[name].add_argument("dest", metavar="DEST", help="the new store; nothing may stand there")
+
+    made["archive"].add_argument("dest", metavar="DEST", help="a new folder, or an archive of this store")
 
     one = made["export"]
     one.add_argument("dest", metavar="DEST", help="a new folder; for --format log a new file")

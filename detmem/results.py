@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     from detmem.proof.checkpoint import Checkpoint
     from detmem.proof.receipt import Receipt
 
-__all__ = ["Commit", "Diff", "Entry", "Hit", "Link", "Linked", "Records", "Report", "Result", "SnapshotInfo"]
+__all__ = [
+    "ArchiveInfo",
+    "Commit",
+    "Diff",
+    "Entry",
+    "Hit",
+    "Link",
+    "Linked",
+    "Records",
+    "Report",
+    "Result",
+    "SnapshotInfo",
+]
 
 Metadata = dict[str, Any]
 
@@ -68,14 +80,23 @@ class SnapshotInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveInfo:
+    """What was moved to ``path``: the payloads of these segments (file names); ``seq`` is where the store stood."""
+
+    seq: int
+    segments: list[str]
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A verification's verdict.
 
     ``seq`` and ``state_root`` are of the last good commit, ``reason`` is None when ok; else it says what was expected
     and what was found, in ``file`` at byte ``offset`` (None: the file as a whole).  ``first_bad_seq`` is None when no
     commit is bad; a snapshot may be.  ``operations`` were verified by hash, and their payloads too, but for ``erased``
-    of them, which have none any more.  ``remaining``: payloads that were to be erased and are still there; opening the
-    store for writing, or erasing again, finishes that.
+    of them, which have none any more, and ``archived``, whose payloads lie elsewhere.  ``remaining``: payloads that
+    were to be erased and are still there; opening the store for writing, or erasing again, finishes that.
     """
 
     ok: bool
@@ -88,6 +109,7 @@ class Report:
     operations: int = field(default=0, compare=False)
     erased: int = field(default=0, compare=False)
     remaining: int = field(default=0, compare=False)
+    archived: int = field(default=0, compare=False)
 
     @property
     def cause(self) -> str:

@@ -349,7 +349,8 @@ class Operation(NamedTuple):
     salt: bytes
     vector: bytes | None
     content: bytes | None
-    erased: bool
+    erased: bool  # there is no payload here
+    archived: bool  # and it is kept elsewhere
 
 
 def read_operation(body: Reader) -> Operation:
@@ -369,7 +370,8 @@ def read_operation(body: Reader) -> Operation:
     record_id = body.text(id_size, 0 if no_id else 512, 0 if no_id else 1)
     leaf = sha256(b"\x00", body.data[start : body.at])
     state = body.take(1)
-    erased = state == b"\x01" and kind in WRITES
+    archived = state == b"\x02" and kind in WRITES
+    erased = archived or (state == b"\x01" and kind in WRITES)
     need(erased or state == b"\x00", f"{where}: state byte {state.hex()}")
     salt = body.take(32) if flags & SALTED and not erased else b""
     vector = body.take(vector_size) if vector_size and not erased else None
@@ -388,8 +390,9 @@ def read_operation(body: Reader) -> Operation:
             ZERO if content is None else commitment(content, salt),
         )
     return Operation(
-        kind, flags, collection, record_id, vector_size, of_vector, of_content, leaf, salt, vector, content, erased
-    )
+        kind, flags, collection, record_id, vector_size, of_vector, of_content, leaf, salt, vector, content, erased,
+        archived,
+    )  # fmt: skip
 
 
 class Frame(NamedTuple):
@@ -463,6 +466,7 @@ class Memory:
         self.erased: dict[tuple[str, str], int] = {}
         self.missing: set[tuple[str, str]] = set()  # payloads that are gone, and no erasure says why yet
         self.payloads: dict[tuple[str, str], int] = {}  # that are there, of every version of a record
+        self.archived = 0  # payloads that are kept elsewhere: only their commitments were seen
         self.remaining = 0  # payloads that are there, though an erasure names them
         self.tree = StateTree()
 
@@ -550,7 +554,9 @@ class Memory:
                 same(f"{what}: standing commitment to the vector", standing and standing.of_vector, one.of_vector)
             if not one.flags & HAS_CONTENT:
                 same(f"{what}: standing commitment to the content", standing and standing.of_content, one.of_content)
-            if one.erased:
+            if one.archived:
+                self.archived += 1
+            elif one.erased:
                 self.missing.add(node)
             else:
                 self.payloads[node] = self.payloads.get(node, 0) + 1
@@ -657,6 +663,8 @@ class Log:
         )
         if self.memory.remaining:
             notes.append(f"an erasure is unfinished: {self.memory.remaining} payloads that it names are still there")
+        if self.memory.archived:
+            notes.append(f"{self.memory.archived} payloads are archived elsewhere: verified by their commitments only")
         return Verified(self.checkpoint(), notes)
 
 

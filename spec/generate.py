@@ -699,6 +699,9 @@ def log() -> Case:
                     "salt": o.salt.hex(),
                     "bytes": data.hex(),
                     "erased": twin.encode_operation(twin.without_payload(o)).hex() if o.type in twin.WRITES else None,
+                    "archived": twin.encode_operation(twin.without_payload(o, archived=True)).hex()
+                    if o.type in twin.WRITES
+                    else None,
                 }
             )
     add = twin.encode_operation(commits[1].operations[0])  # collection "notes" at 80, id "a" at 85, state at 86
@@ -740,7 +743,7 @@ def log() -> Case:
             ("a collection without a name", patched(create, 2, bytes(2))),
             ("a name that is not UTF-8", patched(add, 80, b"\xff")),
             ("an id that is not UTF-8", patched(add, 85, b"\x80")),
-            ("state 2", patched(add, 86, b"\x02")),
+            ("state 3", patched(add, 86, b"\x03")),
             ("a vector that was changed", patched(add, 87, b"\x02")),
             ("a content that was changed", patched(add, len(add) - 1, b"T")),
             ("a vector commitment that was changed", patched(add, 16, bytes(32))),

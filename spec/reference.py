@@ -727,7 +727,7 @@ LEGAL_FLAGS = {
     UPDATE: (1, 2, 3, 5, 6, 7),
 }
 WRITES = (ADD, UPSERT, UPDATE)
-PRESENT, ERASED = b"\x00", b"\x01"
+PRESENT, ERASED, ARCHIVED = b"\x00", b"\x01", b"\x02"
 MOST_REQUESTS = 65_536
 MOST_OPERATION = 16 * 1024 * 1024
 MOST_BODY = 1024 * 1024 * 1024
@@ -750,7 +750,8 @@ class Operation(NamedTuple):
     vector_commitment: bytes
     content_commitment: bytes
     salt: bytes = b""
-    gone: tuple[int, int, int] | None = None  # flags and the two sizes of a payload that was erased
+    gone: tuple[int, int, int] | None = None  # flags and the two sizes of a payload that is not here any more
+    archived: bool = False  # it is not erased, but lies elsewhere
 
 
 def plain(kind: int, collection: str, record_id: str, body: bytes | None = None) -> Operation:
@@ -758,8 +759,8 @@ def plain(kind: int, collection: str, record_id: str, body: bytes | None = None)
     return Operation(kind, collection, record_id, None, body, ZERO, ZERO if body is None else commitment(body))
 
 
-def without_payload(o: Operation) -> Operation:
-    return o._replace(vector=None, content=None, salt=b"", gone=(flags_of(o), *sizes_of(o)))
+def without_payload(o: Operation, archived: bool = False) -> Operation:
+    return o._replace(vector=None, content=None, salt=b"", gone=(flags_of(o), *sizes_of(o)), archived=archived)
 
 
 def check_operation(o: Operation) -> Operation:
@@ -820,7 +821,7 @@ def operation_header(o: Operation) -> bytes:
 
 def encode_operation(o: Operation) -> bytes:
     if o.gone is not None:
-        return operation_header(o) + ERASED
+        return operation_header(o) + (ARCHIVED if o.archived else ERASED)
     return operation_header(o) + PRESENT + o.salt + (o.vector or b"") + (o.content or b"")
 
 
@@ -854,9 +855,10 @@ def decode_operation(data: bytes, at: int = 0) -> tuple[Operation, int]:
         raise Refused("content_size", f"{content_size} with flags {flags}")
     name, record_id = text(name_size, "collection"), text(id_size, "id")
     state = take(1)
-    if state == ERASED and kind in WRITES:
+    if state in (ERASED, ARCHIVED) and kind in WRITES:
         gone = flags, vector_size, content_size
-        return check_operation(Operation(kind, name, record_id, None, None, vector_c, content_c, b"", gone)), at
+        parts = None, None, vector_c, content_c, b"", gone, state == ARCHIVED
+        return check_operation(Operation(kind, name, record_id, *parts)), at
     if state != PRESENT:
         raise Refused("state", state.hex())
     salt = take(32) if flags & SALTED else b""
@@ -1205,7 +1207,8 @@ def step(state: State, o: Operation, seq: int) -> None:
     if not flags_of(o) & HAS_CONTENT and (standing is None or o.content_commitment != standing.content_commitment):
         raise Refused("standing_commitment", "the content's")
     if o.gone is not None:
-        state.missing.add((o.collection, o.id))
+        if not o.archived:
+            state.missing.add((o.collection, o.id))
         nothing = Record([0] * collection.dim, {}, None, o.vector_commitment, o.content_commitment, seq, erased=True)
         collection.records[o.id] = nothing
         return

@@ -88,7 +88,7 @@ def test_a_whole_store_verifies(store, run, run_json, level):
     nowhere = dict.fromkeys(["first_bad_seq", "reason", "file", "offset"])
     with detmem.open(store, "r") as db:
         operations = sum(max(1, len(entry.ids)) for entry in db.log())
-    counts = {"operations": operations, "erased": 0, "remaining": 0}
+    counts = {"operations": operations, "erased": 0, "remaining": 0, "archived": 0}
     expected = {"ok": True, "seq": 7, "state_root": root, **nowhere, **counts, "level": level}
     assert run_json("verify", store, "--level", level) == (0, expected)
 
@@ -102,6 +102,19 @@ def test_verify_says_how_many_payloads_are_erased(store, run, run_json, tmp_path
         root, erased = db.state_root, db.verify().erased
     assert erased >= 1
     assert run("verify", tmp_path / "copy") == (0, f"ok 1..8 state {root}, {erased} payloads erased\n", "")
+
+
+def test_archive_says_what_it_moved_and_verify_what_is_elsewhere(store, run, run_json, tmp_path):
+    with detmem.open(store, "r") as db:
+        db.backup(tmp_path / "copy")
+        root = db.state_root
+    code, out, _ = run("archive", tmp_path / "copy", tmp_path / "archive")
+    assert (code, out) == (0, f"moved the payloads of 1 segments, up to seq 7, to {tmp_path / 'archive'}\n")
+    archived = detmem.verify(tmp_path / "copy").archived
+    assert archived >= 5
+    assert run("verify", tmp_path / "copy") == (0, f"ok 1..7 state {root}, {archived} archived\n", "")
+    nothing = {"seq": 7, "segments": [], "path": str(tmp_path / "archive")}
+    assert run_json("archive", tmp_path / "copy", tmp_path / "archive") == (0, nothing)
 
 
 def test_a_store_without_commits_verifies(tmp_path, run):

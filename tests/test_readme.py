@@ -72,7 +72,7 @@ def test_every_command_has_its_row():
     rows = re.findall(r"^\| `([\w-]+)[ `]", README, re.MULTILINE)
     assert rows == [
         "demo", "selfcheck", "verify", "replay", "log", "inspect", "stats", "diff", "search",
-        "check-receipt", "sign", "snapshot", "backup", "export", "import", "report", "salvage", "repair",
+        "check-receipt", "sign", "snapshot", "backup", "archive", "export", "import", "report", "salvage", "repair",
     ]  # fmt: skip
     assert rows == list(options.COMMANDS)
 

@@ -317,6 +317,11 @@ def test_operation(case: dict[str, Any]) -> None:
         assert commands.encode([commands.erased(operation)], 1 << 20).hex() == case["erased"]
         (gone,) = commands.decode(memoryview(hexed(case, "erased")))
         assert (gone.leaf, gone.vector, gone.content, gone.erased) == (operation.leaf, None, None, True)
+        assert not gone.archived
+        assert commands.encode([commands.archived(operation)], 1 << 20).hex() == case["archived"]
+        (moved,) = commands.decode(memoryview(hexed(case, "archived")))
+        assert (moved.leaf, moved.vector, moved.content, moved.archived) == (operation.leaf, None, None, True)
+        assert commands.encode([commands.erased(moved)], 1 << 20).hex() == case["erased"]
 
 
 def test_a_log_with_erased_payloads_comes_to_the_same_roots() -> None:

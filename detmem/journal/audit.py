@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from detmem.errors import CorruptionError, Divergence, LogDamaged, SnapshotDamaged
 from detmem.journal import snapshot
 from detmem.journal.disk import Disk
-from detmem.journal.erasure import Explained, check_explained, payloads_to_go, singles, unexplained
+from detmem.journal.erasure import Explained, check_explained, is_gone, payloads_to_go, singles, unexplained
 from detmem.journal.files import (
     Segment,
     damaged,
@@ -40,7 +40,7 @@ class Verdict:
     ``offset`` (None: the file as a whole).
 
     ``operations`` were verified by hash; of ``erased`` of them the payload is gone, as the log explains; ``remaining``
-    should have none and have it: an erasure is unfinished.
+    should have none and have it: an erasure is unfinished; of ``archived`` it lies elsewhere.
     """
 
     position: Position
@@ -50,6 +50,7 @@ class Verdict:
     operations: int = 0
     erased: int = 0
     remaining: int = 0
+    archived: int = 0
 
 
 @dataclass(slots=True)
@@ -59,13 +60,18 @@ class _Payloads:
 
     operations: int = 0
     gone: int = 0
+    archived: int = 0
+    last_archived: tuple[int, str, int] = 0, "", 0  # the seq of the last commit with such payloads, and its place
     explained: Explained = field(default_factory=Explained)
     before: dict[int, tuple[Position, str, int]] = field(default_factory=dict)
 
     def take(self, before: Position, file: str, frame: Frame) -> None:
         self.operations += len(frame.operations)
-        gone = sum(one.erased for one in singles(frame))
+        gone, archived = sum(map(is_gone, singles(frame))), sum(one.archived for one in singles(frame))
         self.gone += gone
+        self.archived += archived
+        if archived:
+            self.last_archived = frame.seq, file, frame.offset
         self.explained.take(frame)
         if gone:
             self.before[frame.seq] = before, file, frame.offset
@@ -92,9 +98,10 @@ class _Walk:
         self._visit = visit
         self._progress = progress
         self._read_bytes = self._all_bytes = 0
-        self._snapshots = set(snapshot_seqs(disk))
+        self.snapshots = set(snapshot_seqs(disk))
         self.snapshot_error: SnapshotDamaged | None = None
         self.snapshot_file: str | None = None
+        self.covered = 0  # the seq of the last good snapshot
 
     def run(self) -> None:
         head = newest_head(self._disk)
@@ -114,7 +121,7 @@ class _Walk:
             durable = max(durable, self._segment(segment, segment is segments[-1], head, durable))
         if not segments and durable > 0:
             raise damaged(segment_name(1), 0, "the log is missing", 0, durable)
-        beyond = sorted(seq for seq in self._snapshots if seq > self.position.seq)
+        beyond = sorted(seq for seq in self.snapshots if seq > self.position.seq)
         if beyond:
             self.file, self.offset = snapshot_name(beyond[0]), None
             raise SnapshotDamaged(f"{self.file} lies behind the end of the log at {self.position.seq}")
@@ -203,7 +210,7 @@ class _Walk:
             raise Divergence(
                 f"HEAD acknowledged link {head.link.hex()} at seq {position.seq}, the log has {link.hex()}"
             )
-        if position.seq in self._snapshots:
+        if position.seq in self.snapshots:
             try:
                 self._check_snapshot(position, link, head)
             except SnapshotDamaged as error:  # a cache: the log is read on
@@ -230,6 +237,7 @@ class _Walk:
             raise SnapshotDamaged(f"{name}: holds seq {seq} with link {found.hex()}, the log has {link.hex()}")
         if head.snapshot_seq == seq > 0 and head.snapshot_digest != digest:  # 0: HEAD names none
             raise SnapshotDamaged(f"{name}: HEAD names digest {head.snapshot_digest.hex()}, found {digest.hex()}")
+        self.covered = seq
 
 
 def verify(
@@ -248,21 +256,29 @@ def verify(
     """
     walk = _Walk(disk, replay, watch, visit, progress)
     seen = walk.payloads
+
+    def failed(error: CorruptionError, position: Position, file: str | None, offset: int | None) -> Verdict:
+        return Verdict(position, error, file, offset, seen.operations, seen.gone, 0, seen.archived)
+
     try:
         walk.run()
+    except LogDamaged as error:
+        place = (error.segment, error.offset) if error.segment else (walk.file, walk.offset)
+        return failed(error, walk.position, *place)
     except CorruptionError as error:
-        file, offset = walk.file, walk.offset
-        if isinstance(error, LogDamaged) and error.segment:
-            file, offset = error.segment, error.offset
-        return Verdict(walk.position, error, file, offset, seen.operations, seen.gone)
+        return failed(error, walk.position, walk.file, walk.offset)
     missing = seen.explained.missing
+    seq, name, at = seen.last_archived
     try:  # a writer may have erased meanwhile, behind where this walk ended
         check_explained(unexplained(disk, walk.position.seq, missing))
     except CorruptionError as error:
-        position, file, offset = seen.before[min(missing.values())]
-        return Verdict(position, error, file, offset, seen.operations, seen.gone)
-    remaining = _remaining(disk, seen.explained.erased)
-    return Verdict(walk.position, walk.snapshot_error, walk.snapshot_file, None, seen.operations, seen.gone, remaining)
+        return failed(error, *seen.before[min(missing.values())])
+    newer = [one for one in snapshot_seqs(disk) if one not in walk.snapshots]  # written since the walk began
+    if seq > max([walk.covered, *newer]) and walk.snapshot_error is None:
+        lost = damaged(name, at, "its payloads lie in an archive, and no snapshot stands in for them", seq - 1, seq)
+        return failed(lost, walk.position, name, at)
+    counts = seen.operations, seen.gone, _remaining(disk, seen.explained.erased), seen.archived
+    return Verdict(walk.position, walk.snapshot_error, walk.snapshot_file, None, *counts)
 
 
 def _remaining(disk: Disk, erased: dict[Node, int]) -> int:

@@ -11,14 +11,17 @@ from itertools import pairwise
 
 from detmem.errors import CorruptionError, LogDamaged
 from detmem.journal import snapshot
+from detmem.journal.archive import has_archived, places
 from detmem.journal.audit import verify
-from detmem.journal.disk import Disk, File
-from detmem.journal.erasure import Explained, check_explained, singles, stripped
+from detmem.journal.disk import Disk
+from detmem.journal.erasure import Explained, check_explained, is_gone, singles, stripped
 from detmem.journal.files import (
+    ARCHIVES,
     KEYS,
     LOG,
     QUARANTINE,
     SNAPSHOTS,
+    copy_bytes,
     copy_out,
     damaged,
     frames,
@@ -37,8 +40,6 @@ from detmem.machine.links import Node
 
 __all__ = ["Repaired", "backup", "repair"]
 
-_COPY_BYTES = 1 << 20
-
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
@@ -55,11 +56,12 @@ def backup(source: Disk, dest: Disk, store_id: bytes, seq: int) -> None:
     """
     for folder in ("", LOG, SNAPSHOTS, KEYS):
         for name in dest.list(folder):
-            if folder or name == HEAD:
+            if folder or name in (HEAD, ARCHIVES):
                 dest.remove(f"{folder}/{name}" if folder else name)
     for folder in (LOG, SNAPSHOTS, QUARANTINE, KEYS):
         dest.make_folder(folder)
-    _copy(source, dest, KEY, None)
+    for name in (KEY, ARCHIVES):
+        _copy(source, dest, name, None)
     head = Head(store_id, clean=True)
     snapshots = snapshot_seqs(source)  # before the segments: a live writer makes a segment first, then its snapshot
     firsts = [first for first in segment_seqs(source) if first <= seq + 1]
@@ -231,7 +233,9 @@ def _rewrite(
             nonlocal end
             for _, found in frames(copy, border.first_seq, last + 1):
                 frame = stripped(found, erased)
-                bare = [(one.collection, one.id) for one in singles(frame) if one.erased]
+                if has_archived(frame) and not places(disk):
+                    raise damaged(name, 0, "the copy has moved payloads to an archive", frame.seq - 1, last)
+                bare = [(one.collection, one.id) for one in singles(frame) if is_gone(one)]
                 check_explained({node: frame.seq for node in bare if erased.get(node, 0) < frame.seq})
                 data = encode_commit(frame, frame.seq - 1, border.seed)
                 file.pwrite(data, end)
@@ -278,14 +282,9 @@ def _copy(source: Disk, dest: Disk, name: str, size: int | None) -> bool:
         return False
     new = dest.open(name, create=True)
     try:
-        _copy_bytes(old, new, old.size() if size is None else size)
+        copy_bytes(old, new, 0, old.size() if size is None else size)
         new.sync()
     finally:
         old.close()
         new.close()
     return True
-
-
-def _copy_bytes(old: File, new: File, size: int) -> None:
-    for start in range(0, size, _COPY_BYTES):
-        new.pwrite(old.pread(min(_COPY_BYTES, size - start), start), start)

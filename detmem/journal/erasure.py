@@ -12,7 +12,7 @@ these files is not ours to erase.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from detmem.errors import Divergence, LogDamaged
@@ -34,7 +34,20 @@ from detmem.machine.commands import Operation
 from detmem.machine.links import Node
 from detmem.machine.runs import Operations, Run
 
-__all__ = ["WRITES", "Explained", "check_explained", "payloads_to_go", "singles", "stripped", "sweep", "unexplained"]
+__all__ = [
+    "WRITES",
+    "Explained",
+    "changes",
+    "check_explained",
+    "is_gone",
+    "payloads_to_go",
+    "rewrite",
+    "sealed",
+    "singles",
+    "stripped",
+    "sweep",
+    "unexplained",
+]
 
 WRITES = (commands.ADD, commands.UPSERT, commands.UPDATE)
 
@@ -59,7 +72,7 @@ class Explained:
             if one.type == commands.ERASE:
                 self.erased[node] = frame.seq
                 self.missing.pop(node, None)
-            elif one.erased:
+            elif one.erased and not one.archived:
                 self.missing.setdefault(node, frame.seq)
 
 
@@ -107,7 +120,7 @@ def _without_payloads(frame: Frame, erased: Mapping[Node, int]) -> Operations | 
         node = part.collection, part.id
         if part.type == commands.ERASE:
             named.add(node)
-        elif part.type in WRITES and not part.erased and goes(node):
+        elif part.type in WRITES and (part.archived or not part.erased) and goes(node):
             part, changed = commands.erased(part), True
         parts.append(part)
     return Operations(parts[::-1]) if changed else None
@@ -116,26 +129,83 @@ def _without_payloads(frame: Frame, erased: Mapping[Node, int]) -> Operations | 
 def payloads_to_go(frame: Frame, erased: Mapping[Node, int]) -> int:
     """How many payloads an Erase names and the frame still holds."""
     left = _without_payloads(frame, erased)
-    if left is None:
-        return 0
-    return sum(one.erased for one in left) - sum(one.erased for one in singles(frame))
+    return 0 if left is None else sum(map(is_gone, left)) - sum(map(is_gone, singles(frame)))
 
 
-def sweep(disk: Disk, erased: Mapping[Node, int]) -> list[str]:
-    """Write every sealed segment that holds a payload it should not hold anew, and empty quarantine.
+def is_gone(operation: Operation) -> bool:
+    """Whether there was a payload that nobody has any more."""
+    return operation.erased and not operation.archived
 
-    The last segment is the writer's and is left alone.  Returns the names of what was written anew.
-    """
+
+def stripped(frame: Frame, erased: Mapping[Node, int]) -> Frame:
+    """The frame without the payloads that an Erase behind them names."""
+    left = _without_payloads(frame, erased)
+    return frame if left is None else replace(frame, operations=left)
+
+
+def sweep(disk: Disk, erased: Mapping[Node, int], archives: Sequence[Disk]) -> None:
+    """Write every sealed segment that holds a payload it should not hold anew, first in the archives, and empty
+    quarantine.  The last segment of the store is the writer's and is left alone."""
     remove_temporaries(disk)
-    anew = []
-    for first in segment_seqs(disk)[:-1]:
-        if _holds_any(disk, first, erased):
-            _rewrite(disk, first, erased)
-            anew.append(segment_name(first))
+
+    def change(frame: Frame) -> Operations | None:
+        return _without_payloads(frame, erased)
+
+    for side, firsts in [*((one, segment_seqs(one)) for one in archives), (disk, segment_seqs(disk)[:-1])]:
+        for first in firsts:
+            if changes(side, first, change):
+                rewrite(side, first, change)
     for name in disk.list(QUARANTINE):  # torn and damaged bytes: nobody can say what they hold
         disk.remove(f"{QUARANTINE}/{name}")
     disk.sync_folder(QUARANTINE)  # and so that no temporary comes back
-    return anew
+
+
+Change = Callable[[Frame], "Operations | None"]
+"""The operations that a frame shall have instead; None: it is as it should be."""
+
+
+def changes(disk: Disk, first: int, change: Change) -> bool:
+    """Whether any frame of a sealed segment is not as it should be.  ``LogDamaged`` for anything that is not one."""
+    file = disk.open(segment_name(first))
+    try:
+        reader = SegmentReader(file, read_header(disk, first))
+        return any(change(frame) is not None for frame in sealed(reader, first))
+    finally:
+        file.close()
+
+
+def sealed(reader: SegmentReader, first: int) -> Iterator[Frame]:
+    """The frames of a sealed segment.  ``LogDamaged`` for anything else."""
+    name = segment_name(first)
+    try:
+        yield from reader
+    except BadFrame as bad:
+        raise damaged(name, bad.offset, bad.reason, reader.seq, reader.seq + 1) from None
+    if reader.seal is None:
+        raise damaged(name, reader.offset, "the seal is missing", reader.seq, reader.seq + 1)
+
+
+def rewrite(disk: Disk, first: int, change: Change) -> None:
+    """A sealed segment anew; what was written is read again before it takes the place."""
+    name, header = segment_name(first), read_header(disk, first)
+    temporary = f"{name}.tmp"
+    old = disk.open(name)
+    try:
+        new = disk.open(temporary, create=True)
+        try:
+            reader = SegmentReader(old, header)
+            _write(new, header, reader, change)
+            new.sync()
+            again = SegmentReader(new, header)
+            left = any(change(frame) is not None for frame in sealed(again, first))
+            if left or again.seal != reader.seal:
+                raise Divergence(f"{temporary}: expected {reader.seal} without payloads, read back {again.seal}")
+        finally:
+            new.close()
+    finally:
+        old.close()
+    disk.rename(temporary, name)
+    disk.sync_folder(LOG)
 
 
 # -------------------------------------------------------------------------------------------------------------- inside
@@ -166,62 +236,15 @@ def _part(run: Run, rows: slice) -> Run:
     )
 
 
-def _holds_any(disk: Disk, first: int, erased: Mapping[Node, int]) -> bool:
-    file = disk.open(segment_name(first))
-    try:
-        frames = _sealed(SegmentReader(file, read_header(disk, first)), first)
-        return any(_without_payloads(frame, erased) is not None for frame in frames)
-    finally:
-        file.close()
-
-
-def _sealed(reader: SegmentReader, first: int) -> Iterator[Frame]:
-    """The frames of a sealed segment.  ``LogDamaged`` for anything else."""
-    name = segment_name(first)
-    try:
-        yield from reader
-    except BadFrame as bad:
-        raise damaged(name, bad.offset, bad.reason, reader.seq, reader.seq + 1) from None
-    if reader.seal is None:
-        raise damaged(name, reader.offset, "the seal is missing", reader.seq, reader.seq + 1)
-
-
-def _rewrite(disk: Disk, first: int, erased: Mapping[Node, int]) -> None:
-    """A sealed segment anew, with nothing else changed; what was written is read again before it takes the place."""
-    name, header = segment_name(first), read_header(disk, first)
-    temporary = f"{name}.tmp"
-    old = disk.open(name)
-    try:
-        new = disk.open(temporary, create=True)
-        try:
-            reader = SegmentReader(old, header)
-            _write(new, header, reader, erased)
-            new.sync()
-            again = SegmentReader(new, header)
-            left = any(_without_payloads(frame, erased) is not None for frame in _sealed(again, first))
-            if left or again.seal != reader.seal:
-                raise Divergence(f"{temporary}: expected {reader.seal} without payloads, read back {again.seal}")
-        finally:
-            new.close()
-    finally:
-        old.close()
-    disk.rename(temporary, name)
-    disk.sync_folder(LOG)
-
-
-def _write(new: File, header: SegmentHeader, reader: SegmentReader, erased: Mapping[Node, int]) -> None:
+def _write(new: File, header: SegmentHeader, reader: SegmentReader, change: Change) -> None:
     new.pwrite(header.encode(), 0)
     end = header.size_bytes
-    for frame in _sealed(reader, header.first_seq):
-        end = _put(new, end, commit_blocks(stripped(frame, erased), frame.durable_seq, header.seed))
+    for frame in sealed(reader, header.first_seq):
+        changed = change(frame)
+        kept = frame if changed is None else replace(frame, operations=changed)
+        end = _put(new, end, commit_blocks(kept, frame.durable_seq, header.seed))
     assert reader.seal is not None
     _put(new, end, [encode_seal(reader.seal, header.first_seq, header.seed)])
-
-
-def stripped(frame: Frame, erased: Mapping[Node, int]) -> Frame:
-    """The frame without the payloads that an Erase behind them names."""
-    left = _without_payloads(frame, erased)
-    return frame if left is None else replace(frame, operations=left)
 
 
 def _put(file: File, offset: int, blocks: Iterable[bytes]) -> int:

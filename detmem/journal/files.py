@@ -16,6 +16,7 @@ from detmem.journal.frame import BadFrame, Frame, Seal, SegmentHeader, SegmentRe
 from detmem.journal.head import HEAD, head_size_is_right, read_heads
 
 __all__ = [
+    "ARCHIVES",
     "KEYS",
     "LOCK",
     "LOG",
@@ -23,6 +24,7 @@ __all__ = [
     "SNAPSHOTS",
     "TILES",
     "Segment",
+    "copy_bytes",
     "copy_out",
     "damaged",
     "frames",
@@ -38,7 +40,8 @@ __all__ = [
 ]
 
 LOCK, LOG, SNAPSHOTS, QUARANTINE, KEYS, TILES = "LOCK", "log", "snap", "quarantine", "keys", "tiles"
-_OUR_NAMES = {HEAD, f"{HEAD}.tmp", LOCK, LOG, SNAPSHOTS, QUARANTINE, KEYS, TILES}
+ARCHIVES = "ARCHIVES"
+_OUR_NAMES = {HEAD, f"{HEAD}.tmp", LOCK, LOG, SNAPSHOTS, QUARANTINE, KEYS, TILES, ARCHIVES, f"{ARCHIVES}.tmp"}
 _NAME = re.compile(r"([0-9]{20})\.(seg|snap)")
 _COPY_BYTES = 1 << 20
 _NO_END = 1 << 63
@@ -185,14 +188,18 @@ def quarantine_name(disk: Disk, first_seq: int, offset: int) -> str:
     return f"{QUARANTINE}/{next(name for name in names if name not in taken)}"
 
 
+def copy_bytes(old: File, new: File, start: int, stop: int) -> None:
+    """Bytes [start, stop) of one file, to the beginning of another."""
+    for at in range(start, stop, _COPY_BYTES):
+        new.pwrite(old.pread(min(_COPY_BYTES, stop - at), at), at - start)
+
+
 def copy_out(disk: Disk, file: File, first_seq: int, offset: int) -> str:
     """Copy a torn tail to quarantine, synced, before it is cut off."""
     name = quarantine_name(disk, first_seq, offset)
     temporary = f"{name}.tmp"
     copy = disk.open(temporary, create=True)
-    size = file.size()
-    for start in range(offset, size, _COPY_BYTES):
-        copy.pwrite(file.pread(min(_COPY_BYTES, size - start), start), start - offset)
+    copy_bytes(file, copy, offset, file.size())
     copy.sync()
     copy.close()
     disk.rename(temporary, name)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from detmem.errors import Divergence, StorageError, StorePoisoned
-from detmem.journal import erasure, snapshot
+from detmem.journal import archive, erasure, snapshot
 from detmem.journal.disk import Disk, File
 from detmem.journal.files import LOG, QUARANTINE, SNAPSHOTS, segment_name, snapshot_name, snapshot_seqs
 from detmem.journal.frame import Seal, SegmentHeader, commit_blocks, encode_seal
@@ -168,7 +168,7 @@ class Journal:
         with self._syncing, self._guarded():
             if state.seq >= self._header.first_seq:
                 self._rotate()  # from here on HEAD and a seal know of the Erase, and only sealed segments hold payloads
-            erasure.sweep(self._disk, state.erased)
+            erasure.sweep(self._disk, state.erased, archive.reached(self._disk))
             self.snapshot(state)
             self._remove_snapshots(state.seq)
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from detmem.errors import CorruptionError, SnapshotDamaged
+from detmem.errors import Archived, CorruptionError, SnapshotDamaged
 from detmem.journal import snapshot
+from detmem.journal.archive import has_archived, places
 from detmem.journal.disk import Disk
 from detmem.journal.files import (
     damaged,
@@ -65,6 +66,11 @@ def state_at(disk: Disk, seq: int) -> State:
     """The state after ``seq``, folded anew.  ``LogDamaged`` when the log does not get there."""
     state = _newest_snapshot(disk, seq) or State()
     for segment, frame in frames(disk, state.seq + 1, seq + 1):
+        if has_archived(frame):
+            raise Archived(
+                f"what seq {frame.seq} wrote lies in an archive ({', '.join(places(disk))}): seq {seq} cannot be asked "
+                "here; put the archive's segments back into log/ of a copy of the store, and ask there"
+            )
         advance(state, segment, frame)
     if state.seq != seq:
         raise damaged("log", 0, f"the log ends at seq {state.seq}", state.seq, seq)

@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from detmem.errors import CorruptionError, Divergence, FormatError, LogDamaged, SnapshotDamaged
+from detmem.errors import Archived, CorruptionError, Divergence, FormatError, LogDamaged, SnapshotDamaged
 from detmem.journal import snapshot
+from detmem.journal.archive import has_archived, places
 from detmem.journal.disk import Disk, File, random_bytes
 from detmem.journal.erasure import check_explained
 from detmem.journal.files import (
@@ -88,11 +89,37 @@ def advance(state: State, segment: Segment, frame: Frame, publish: Callable[[Cha
 
 def recover(disk: Disk, *, write: bool, accept_missing_head: bool = False) -> Opened:
     """Run the steps.  A store that does not exist yet is created when ``write``."""
+    before = newest_head(disk)
     while True:
-        opened = _run_steps(disk, write, accept_missing_head)
+        try:
+            opened = _run_steps(disk, write, accept_missing_head)
+        except _BareError:  # a reader beside a writer that has just moved payloads missed the snapshot behind them
+            now = newest_head(disk)
+            if write or now == before:
+                raise
+            before = now
+            continue
         # A reader beside a writer that has just erased reads files written anew, and stops before the Erase.
         if not _outrun(disk, opened.head, opened.state):
             return opened
+
+
+class _BareError(LogDamaged):
+    """Payloads that are needed lie in an archive."""
+
+
+def check_not_archived(disk: Disk, segment: Segment, frame: Frame, durable: int) -> None:
+    """``LogDamaged`` when payloads of this commit lie elsewhere: a snapshot should stand in for it."""
+    if has_archived(frame):
+        raise _BareError(
+            f"{segment.name}, offset {frame.offset}: the payloads of seq {frame.seq} lie in an archive "
+            f"({', '.join(places(disk)) or 'nobody knows where'}), and no good snapshot behind them stands in; "
+            "put the archive's segments back into log/",
+            segment=segment.name,
+            offset=frame.offset,
+            first_lost_seq=frame.seq,
+            last_known_seq=durable,
+        )
 
 
 def _outrun(disk: Disk, head: Head, state: State) -> bool:
@@ -149,6 +176,11 @@ def _follow(disk: Disk, opened: Opened, head: Head, publish: Callable[[Change], 
             for frame in reader:
                 if frame.seq > head.durable_seq:
                     break
+                if has_archived(frame):
+                    raise Archived(
+                        f"the writer has moved the payloads of seq {frame.seq} to {', '.join(places(disk))} before "
+                        "this reader came there: open the store again, which begins at a snapshot"
+                    )
                 advance(state, segment, frame, publish)
                 opened.place = segment, frame.offset + frame.size
         except BadFrame as bad:
@@ -304,6 +336,7 @@ def _step_tail(disk: Disk, opened: Opened, write: bool, actions: list[str], quar
             for frame in reader:
                 _check_head_link(head, frame.seq, frame.link)
                 durable = max(durable, frame.durable_seq)
+                check_not_archived(disk, segment, frame, durable)
                 waiting.append((segment, frame))
                 while waiting and (write or waiting[0][1].seq <= durable):
                     apply_next()

@@ -43,6 +43,7 @@ __all__ = [
     "Definition",
     "Link",
     "Operation",
+    "archived",
     "check_size",
     "count",
     "create",
@@ -80,7 +81,8 @@ MAX_NOTE_BYTES = 64 * 1024
 
 HEADER = Struct("<BBHHHII32s32s")
 HAS_VECTOR, HAS_CONTENT, SALTED = 1, 2, 4
-PRESENT, _ERASED = b"\x00", b"\x01"
+PRESENT, _ERASED, _ARCHIVED = b"\x00", b"\x01", b"\x02"
+_BARE = (_ERASED, _ARCHIVED)
 SALT_BYTES = 32
 MAX_VECTOR_BYTES = 4 * fixed.MAX_DIMENSION
 _NAMES_BYTES = encoding.MAX_COLLECTION_BYTES + encoding.MAX_ID_BYTES
@@ -160,8 +162,8 @@ class Operation(NamedTuple):
 
     ``vector`` is int32 little-endian, ``content`` canonical; None where the payload has no such part.  ``leaf`` is the
     leaf hash in the log tree.  ``salt`` goes before both parts in their commitments, empty in most collections.
-    ``erased``: there was a payload, and it is gone.  ``decoded`` is what ``content`` means, for a caller who has just
-    encoded it: (metadata, document).
+    ``erased``: there was a payload, and it is gone; ``archived``: gone from here, and kept elsewhere.  ``decoded`` is
+    what ``content`` means, for a caller who has just encoded it: (metadata, document).
     """
 
     type: int
@@ -176,6 +178,7 @@ class Operation(NamedTuple):
     decoded: tuple[encoding.Metadata, str | None] | None = None
     salt: bytes = b""
     erased: bool = False
+    archived: bool = False
 
     @property
     def name(self) -> str:
@@ -190,7 +193,7 @@ class Operation(NamedTuple):
     def pieces(self) -> tuple[bytes | memoryview, ...]:
         """The operation's bytes, in pieces."""
         if self.erased:
-            return self.header, _ERASED
+            return self.header, _ARCHIVED if self.archived else _ERASED
         return self.header, PRESENT, self.salt, self.vector or b"", self.content or b""
 
     def has(self, part: int) -> bool:
@@ -306,7 +309,12 @@ def request(collection: str, id: str, count: int) -> Operation:
 
 def erased(operation: Operation) -> Operation:
     """The same operation without its payload: what it is after an erasure."""
-    return operation._replace(vector=None, content=None, decoded=None, salt=b"", erased=True)
+    return operation._replace(vector=None, content=None, decoded=None, salt=b"", erased=True, archived=False)
+
+
+def archived(operation: Operation) -> Operation:
+    """The same operation without its payload, which is kept elsewhere."""
+    return erased(operation)._replace(archived=True)
 
 
 def encode(operations: Iterable[Operation], max_bytes: int) -> bytes:
@@ -350,7 +358,7 @@ def count(body: memoryview) -> int:
             raise CorruptionError(f"operation at byte {at} of the body: cut off")
         _, flags, name_size, id_size, _, vector_size, content_size, _, _ = HEADER.unpack_from(body, at)
         at += HEADER.size + name_size + id_size
-        payload = 0 if body[at : at + 1] == _ERASED else SALT_BYTES * (flags & SALTED != 0) + vector_size + content_size
+        payload = 0 if body[at : at + 1] in _BARE else SALT_BYTES * (flags & SALTED != 0) + vector_size + content_size
         at += 1 + payload
         number += 1
     if at != len(body):
@@ -437,7 +445,8 @@ def _decode_one(body: memoryview, at: int) -> tuple[Operation, int]:
     state = names + name_size + id_size
     if state >= len(body):
         raise CorruptionError(f"expected at least {state + 1 - at} bytes, found {len(body) - at}")
-    gone = bytes(body[state : state + 1]) == _ERASED and type in _WRITES
+    stands = bytes(body[state : state + 1])
+    gone = stands in _BARE and type in _WRITES
     if not gone and body[state] != 0:
         raise CorruptionError(f"{OPERATION_NAMES[type]} with the state byte {body[state]}")
     vector_at = state + 1 + SALT_BYTES * (flags & SALTED != 0)
@@ -453,7 +462,10 @@ def _decode_one(body: memoryview, at: int) -> tuple[Operation, int]:
     header = bytes(body[at:state])
     leaf = operation_leaf(header)
     if gone:
-        operation = Operation(type, collection, id, None, None, of_vector, of_content, header, leaf, erased=True)
+        archived = stands == _ARCHIVED
+        operation = Operation(
+            type, collection, id, None, None, of_vector, of_content, header, leaf, erased=True, archived=archived
+        )
         return operation, end
     salt = bytes(body[state + 1 : vector_at])
     vector = body[vector_at:content_at] if vector_size else None

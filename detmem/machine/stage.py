@@ -283,7 +283,7 @@ class Stage:
             pending = self._touched(name)
             pending.mixed = True
             pending.changed[id] = self._resulting(operation)
-            if operation.erased:
+            if operation.erased and not operation.archived:
                 self._aside().missing[name, id] = None
         self.operations.append(operation)
 

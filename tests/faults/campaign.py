@@ -332,6 +332,15 @@ def campaign_14(options: Options) -> dict[str, Any]:
     return _account("backup, repair, salvage", tally, how)
 
 
+def campaign_15(options: Options) -> dict[str, Any]:
+    every = [workload for workload in workloads() if "erase" in workload.operations] + test_crash.ERASURES
+    random.Random(options.seed).shuffle(every)
+    tasks = [(options.seed, workload) for workload in every]
+    tally = _gathered(options, crashes, tasks, lambda so_far: so_far.states >= options.states // 10)
+    how = f"campaign 1 of the {len(every)} workloads that erase; what an erasure gave up stands in no file"
+    return _account("erasures cut off anywhere", tally, how)
+
+
 def campaign_12(options: Options) -> dict[str, Any]:
     start = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
@@ -357,6 +366,7 @@ CAMPAIGNS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "12": campaign_12,
     "13": campaign_13,
     "14": campaign_14,
+    "15": campaign_15,
 }
 
 
@@ -396,9 +406,10 @@ of the last one).
 
 {common.table(columns, rows)}
 
-1, 2, 6, 7, 13, 14: a *run* is a workload, a walk, a fault or a story; a *state* is what one power cut (or the death of
-the process) at one moment leaves; equal bytes are *opened* once by each worker.  Each opened disk is read, recovered,
-verified at both levels, cut off from power again, and opened twice more.  3 and 4: a *run* is one changed file, opened.
+1, 2, 6, 7, 13, 14, 15: a *run* is a workload, a walk, a fault or a story; a *state* is what one power cut (or the death
+of the process) at one moment leaves; equal bytes are *opened* once by each worker.  Each opened disk is read,
+recovered, verified at both levels, cut off from power again, and opened twice more.  3 and 4: a *run* is one changed
+file, opened.
 The others say in *how* what the three columns count.
 
 A failure is: refused though nothing was damaged, an acknowledged commit lost, other roots than the model's, a second

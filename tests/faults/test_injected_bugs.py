@@ -18,11 +18,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
+from typing import Any
+from unittest import mock
 
 import pytest
 
 from detmem.errors import CorruptionError, DetmemError, StorageError, StorePoisoned
-from detmem.journal import copies, erasure, files, frame, head, log, recovery
+from detmem.journal import archive, copies, erasure, files, frame, head, log, recovery
 from detmem.machine import commands
 from detmem.machine.commands import Definition
 from detmem.machine.commitment import LINK_ZERO, commit_leaf, link
@@ -96,7 +98,7 @@ def _written_in(function: FunctionType, module: ModuleType) -> bool:
 def _left_out() -> Iterator[Bug]:
     """Every sync left out, one at a time."""
     wholes = (r"[\w.()]*\.sync\(\)", r"[\w.()]*sync_folder\([\w\"]*\)")
-    for module in (log, head, recovery, files, copies, erasure):
+    for module in (log, head, recovery, files, copies, erasure, archive):
         for name, function in _functions(module):
             source = inspect.getsource(inspect.unwrap(function))
             counts: dict[str, int] = {}
@@ -142,7 +144,7 @@ CHECKS = [
     _bug("frames' watermark is ignored", recovery._step_tail, "durable = max(durable, frame.durable_seq)", "pass"),
     _bug("the link in HEAD is not compared", recovery._check_head_link, "link != head.link", "False"),
     _bug("replayed roots are not compared", recovery.advance, "change.state_root != frame.state_root", "False"),
-    _bug("no CRC of a frame's header", frame._read_header, "or crc != crc32(data[: _HEADER.size - _CRC_BYTES], seed)", ""),
+    _bug("no CRC of a frame's header", frame._read_header, "or crc != computed", ""),
     _bug("no CRC of a later header", frame.last_durable, "if crc == crc32(header[:-_CRC_BYTES], seed)", "if True"),
     _bug("the CRC is not seeded", frame.SegmentHeader.seed.fget, "crc32(self.store_id + self.first_seq.to_bytes(8, \"little\"))", "0"),
     _bug("no link check", frame.SegmentReader._check_link, "or computed != stored", ""),
@@ -159,16 +161,16 @@ CHECKS = [
     _bug("HEAD without .tmp", head.HeadFile.create, 'temporary = f"{HEAD}.tmp"', "temporary = HEAD"),
     _bug("HEAD is created with one slot", head.HeadFile.create, "for slot in range(_SLOTS)", "for slot in range(1)"),
     _bug("files change before the Erase is durable", log.Journal.erase, "self._rotate()", "pass"),
-    _bug("an erasure does not look at the log", log.Journal.erase, "erasure.sweep(self._disk, state.erased)", "pass"),
+    _bug("an erasure does not look at the log", log.Journal.erase, "erasure.sweep(self._disk, state.erased, archive.reached(self._disk))", "pass"),
     _bug("an erasure leaves the snapshots", log.Journal.erase, "self._remove_snapshots(state.seq)", "pass"),
     _bug("an erasure ends before its snapshot", log.Journal.erase, "self.snapshot(state)", "pass"),
-    _bug("the snapshot comes before the files", log.Journal.erase, "erasure.sweep(self._disk, state.erased)", "self.snapshot(state); erasure.sweep(self._disk, state.erased)"),
+    _bug("the snapshot comes before the files", log.Journal.erase, "erasure.sweep(self._disk, state.erased, archive.reached(self._disk))", "self.snapshot(state); erasure.sweep(self._disk, state.erased, archive.reached(self._disk))"),
     _bug("an unfinished erasure stays so", log.Journal.__init__, "if unfinished", "if False"),
     _bug("old snapshots stay where the erasure is finished", log.Journal.__init__, "self._remove_snapshots(max(opened.state.erased.values()))", "pass"),
     _bug("quarantine is left", erasure.sweep, 'disk.remove(f"{QUARANTINE}/{name}")', "pass"),
     _bug("temporaries are left", erasure.sweep, "remove_temporaries(disk)", "pass"),
     _bug("the last sealed segment is left", erasure.sweep, "[:-1]", "[:-2]"),
-    _bug("a segment is written in its place", erasure._rewrite, 'temporary = f"{name}.tmp"', "temporary = name"),
+    _bug("a segment is written in its place", erasure.rewrite, 'temporary = f"{name}.tmp"', "temporary = name"),
     _bug("a run is not looked at", erasure._without_payloads, "if goes((part.collection, id))", "if False"),
     _bug("later versions go as well", erasure._without_payloads, "seq > frame.seq", "seq > 0"),
     _bug("the wrong row of a run goes", erasure._cut, "run.operation(row)", "run.operation(row - 1)"),
@@ -176,6 +178,11 @@ CHECKS = [
     _bug("an offset is believed in a segment written anew", frame.SegmentReader._settle, "or self._leads_on()", "or True"),
     _bug("a repair brings back what was erased", copies._rewrite, "frame = stripped(found, erased)", "frame = found"),
     _bug("a repair takes over what another log erased", copies._rewrite, "check_explained(", "(lambda _: None)("),
+    _bug("payloads are let go of before they are elsewhere", archive.move, "_copy_segment(disk, archive, first)", "pass"),
+    _bug("nobody is told where payloads went", archive.move, '_name_place(disk, archive.path(""))', "pass"),
+    _bug("what went to an archive is not read again", archive._copy_segment, "SegmentReader(new, header)", "SegmentReader(old, header)"),
+    _bug("an erasure leaves the archive", archive.reached, "for place in places(disk)", "for place in []"),
+    _bug("archived payloads need no snapshot", recovery.check_not_archived, "if has_archived(frame)", "if False"),
     _bug("snapshots are believed wherever they stand", recovery._step_snapshot, "if border is None or found != (", "if False and found != ("),
 ]  # fmt: skip
 BUGS = [*SYNCS, *CHECKS]
@@ -242,6 +249,7 @@ def hunt_stories() -> None:
         _gone_unexplained,
         _written_anew_under_a_reader,
         _repaired_erasure,
+        _archived,
     ):
         story()
 
@@ -531,6 +539,75 @@ def _repaired_erasure() -> None:
     except CorruptionError:
         return
     raise Broken("repaired with a payload that nothing here erases")
+
+
+class _Place(SimDisk):
+    """An archive on a simulated disk; ``wrong`` files come back with a bit flipped from the first sync on."""
+
+    wrong = False
+
+    def path(self, name: str) -> str:
+        return "/there"
+
+    def is_folder(self) -> bool:
+        return True
+
+    def open(self, name: str, *, write: bool = False, create: bool = False) -> Any:
+        file = super().open(name, write=write, create=create)
+        if create and self.wrong:
+            sound = file.pread
+
+            def pread(size: int, offset: int) -> bytes:
+                data = sound(size, offset)
+                return _flipped(data, 300, 0) if len(data) > 300 else data
+
+            file = mock.Mock(wraps=file, pread=pread)
+        return file
+
+
+def _archived() -> None:
+    """Payloads are elsewhere before they go from here, whatever the power does; an erasure follows them."""
+    place = _Place()
+
+    def look(disk: SimDisk, call: str) -> None:
+        there = place.survivors((0,) * len(place.units))
+        if any(_MARK in data for data in there.values()):
+            return
+        for choice in ((0,) * len(disk.units), (1,) * len(disk.units)):
+            left = disk.survivors(choice)
+            if not any(_MARK in data for name, data in left.items() if name.startswith("log/")):
+                raise Broken(f"before {call!r}: the payload is neither here nor there")
+
+    with fixed_identity():
+        disk, _ = _marked()
+        db = open_disk(disk, segment_bytes=1)
+        db.snapshot()
+        disk.watch = look
+        archive.move(disk, place)  # type: ignore[arg-type]
+        disk.watch = None
+        look(disk, "the end")
+        for left in (disk.files, disk.survivors((0,) * len(disk.units))):
+            if any(_MARK in data for name, data in left.items() if name.startswith("log/")):
+                raise Broken("archived, and still here")
+            bare = {name: data for name, data in left.items() if not name.startswith("snap/")}
+            _refused(bare, "archived payloads without a snapshot")
+            if archive.places(SimDisk(left)) != ["/there"]:
+                raise Broken("nobody says where the payloads are")
+        with mock.patch.object(archive, "OsDisk", return_value=place):
+            db.erase("notes", "a4")
+        for one in (place.files, place.survivors((0,) * len(place.units))):
+            if any(_MARK in data for data in one.values()):
+                raise Broken("erased, and the archive still has it")
+        disk, _ = _marked()
+        db = open_disk(disk, segment_bytes=1)
+        db.snapshot()
+        bad = _Place()
+        bad.wrong = True
+        try:
+            archive.move(disk, bad)  # type: ignore[arg-type]
+        except CorruptionError:
+            return
+        raise Broken("what was read back from the archive was not what had been written")
 
 
 def hunt_copies() -> None:

@@ -123,7 +123,9 @@ class Model(RuleBasedStateMachine):
         return open_disk(self.disk, segment_bytes=self.segment_bytes, **more)
 
     def teardown(self) -> None:
-        assert self.db.verify() == detmem.Report(True, self.model.seq, self.db.state_root)
+        report = self.db.verify()
+        assert report == detmem.Report(True, self.model.seq, self.db.state_root)
+        assert report.remaining == 0
         self.db.close()
         for checkpoint in self.checkpoints[:: max(1, len(self.checkpoints) // 4)]:
             self.opened(write=False, expect=checkpoint).close()
@@ -223,13 +225,40 @@ class Model(RuleBasedStateMachine):
         (name, id), other = data.draw(st.sampled_from(nodes)), data.draw(st.sampled_from(nodes))
         self.call((kind, name, id, relation, *other))
 
+    def due(self) -> list[tuple[str, str]]:
+        """Records that have been written since they were last erased, if they ever were."""
+        written = {
+            (name, id): seq for seq, kind, name, ids in self.told for id in ids if kind in ("add", "upsert", "update")
+        }
+        return sorted(node for node, seq in written.items() if seq > self.model.state.erased.get(node, 0))
+
+    @precondition(lambda self: self.due())
+    @rule(data=st.data())
+    def erase(self, data: st.DataObject) -> None:
+        """What is live, was deleted, or lay in a collection that was dropped."""
+        due = self.due()
+        name = data.draw(st.sampled_from(sorted({name for name, _ in due})))
+        mine = [id for other, id in due if other == name]
+        ids = data.draw(st.lists(st.sampled_from(mine), min_size=1, max_size=3, unique=True))
+        self.call(("erase", name, ids))
+
     @rule(data=st.data(), k=st.integers(1, 9), query=VECTORS, where=st.none() | WHERE)
     def look_back(self, data: st.DataObject, k: int, query: list[int], where: Any) -> None:
         """Any moment that has been, asked for everything."""
         seq = data.draw(st.integers(0, self.model.seq))
         model, told, _ = self.past[seq]
-        with self.db.at(seq) as then:
+        gone = [
+            (name, id)
+            for (name, id), at in self.model.state.erased.items()
+            if at > seq and name in model.state and id in model.state[name].records
+        ]
+        with self.db.at(seq, erased="omit" if gone else "raise") as then:
             assert (then.seq, str(then.checkpoint()), then.head) == (seq, model.checkpoint(), model.link.hex())
+            model = copy.deepcopy(model) if gone else model
+            for name, id in gone:
+                with pytest.raises(detmem.Erased):
+                    self.db.at(seq)[name].get(id)
+                del model.state[name].records[id]
             assert [(e.seq, e.op, e.collection, e.ids) for e in then.log()] == told
             check_contents(then, model)
             for name in model.state:

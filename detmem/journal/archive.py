@@ -1,0 +1,122 @@
+"""Payloads moved out of a store: the segments go to an archive whole, their headers stay.
+
+Rule 1  What is moved is read again where it went, every payload against its commitment, before it is let go of here.
+Rule 2  Here stay all headers, commitments, leaves, links, seals and roots: the chain, every root and every proof can be
+        computed without the archive.  What needs the payloads (a past moment, a replay) says where they are.
+Rule 3  ``ARCHIVES`` names the places, one a line, before anything is let go of.  An erasure goes there too, and is
+        refused while one cannot be reached.
+
+The files of an archive are segments of this store: put back into ``log/`` of a closed store they are what they were.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from detmem.errors import Divergence, StorageError, UsageError
+from detmem.journal.disk import Disk, OsDisk
+from detmem.journal.erasure import WRITES, changes, rewrite, sealed, singles
+from detmem.journal.files import ARCHIVES, LOG, copy_bytes, open_if_there, read_header, segment_name, segment_seqs
+from detmem.journal.frame import Frame, SegmentReader
+from detmem.machine import commands
+from detmem.machine.commands import Operation
+from detmem.machine.runs import Operations, Run
+
+__all__ = ["has_archived", "move", "places", "reached"]
+
+
+def has_archived(frame: Frame) -> bool:
+    """Whether payloads of this commit lie elsewhere."""
+    return any(one.archived for one in singles(frame))
+
+
+def places(disk: Disk) -> list[str]:
+    """Where payloads of this store have been moved to."""
+    file = open_if_there(disk, ARCHIVES)
+    if file is None:
+        return []
+    data = file.pread(file.size(), 0)
+    file.close()
+    return data.decode("utf-8", "surrogateescape").splitlines()
+
+
+def reached(disk: Disk) -> list[Disk]:
+    """The archives of this store, all of them; ``StorageError`` when one is not there."""
+    found: list[Disk] = []
+    for place in places(disk):
+        archive = OsDisk(place)
+        if not archive.is_folder():
+            raise StorageError(errno.ENOENT, "an archive of this store is not there, and may hold what shall go", place)
+        found.append(archive)
+    return found
+
+
+def move(disk: Disk, archive: OsDisk) -> list[str]:
+    """Move the payloads of all sealed segments; returns the names of these segments.
+
+    The caller has written a snapshot behind them.  Cut off anywhere it leaves a whole store, and can be called again.
+    """
+    if set(archive.list("")) - {LOG}:
+        raise UsageError(f"{archive.path('')!r} holds other things than an archive does")
+    firsts = [first for first in segment_seqs(disk)[:-1] if changes(disk, first, _bare)]
+    archive.make_folder(LOG)
+    archive.sync_folder("")
+    for first in firsts:
+        _copy_segment(disk, archive, first)
+    _name_place(disk, archive.path(""))
+    for first in firsts:
+        rewrite(disk, first, _bare)
+    return [segment_name(first) for first in firsts]
+
+
+def _bare(frame: Frame) -> Operations | None:
+    parts: list[Operation | Run] = []
+    changed = False
+    for part in frame.operations.parts:
+        if isinstance(part, Run):
+            parts += [commands.archived(part.operation(row)) for row in range(len(part.ids))]
+            changed = True
+        elif part.type in WRITES and not part.erased:
+            parts.append(commands.archived(part))
+            changed = True
+        else:
+            parts.append(part)
+    return Operations(parts) if changed else None
+
+
+def _copy_segment(disk: Disk, archive: Disk, first: int) -> None:
+    name, header = segment_name(first), read_header(disk, first)
+    if first in segment_seqs(archive) and read_header(archive, first) != header:
+        raise UsageError(f"{name} of the archive belongs to another store or another history")
+    temporary = f"{name}.tmp"
+    old = disk.open(name)
+    try:
+        new = archive.open(temporary, create=True)
+        try:
+            copy_bytes(old, new, 0, old.size())
+            new.sync()
+            reader, again = SegmentReader(old, header), SegmentReader(new, header)
+            same = sum(1 for _ in sealed(reader, first)) == sum(1 for _ in sealed(again, first))
+            if not same or reader.seal != again.seal:
+                raise Divergence(f"{archive.path(temporary)}: expected {reader.seal}, read back {again.seal}")
+        finally:
+            new.close()
+    finally:
+        old.close()
+    archive.rename(temporary, name)
+    archive.sync_folder(LOG)
+
+
+def _name_place(disk: Disk, place: str) -> None:
+    known = places(disk)
+    if "\n" in place or "\r" in place:
+        raise UsageError(f"an archive's path must be one line, found {place!r}")
+    if place in known:
+        return
+    temporary = f"{ARCHIVES}.tmp"
+    file = disk.open(temporary, create=True)
+    file.pwrite("".join(f"{one}\n" for one in [*known, place]).encode("utf-8", "surrogateescape"), 0)
+    file.sync()
+    file.close()
+    disk.rename(temporary, ARCHIVES)
+    disk.sync_folder("")
