@@ -6,6 +6,7 @@ exactly.  The same commands give the same bytes on every machine: roots, snapsho
 The house, from the top (a room imports only rooms below it):
 
     cli, options, demo      the auditor's desk, its words, and the main job on real data
+    examples                memory systems on the public API, to read and to run
     selfcheck, life         one fixed life, and whether this machine makes of it what all others do
     history                 verify, replay, diff, salvage, repair: whole stores at once
     checking                what a receipt is worth, asked of a store again

@@ -267,14 +267,14 @@ class Collection:
         else:
             names, _ = _id_list(ids, empty=True, repeated=True)
             _, view, found = self._find(names)
-            gone = {view.ids[slot]: slot for slot in view.gone}
-            lost = [gone[id] for id in dict.fromkeys(names) if id in gone]
-            if missing == "error":
+            gone = {view.ids[slot]: slot for slot in view.gone} if view.erased else {}
+            lost = [gone[id] for id in dict.fromkeys(names) if id in gone] if gone else []
+            if missing == "error" and None in found:
                 for id, slot in zip(names, found, strict=True):
                     if slot is None and id not in gone:
                         raise NotFoundError(f"no record {id!r} in collection {self._name!r}")
             slots = [slot for slot in found if slot is not None]
-        if included or not chosen.is_all:
+        if lost and (included or not chosen.is_all):
             self._check_erased(view, lost)
         if ids is None:
             slots = view.in_id_order if chosen.is_all else self._matching_slots(view, chosen)
@@ -325,8 +325,10 @@ class Collection:
             view = records.view(seq)
             allowed = None if names is None else [slot for slot in records.find(view, names) if slot is not None]
             views = None if reach is None else self._database._views()
-        lost = view.gone if names is None else [slot for slot in view.gone if view.ids[slot] in names]
-        self._check_erased(view, lost)
+        lost: list[int] = []
+        if view.erased:
+            lost = view.gone if names is None else [slot for slot in view.gone if view.ids[slot] in names]
+            self._check_erased(view, lost)
         mask = None if chosen.is_all else self._database._matching(view, chosen)
         if allowed is not None:
             inside = np.zeros(view.rows.count, dtype=np.bool_)

@@ -485,7 +485,7 @@ class Database:
             self._check_whole()
             reading = self._reading
             records = reading.collections.get(name)
-            if records is None or records.definition != definition:
+            if records is None or (records.definition is not definition and records.definition != definition):
                 raise NotFoundError(
                     f"no collection {name!r} as this handle knows it: dropped, or in a batch still open"
                 )

@@ -93,7 +93,7 @@ def play(folder: Path, say: Say) -> bool:
     with detmem.open(story.replayed_beside(path), "r") as copy:
         verdicts = [detmem.check_receipt(receipt, copy) for receipt in receipts]
     held = sum(verdict.level == "R2" for verdict in verdicts)
-    say(f"            asked again, it gives the answer of {held} of {len(receipts)} receipts")
+    say(f"            to the questions of {len(receipts)} receipts it gives {held} answers again")
     return same and held == len(receipts)
 
 
@@ -106,14 +106,15 @@ def _tell(db: detmem.Database, told: Sample, say: Say) -> None:
     say(f"remember    {count} things told in {count // TURN} turns, each turn one commit")
     for name in TYPES:
         say(f"            {name:<12}{len(db[name]):>4}")
-    say(f"            {sum(len(db[name]) for name in TYPES) - count} of them stand in two types")
+    say(f"            {sum(len(route(text)) > 1 for text in told.texts)} of them stand in more than one type")
 
 
 def _ask(db: detmem.Database, told: Sample, say: Say) -> list[detmem.Receipt]:
     """All questions; what was read goes into the log, as receipts."""
     say(f"recall      the union of the {EACH} nearest of each type, at most {FAR} away")
     say("            distance, types that it was found in (e p s), text")
-    receipts, recalled, crowded = [], 0, 0
+    recalled = crowded = 0
+    receipts: list[detmem.Receipt] = []
     for number, (question, query) in enumerate(zip(told.questions, told.queries, strict=True)):
         context, answers = recall(db, query)
         if number in SHOWN:
@@ -129,17 +130,15 @@ def _ask(db: detmem.Database, told: Sample, say: Say) -> list[detmem.Receipt]:
             for receipt in made:
                 db.record(receipt, note=question)
         receipts += made
-    say(
-        f"            {len(told.questions)} questions, {recalled} records; one memory without types, asked for as many,"
-    )
-    say(f"            would have given {crowded} others: a larger type crowds out a smaller one")
+    say(f"            {len(told.questions)} questions brought {recalled} records. One memory without types,")
+    say(f"            asked for as many, would have brought {crowded} others: a large type crowds out a small one")
     say(f"record      {len(receipts)} receipts of what was read are in the log, beside what was written")
     return receipts
 
 
 def _look_back(db: detmem.Database, told: Sample, say: Say) -> int:
     """What the first question would have found after half of the turns; the seq of that moment."""
-    half = len(TYPES) + len(told.texts) // TURN // 2
+    half = len(TYPES) + len(told.texts) // TURN // 2  # a commit for each collection, then one for each turn
     then, now = (recall(moment, told.queries[0])[0][0] for moment in (db.at(half), db))
     say(f"look back   {told.questions[0]}?")
     say(f"            at seq {half:<4} {then.distance:.4f}  {story.short(then.text)}")

@@ -1,8 +1,8 @@
 """A Memory-R1-style manager: for each message ADD, UPDATE, DELETE or NOOP, exactly once.
 
-Messages come to an inbox, at least once.  The manager takes them in order, looks at what stands nearest in the memory,
-and decides; the change and the decision are one commit, so a crash leaves neither alone.  Where a policy would be
-trained, four rules stand here:
+Messages come to an inbox, at least once.  The manager takes them in id order, looks at what stands nearest in the
+memory, and decides; the change and the decision are one commit, so a crash leaves neither alone.  Where a policy would
+be trained, rules stand here; the first that fits is taken:
 
     retracted, and something is near enough            DELETE it           else NOOP
     said already: nearly the same vector, same word    NOOP
@@ -75,7 +75,7 @@ def deliver(db: detmem.Database, number: int, sent: list[Message]) -> bool:
 
 
 def manage(db: detmem.Database, limit: int | None = None) -> Counter[str]:
-    """Decide about the messages that nobody has decided about, oldest first; how often each operation was chosen."""
+    """Decide about the messages that nobody has decided about, in id order; how often each operation was chosen."""
     inbox, chosen = db["inbox"], Counter[str]()
     pending = inbox.get(where={"decision": {"$exists": False}}, limit=limit, include=("metadatas", "documents", "raw"))
     assert pending.metadatas is not None

@@ -2,8 +2,8 @@
 
 A new text goes down from the top: at each depth to the nearest node, while that is near enough, and what is near enough
 is less the deeper it comes.  Where it stops it becomes a leaf; where it stops at a leaf, both go under a new summary.
-Every summary on the way takes it in: its vector is the mean of the leaves below, its text the words they share (where a
-language model would write).  One insertion is one commit, so nobody ever sees half a tree.
+Every summary on the way takes it in: its vector points where the mean of the leaves below does, its text is the words
+that they share (where a language model would write).  One insertion is one commit, so nobody ever sees half a tree.
 
 A question finds nodes of every depth at once, and ``expand`` brings the branch below them along.
 
@@ -25,7 +25,7 @@ import detmem
 from detmem.examples import story
 from detmem.examples.story import Sample, Say
 
-__all__ = ["BRANCH", "WITHIN", "Node", "insert", "play", "summary", "told_rows", "way_down"]
+__all__ = ["BRANCH", "WITHIN", "Leaf", "Node", "insert", "play", "summary", "told_rows", "way_down"]
 
 WITHIN = (0.72, 0.66, 0.60, 0.54, 0.48, 0.42)  # cosine distance to go under a node of depth 1, 2, ..; then no deeper
 SHARED = 4  # words in a summary
@@ -34,26 +34,34 @@ SHOWN = (3, 7, 8)
 _EMPTY = {"especially", "from", "having", "more", "some", "such", "than", "that", "used", "which", "with"}
 
 
-class Node(NamedTuple):
-    """A node on the way down, with the leaves below it as (word, text); a leaf has itself."""
+class Leaf(NamedTuple):
+    """A text that was told, and the word that it explains."""
 
     id: str
-    leaves: list[tuple[str, str]]
+    word: str
+    text: str
+
+
+class Node(NamedTuple):
+    """A node on the way down, with the leaves below it; a leaf has itself."""
+
+    id: str
+    leaves: list[Leaf]
 
 
 def insert(db: detmem.Database, id: str, vector: NDArray[np.float32], word: str, text: str) -> None:
     """Give a text its place: one commit."""
-    tree = db["tree"]
+    tree, new = db["tree"], Leaf(id, word, text)
     way = way_down(tree, vector)
     twin = way.pop() if way and len(way[-1].leaves) == 1 else None
     with db.batch():
         for node in way:
-            leaves = [*node.leaves, (word, text)]
+            leaves = [*node.leaves, new]
             mean = _mean(tree, node, vector)
             tree.update(node.id, vectors=mean, metadatas={"leaves": len(leaves)}, documents=summary(leaves))
         depth, parent = len(way) + 1, way[-1].id if way else None
         if twin is not None:  # a leaf was near enough: a summary takes its place, and both go below
-            over, leaves = f"over-{id}", [*twin.leaves, (word, text)]
+            over, leaves = f"over-{id}", [*twin.leaves, new]
             metadata = {"depth": depth, "leaves": len(leaves)}
             tree.add(over, _mean(tree, twin, vector), metadatas=metadata, documents=summary(leaves))
             if parent is not None:
@@ -74,8 +82,8 @@ def way_down(tree: detmem.Collection, vector: NDArray[np.float32]) -> list[Node]
     for depth, within in enumerate(WITHIN, 1):
         near = tree.search(vector, k=1, where={"depth": depth}, ids=children, max_distance=within, expand=BRANCH)
         for hit in near:  # one at most
-            below = [hit, *hit.linked]
-            way.append(Node(hit.id, [(one.metadata["word"], one.document) for one in below if "word" in one.metadata]))
+            below = [one for one in (hit, *hit.linked) if "word" in one.metadata]
+            way.append(Node(hit.id, [Leaf(one.id, one.metadata["word"], one.document) for one in below]))
             children = [one.id for one in hit.linked if one.depth == 1]
         if not near or not children:
             break
@@ -83,18 +91,18 @@ def way_down(tree: detmem.Collection, vector: NDArray[np.float32]) -> list[Node]
 
 
 def _mean(tree: detmem.Collection, node: Node, vector: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The mean of the leaves below a node and of one more."""
-    stored, count = tree.get(node.id, include=("vectors",)).vectors, len(node.leaves)
+    """Of the leaves below a node, and one more; the metric is cosine, so only its direction is stored."""
+    stored = tree.get([leaf.id for leaf in node.leaves], include=("vectors",)).vectors
     assert stored is not None
-    mean: NDArray[np.float64] = (stored[0] * count + vector) / (count + 1)
+    mean: NDArray[np.float64] = np.mean([*stored, vector], axis=0)
     return mean
 
 
-def summary(leaves: list[tuple[str, str]]) -> str:
-    """What leaves, each a word and its text, have in common: what most of the texts share; failing that, the words."""
-    counts = Counter(found for _, text in leaves for found in set(re.findall("[a-z]{4,}", text.lower())) - _EMPTY)
+def summary(leaves: list[Leaf]) -> str:
+    """What leaves have in common: the words that most of their texts share; failing that, the words they explain."""
+    counts = Counter(found for leaf in leaves for found in set(re.findall("[a-z]{4,}", leaf.text.lower())) - _EMPTY)
     shared = sorted((-count, found) for found, count in counts.items() if count > 1)
-    return ", ".join(found for _, found in shared[:SHARED]) or " / ".join(word for word, _ in leaves)
+    return ", ".join(found for _, found in shared[:SHARED]) or " / ".join(leaf.word for leaf in leaves)
 
 
 def told_rows(told: Sample) -> list[int]:
@@ -129,9 +137,7 @@ def _ask(tree: detmem.Collection, told: Sample, say: Say) -> str:
     """All questions; the id of the summary that is shown last."""
     nearest = [hit for answer in tree.search(told.queries, k=1) for hit in answer]
     summaries = sum(hit.metadata["leaves"] > 1 for hit in nearest)
-    say(
-        f"recall      the nearest node is a summary for {summaries} of {len(nearest)} questions; its branch comes along"
-    )
+    say(f"recall      the nearest node is a summary for {summaries} of {len(nearest)} questions; branches come along")
     shown = ""
     for number in SHOWN:
         (best,) = tree.search(told.queries[number], k=1, where={"leaves": {"$gt": 1}}, expand=BRANCH)

@@ -1,7 +1,7 @@
 """What the examples share: the shipped sample, a folder to play in, and the ending that must hold for all of them.
 
 Rule 1  Nothing is called the same that was not compared; where it differs, the program ends with exit code 1.
-Rule 2  Decisions are made on what the store answers (exact, equal everywhere), never on floats of our own: so the story
+Rule 2  What an example decides, it decides on what the store answers, which is exact and equal everywhere: so the story
         and its roots are the same on every machine.
 """
 
@@ -100,14 +100,15 @@ def main(play: Play, what: str | None, arguments: Sequence[str] | None = None) -
 
     Exit code: 0, 1 when the replayed memory is not the same, 3 when a store cannot be made there.
     """
-    parser = argparse.ArgumentParser(description=(what or "").partition("\n")[0])
+    title = (what or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--keep", metavar="DIR", help="make the stores in DIR, and leave them there")
     keep = parser.parse_args(arguments).keep
+    print(title)
     try:
         if keep is None:
             with tempfile.TemporaryDirectory(prefix="detmem-example-") as folder:
                 return 0 if play(Path(folder), print) else 1
-        Path(keep).mkdir(parents=True, exist_ok=True)
         same = play(Path(keep), print)
         print(f"The stores are left in {keep}: {', '.join(sorted(path.name for path in Path(keep).glob('*.detmem')))}.")
     except detmem.CorruptionError as error:

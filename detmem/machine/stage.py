@@ -35,7 +35,7 @@ from detmem.machine.runs import Operations, Run
 if TYPE_CHECKING:
     from detmem.machine.state import State
 
-__all__ = ["COMMIT_KIND", "NO_ID", "VERSION", "Change", "Pending", "Request", "Stage", "definition_leaf"]
+__all__ = ["COMMIT_KIND", "NO_ID", "VERSION", "Beside", "Change", "Pending", "Request", "Stage", "definition_leaf"]
 
 COMMIT_KIND = 1
 VERSION = 2
@@ -97,6 +97,7 @@ class Pending:
         return not self.mixed and len(self.changed) == self.rows
 
 
+_PUTS = (commands.ADD, commands.UPSERT)
 _ON_RECORD = (commands.UPDATE, commands.DELETE, commands.LINK, commands.UNLINK)
 _NO_SALTS = bytes(2 * commands.SALT_BYTES)
 
@@ -110,6 +111,17 @@ class Request(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """What a change brings beside records, as few do: links, request ids and what they stand for, records whose payload
+    was found gone, and those that it erases."""
+
+    links: LinkStage
+    requests: dict[str, bytes] = field(default_factory=dict)
+    missing: dict[Node, None] = field(default_factory=dict)
+    erased: dict[Node, None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """A commit, computed and not yet published."""
 
@@ -120,10 +132,7 @@ class Change:
     link: bytes
     tree: TreeChange
     collections: dict[str, Pending | None]
-    links: LinkStage
-    requests: dict[str, bytes]
-    missing: dict[Node, None]
-    erased: dict[Node, None]
+    beside: Beside | None
 
 
 class Stage:
@@ -133,11 +142,8 @@ class Stage:
         self._state = state
         self._pending: dict[str, Pending | None] = {}
         self._seen: dict[str, Pending] = {}  # asked for and not yet touched
-        self._links = LinkStage(state.links)
-        self._requests: dict[str, bytes] = {}
+        self._beside: Beside | None = None
         self._open: tuple[str, str, int, list[bytes]] | None = None  # a request: collection, id, operations to come
-        self._missing: dict[Node, None] = {}
-        self._erased: dict[Node, None] = {}
         self.operations: list[Operation | Run] = []
 
     def definition(self, collection: str) -> Definition | None:
@@ -163,12 +169,12 @@ class Stage:
 
     def has_link(self, edge: Link) -> bool:
         """Whether the link would be there."""
-        return self._links.has(edge)
+        return edge in self._state.links if self._beside is None else self._beside.links.has(edge)
 
     def request(self, id: str) -> tuple[Request | None, bytes] | None:
         """What a request id stands for: (what it did, None while that is in this stage; its digest), or None."""
-        if id in self._requests:
-            return None, self._requests[id]
+        if self._beside is not None and id in self._beside.requests:
+            return None, self._beside.requests[id]
         standing = self._state.requests.get(id)
         return None if standing is None else (standing, standing.digest)
 
@@ -195,45 +201,39 @@ class Stage:
             self._check_run(operation)
             return
         name, id, type = operation.collection, operation.id, operation.type
-        if type == commands.CREATE:
+        if type in _PUTS:
+            pending = self._existing(name)
+            if type == commands.ADD and pending.has(id):
+                raise _exists(name, id)
+            _check_payload(operation, pending.definition)
+        elif type == commands.CREATE:
             if self._collection(name) is not None:
                 raise UsageError(f"collection {name!r} exists already")
-            return
-        if type in (commands.RECORD, commands.ERASE):
-            return
-        pending = self._existing(name)
-        if type == commands.DROP:
-            return
-        if type == commands.REQUEST:
+        elif type == commands.DROP:
+            self._existing(name)
+        elif type == commands.REQUEST:
+            self._existing(name)
             if self.request(id) is not None:
                 raise UsageError(f"request id {id!r} has been used")
-            return
-        if type == commands.ADD and pending.has(id):
-            raise _exists(name, id)
-        if type in _ON_RECORD and not pending.has(id):
-            raise _no_record(name, id)
-        if type in (commands.LINK, commands.UNLINK):
-            self._check_link(operation)
-            return
-        if type == commands.DELETE:
-            return
-        if type == commands.UPDATE:
-            self._check_unchanged(operation)
-        dim = pending.definition.dim
-        if operation.has(commands.HAS_VECTOR) and operation.vector_size != 4 * dim:
-            raise _other_dimension(id, operation.vector_size // 4, name, dim)
-        if operation.has(commands.SALTED) != pending.definition.erasable:
-            raise CorruptionError(f"{id!r}: salted exactly where the collection is erasable, and {name!r} is not so")
+        elif type in _ON_RECORD:
+            pending = self._existing(name)
+            if not pending.has(id):
+                raise _no_record(name, id)
+            if type == commands.UPDATE:
+                self._check_unchanged(operation)
+                _check_payload(operation, pending.definition)
+            elif type != commands.DELETE:
+                self._check_link(operation)
 
     def _check_link(self, operation: Operation) -> None:
         edge = operation.link()
         if operation.type == commands.UNLINK:
-            if not self._links.has(edge):
+            if not self.has_link(edge):
                 raise NotFoundError(f"no link {edge.relation!r} from {edge.source!r} to {edge.target!r}")
             return
         if not self._existing(edge.target_collection).has(edge.target):
             raise _no_record(edge.target_collection, edge.target)
-        if self._links.has(edge):
+        if self.has_link(edge):
             raise UsageError(f"the link {edge.relation!r} from {edge.source!r} to {edge.target!r} exists already")
 
     def _check_run(self, run: Run) -> None:
@@ -264,16 +264,17 @@ class Stage:
             assert operation.content is not None
             self._pending[name] = Pending(Definition.decode(operation.content), None)
         elif type == commands.DROP:
-            self._links.isolate_collection(name)
+            if self._has_links:
+                self._aside().links.isolate_collection(name)
             self._pending[name] = None
         elif type == commands.RECORD:
             operation.recorded()
         elif type == commands.REQUEST:
             self._open = name, id, operation.requested(), []
         elif type == commands.LINK:
-            self._links.add(operation.link())
+            self._aside().links.add(operation.link())
         elif type == commands.UNLINK:
-            self._links.remove(operation.link())
+            self._aside().links.remove(operation.link())
         elif type == commands.ERASE:
             self._erase(name, id)
         elif type == commands.DELETE:
@@ -283,15 +284,25 @@ class Stage:
             pending.mixed = True
             pending.changed[id] = self._resulting(operation)
             if operation.erased:
-                self._missing[name, id] = None
+                self._aside().missing[name, id] = None
         self.operations.append(operation)
+
+    @property
+    def _has_links(self) -> bool:
+        return self._beside is not None or len(self._state.links) > 0
+
+    def _aside(self) -> Beside:
+        if self._beside is None:
+            self._beside = Beside(LinkStage(self._state.links))
+        return self._beside
 
     def _remove(self, name: str, id: str) -> None:
         pending = self._touched(name)
         pending.mixed = True
         pending.changed.pop(id, None)  # so that a record added again later stands behind the others
         pending.changed[id] = None
-        self._links.isolate((name, id))
+        if self._has_links:
+            self._aside().links.isolate((name, id))
 
     def _erase(self, name: str, id: str) -> None:
         if self.has(name, id):
@@ -299,18 +310,18 @@ class Stage:
         if self._collection(name) is not None:
             pending = self._touched(name)
             pending.mixed = pending.forget = True
-        self._missing.pop((name, id), None)
-        self._erased[name, id] = None
+        self._aside().missing.pop((name, id), None)
+        self._aside().erased[name, id] = None
 
     def _count_request(self, operation: Operation | Run) -> None:
         """Take the leaves of an operation into the request that it belongs to."""
         assert self._open is not None
         collection, id, count, leaves = self._open
-        if operation.collection != collection or operation.type not in (commands.ADD, commands.UPSERT):
+        if operation.collection != collection or operation.type not in _PUTS:
             raise CorruptionError(f"request {id!r}: expected {count - len(leaves)} more writes into {collection!r}")
         leaves += operation.leaves[: count - len(leaves)] if isinstance(operation, Run) else [operation.leaf]
         if len(leaves) == count:
-            self._requests[id] = request_digest(leaves)
+            self._aside().requests[id] = request_digest(leaves)
             self._open = None
 
     def finish(self) -> Change:
@@ -319,7 +330,7 @@ class Stage:
         if self._open is not None:
             raise CorruptionError(f"request {self._open[1]!r}: the commit ends before its writes do")
         state = self._state
-        leaves: dict[bytes, bytes | None] = dict(self._links.leaves())
+        leaves: dict[bytes, bytes | None] = {} if self._beside is None else dict(self._beside.links.leaves())
         for name, pending in self._pending.items():
             standing = state.collections.get(name)
             if standing is not None and (pending is None or pending.base is not standing):
@@ -357,10 +368,7 @@ class Stage:
             after,
             tree,
             self._pending,
-            self._links,
-            self._requests,
-            self._missing,
-            self._erased,
+            self._beside,
         )
 
     def _collection(self, name: str) -> Pending | None:
@@ -396,25 +404,31 @@ class Stage:
 
     def _resulting(self, operation: Operation) -> Record:
         vector, content, salt = operation.vector, operation.content, operation.salt
+        if vector is not None and content is not None:
+            return Record(
+                vector, *operation.meaning(), operation.vector_commitment, operation.content_commitment, salt + salt
+            )
         partial = not (operation.has(commands.HAS_VECTOR) and operation.has(commands.HAS_CONTENT))
         before = self.record(operation.collection, operation.id) if partial else None
         if operation.erased:
             zeros = bytes(4 * self._existing(operation.collection).definition.dim)
             salts = _NO_SALTS if operation.has(commands.SALTED) else b""
             return Record(zeros, {}, None, operation.vector_commitment, operation.content_commitment, salts, True)
-        salts = salt + salt
-        if vector is None:
-            assert before is not None
-            vector, salts = before.vector, before.salts[: len(salt)] + salt
-        if content is None:
-            assert before is not None
-            metadata, document = before.metadata, before.document
-            salts = salt + before.salts[len(salt) :]
-        else:
-            metadata, document = operation.meaning()
-        erased = before is not None and before.erased
-        return Record(
-            vector, metadata, document, operation.vector_commitment, operation.content_commitment, salts, erased
+        assert before is not None
+        metadata, document = operation.meaning() if vector is None else (before.metadata, before.document)
+        salts = before.salts[: len(salt)] + salt if vector is None else salt + before.salts[len(salt) :]
+        commitments = operation.vector_commitment, operation.content_commitment
+        return Record(vector or before.vector, metadata, document, *commitments, salts, before.erased)
+
+
+def _check_payload(operation: Operation, definition: Definition) -> None:
+    vector = operation.vector
+    size = operation.vector_size if vector is None else len(vector)
+    if size not in (0, 4 * definition.dim):
+        raise _other_dimension(operation.id, size // 4, operation.collection, definition.dim)
+    if (operation.header[1] & commands.SALTED != 0) != definition.erasable:
+        raise CorruptionError(
+            f"{operation.id!r}: salted exactly where the collection is erasable, and this one is not so"
         )
 
 

@@ -29,7 +29,7 @@ from detmem.machine.commitment import (
 from detmem.machine.links import Links, Node, entry
 from detmem.machine.records import Records
 from detmem.machine.runs import Operations, Run
-from detmem.machine.stage import NO_ID, Change, Pending, Request, Stage, definition_leaf
+from detmem.machine.stage import NO_ID, Beside, Change, Pending, Request, Stage, definition_leaf
 
 __all__ = ["MAX_REQUESTS", "State"]
 
@@ -164,19 +164,24 @@ class State:
                 _store(records, pending, seq)
             if pending.forget:
                 records.forget(seq)
-        if change.links.added or change.links.removed:
-            self.links.publish(change.links, seq)
-        for id, digest in change.requests.items():
+        if change.beside is not None:
+            self._publish_beside(change.beside, change)
+        self._tree.publish(change.tree)
+        self.seq, self.link, self.log = change.seq, change.link, change.log
+
+    def _publish_beside(self, beside: Beside, change: Change) -> None:
+        seq = change.seq
+        if beside.links.added or beside.links.removed:
+            self.links.publish(beside.links, seq)
+        for id, digest in beside.requests.items():
             self.requests[id] = Request(seq, digest, change.state_root)
         while len(self.requests) > MAX_REQUESTS:
             del self.requests[next(iter(self.requests))]
-        for node in change.erased:
+        for node in beside.erased:
             self.erased[node] = seq
             self.missing.pop(node, None)
-        for node in change.missing:
+        for node in beside.missing:
             self.missing.setdefault(node, seq)
-        self._tree.publish(change.tree)
-        self.seq, self.link, self.log = change.seq, change.link, change.log
 
 
 def _store(records: Records, pending: Pending, seq: int) -> None:
