@@ -17,7 +17,7 @@ BENCH_STAMP := $(BENCH_VENV)/.stamp
 BENCH_PARTS := common data embed_wordnet engines make_sample
 BENCHES = $(filter-out $(BENCH_PARTS:%=bench/%.py),$(sort $(wildcard bench/*.py)))
 
-FUZZED := encoding operations frame snapshot head
+FUZZED := encoding operations frame snapshot head proofs
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -38,7 +38,7 @@ help:
 	@echo 'make golden   write detmem/data/golden.json anew, if package and twin live the same life'
 	@echo 'make fuzz     atheris on every decoder of stored bytes, a minute each   (make fuzz ARGS="--seconds 600")'
 	@echo 'make audit    a million changed proofs, of which none may be accepted; bench/results/audit.md'
-	@echo 'make mutations  forgers against the standalone verifier: a million proofs, ten thousand stores   (make mutations ARGS="--seed 2")'
+	@echo 'make mutations  a million changed proofs and 20,000 changed stores for the standalone verifier; bench/results/mutations.md'
 	@echo 'make sample   draw detmem/data/wordnet-sample.npz anew   (make sample SOURCE=path/to/wordnet-minilm.npz)'
 	@echo 'make lock     resolve requirements.lock anew'
 	@echo 'make clean    remove everything that the lines above can make again'

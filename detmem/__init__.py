@@ -14,6 +14,7 @@ The house, from the top (a room imports only rooms below it):
     report                  one page for an auditor
     opening                 from a path to an open database
     database, collection    the shell: check -> stage -> append -> sync -> publish; arrays in, results out
+    finder, arguments       rows that are nearest or match; what callers hand in, looked at
     past, graph             a database as it was at a seq; links as callers see them
     results                 what calls give back
     parallel, progress      threads for searches; how far long work is

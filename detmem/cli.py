@@ -186,7 +186,7 @@ def _inspect_record(db: detmem.Database, asked: argparse.Namespace) -> int:
             records.append({**_described(collection), **content, "raw": found.raw[0].tolist()})
     if not records and not entries:
         where = "this store" if asked.collection is None else f"collection {asked.collection!r}"
-        raise detmem.NotFoundError(f"no record {asked.id!r} in {where}, now or ever")
+        raise detmem.NotFoundError(f"no record {asked.id!r} in {where}, at seq {db.seq} or before")
     if asked.json:
         for record in records:
             record["collection"] = record.pop("name")
@@ -246,6 +246,9 @@ def _diff(asked: argparse.Namespace) -> int:
     for sign, pairs in (("+", found.added), ("-", found.removed), ("~", found.changed)):
         for collection, id in pairs:
             _say(f"{sign} {collection} {id}")
+    for sign, links in (("+", found.linked), ("-", found.unlinked)):
+        for link in links:
+            _say(f"{sign} link {_link_words(link)}")
     for name in found.collections:
         _say(f"! collection {name} stands on one side only, or is defined differently")
     counts = f"+{len(found.added)} -{len(found.removed)} ~{len(found.changed)}"
@@ -440,8 +443,17 @@ def _ranges(collection: detmem.Collection) -> dict[str, Any]:
 
 def _entry_line(entry: detmem.Entry) -> str:
     shown = " ".join(entry.ids[:_SHOWN_IDS])
+    if entry.links:
+        shown = " ".join(_link_words(link) for link in entry.links[:_SHOWN_IDS])
+    elif entry.recorded:
+        shown = " ".join(f"sha256 {digest}{'' if note is None else f' {note!r}'}" for digest, note in entry.recorded)
     more = f" and {len(entry.ids) - _SHOWN_IDS} more" if len(entry.ids) > _SHOWN_IDS else ""
     return f"{entry.seq:>8}  {entry.link[:12]}..  {entry.op:<17}  {entry.collection}  {shown}{more}".rstrip()
+
+
+def _link_words(link: detmem.Link) -> str:
+    src, dst = ("/".join(end) if isinstance(end, tuple) else end for end in (link.src, link.dst))
+    return f"{src} -{link.relation}-> {dst}"
 
 
 def _table(head: list[str], rows: list[list[Any]], sides: str) -> None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detmem import graph
-from detmem.errors import DimensionError, DuplicateIdError, Erased, NotFoundError, UsageError
+from detmem import arguments, graph
+from detmem.errors import DimensionError, Erased, NotFoundError, UsageError
 from detmem.machine import commands, contents, encoding, filters, fixed, runs
 from detmem.machine.commands import Definition, Operation
 from detmem.machine.commitment import request_digest, salt_of
@@ -51,6 +51,9 @@ class Collection:
     ids: str, 1..512 UTF-8 bytes, ordered by UTF-8 bytes.  Metadata: a map of str to str, int64, finite float64, bool,
     None, or a flat list of these, at most 64 KiB encoded.  Documents: str, at most 8 MiB.  A bare str id stands for
     one record, with a 1-D vector and its metadata and document bare as well.  Inputs are never modified.
+
+    Under ``cosine`` a vector is stored with norm 1: what ``get`` gives back is that.  A ``distance`` is 1 - cosine, the
+    squared Euclidean distance (``l2``), or the negative inner product (``ip``); smaller is nearer.
     """
 
     def __init__(self, database: Database, name: str, definition: Definition) -> None:
@@ -146,10 +149,10 @@ class Collection:
         """
         if vectors is None and raw is None and metadatas is None and documents is None:
             raise UsageError("update: expected at least one of vectors, raw, metadatas, documents")
-        names, bare = _id_list(ids)
+        names, bare = arguments.id_list(ids)
         rows = self._some_rows(vectors, raw, len(names), bare)
-        patches = _entries(metadatas, len(names), bare, "metadatas")
-        texts = _entries(documents, len(names), bare, "documents")
+        patches = arguments.entries(metadatas, len(names), bare, "metadatas")
+        texts = arguments.entries(documents, len(names), bare, "documents")
         key = self._salting()
         with self._database._writing() as stage:
             self._check_standing(stage)
@@ -160,7 +163,7 @@ class Collection:
                 vector = None if row is None else row.astype("<i4").tobytes()
                 content = None
                 if patches[index] is not None or texts[index] is not None:
-                    content = _merged(record.metadata, record.document, patches[index], texts[index], index)
+                    content = arguments.merged(record.metadata, record.document, patches[index], texts[index], index)
                 if vector is None and content is None:
                     continue
                 standing = record.vector_commitment, record.content_commitment
@@ -184,11 +187,11 @@ class Collection:
         """
         if (ids is None) == (where is None):
             raise UsageError("delete: expected exactly one of ids and where")
-        _check_missing(missing)
+        arguments.check_missing(missing)
         chosen = filters.parse(where)
         if where is not None and chosen.is_all:
             raise UsageError("delete: where={} would delete everything; name a condition, or drop the collection")
-        names = [] if ids is None else _id_list(ids, empty=True)[0]
+        names = [] if ids is None else arguments.id_list(ids, empty=True)[0]
         with self._database._writing() as stage:
             self._check_standing(stage)
             if ids is None:
@@ -255,8 +258,8 @@ class Collection:
         ``limit`` and ``offset`` cut the list of records.  ``missing="ignore"`` skips unknown ids, "error" is a
         ``NotFoundError``.
         """
-        _check_missing(missing)
-        included = _includes(include, _FETCHED)
+        arguments.check_missing(missing)
+        included = arguments.includes(include, _FETCHED)
         first = encoding.whole_number(offset, "offset", 0)
         most = None if limit is None else encoding.whole_number(limit, "limit", 0)
         chosen = filters.parse(where)
@@ -265,7 +268,7 @@ class Collection:
             slots: list[int] = []
             lost = view.gone
         else:
-            names, _ = _id_list(ids, empty=True, repeated=True)
+            names, _ = arguments.id_list(ids, empty=True, repeated=True)
             _, view, found = self._find(names)
             gone = {view.ids[slot]: slot for slot in view.gone} if view.erased else {}
             lost = [gone[id] for id in dict.fromkeys(names) if id in gone] if gone else []
@@ -279,13 +282,13 @@ class Collection:
         if ids is None:
             slots = view.in_id_order if chosen.is_all else self._matching_slots(view, chosen)
         elif not chosen.is_all:
-            matches = self._database._matching(view, chosen)
+            matches = self._database._finder.matching(view, chosen)
             slots = [slot for slot in slots if matches[slot]]
         slots = slots[first:] if most is None else slots[first : first + most]
         raw = view.rows.take(np.array(slots, dtype=np.int64)) if {"vectors", "raw"} & included else None
         return Records(
             [view.ids[slot] for slot in slots],
-            [_copied(view.metadatas[slot]) for slot in slots] if "metadatas" in included else None,
+            [arguments.copied(view.metadatas[slot]) for slot in slots] if "metadatas" in included else None,
             [view.documents[slot] for slot in slots] if "documents" in included else None,
             fixed.dequantize(raw, self.format) if raw is not None and "vectors" in included else None,
             raw if "raw" in included else None,
@@ -314,12 +317,12 @@ class Collection:
 
         ``Erased``: in a view of the past, a record that was erased since could be among those asked.
         """
-        included = _includes(include, _SEARCHED)
+        included = arguments.includes(include, _SEARCHED)
         chosen = filters.parse(where)
         k = encoding.whole_number(k, "k", 1)
         queries, flat = self._queries(vectors, raw)
-        names = None if ids is None else _id_list(ids, empty=True, repeated=True)[0]
-        within = _distance(max_distance, flat)
+        names = None if ids is None else arguments.id_list(ids, empty=True, repeated=True)[0]
+        within = arguments.distance(max_distance, flat)
         reach = graph.expansion(expand)
         with self._database._moment_of(self._name, self._definition) as (seq, records):
             view = records.view(seq)
@@ -329,14 +332,14 @@ class Collection:
         if view.erased:
             lost = view.gone if names is None else [slot for slot in view.gone if view.ids[slot] in names]
             self._check_erased(view, lost)
-        mask = None if chosen.is_all else self._database._matching(view, chosen)
+        mask = None if chosen.is_all else self._database._finder.matching(view, chosen)
         if allowed is not None:
             inside = np.zeros(view.rows.count, dtype=np.bool_)
             inside[allowed] = True
             mask = inside if mask is None else mask & inside
         if view.is_masked:
             mask = view.alive if mask is None else mask & view.alive
-        answers = self._database._nearest(view, self._definition, queries, k, mask)
+        answers = self._database._finder.nearest(view, queries, k, mask)
         asked = _Asked(self, queries, k, None if chosen.is_all else plain_where(where or {}), names, within)
         results = [self._result(view, seq, slots, distances, included, asked) for slots, distances in answers]
         if reach is not None:
@@ -353,7 +356,7 @@ class Collection:
         if chosen.is_all:
             return view.count
         self._check_erased(view, view.gone)
-        return int(np.count_nonzero(self._database._matching(view, chosen)))
+        return int(np.count_nonzero(self._database._finder.matching(view, chosen)))
 
     def __len__(self) -> int:
         return self._view()[1].count
@@ -378,14 +381,14 @@ class Collection:
         request_id: str | None,
         progress: Progress,
     ) -> Commit | None:
-        names, bare = _id_list(ids)
+        names, bare = arguments.id_list(ids)
         request = None if request_id is None else encoding.check_id(request_id, "request_id")
         key = self._salting()
         report = reporter(progress, "records")
         report(0, len(names))
         matrix = self._matrix(vectors, raw, len(names), bare)
-        maps = _entries(metadatas, len(names), bare, "metadatas")
-        texts = _entries(documents, len(names), bare, "documents")
+        maps = arguments.entries(metadatas, len(names), bare, "metadatas")
+        texts = arguments.entries(documents, len(names), bare, "documents")
         written: list[Operation | Run]
         if len(names) >= runs.SHORTEST and key is None:
             written = [runs.write(type, self._name, names, matrix, maps, texts, report)]
@@ -508,7 +511,7 @@ class Collection:
             self._check_erased(view, [gone[id] for id in ids if id in gone])
             for id, slot in zip(ids, slots, strict=True):
                 if slot is not None:
-                    metadata = _copied(view.metadatas[slot]) if "metadatas" in included else None
+                    metadata = arguments.copied(view.metadatas[slot]) if "metadatas" in included else None
                     found[name, id] = metadata, view.documents[slot] if "documents" in included else None
         return [
             [
@@ -521,7 +524,7 @@ class Collection:
 
     def _matching_slots(self, view: View, chosen: filters.Filter) -> list[int]:
         """Slots of live records that match, by id."""
-        matches = self._database._matching(view, chosen)
+        matches = self._database._finder.matching(view, chosen)
         found = np.flatnonzero(matches).tolist()
         if len(found) * _FEW < view.count:
             return sorted(found, key=view.ids.__getitem__)
@@ -534,7 +537,7 @@ class Collection:
             contents = stage.contents(self._name)
             return list(compress(contents, chosen.select(list(contents.values())).tolist()))
         _, view = self._view()
-        return [view.ids[slot] for slot in np.flatnonzero(self._database._matching(view, chosen)).tolist()]
+        return [view.ids[slot] for slot in np.flatnonzero(self._database._finder.matching(view, chosen)).tolist()]
 
     def _check_standing(self, stage: Stage) -> None:
         found = stage.definition(self._name)
@@ -559,7 +562,7 @@ class Collection:
             [view.ids[slot] for slot in order],
             raw,
             distances,
-            [_copied(view.metadatas[slot]) for slot in order] if "metadatas" in included else None,
+            [arguments.copied(view.metadatas[slot]) for slot in order] if "metadatas" in included else None,
             [view.documents[slot] for slot in order] if "documents" in included else None,
             seq,
             _asked=asked,
@@ -621,87 +624,3 @@ def _batch(results: list[Result], asked: _Asked) -> Result:
         first.erased,
         asked,
     )
-
-
-def _distance(value: object, flat: bool) -> float | None:
-    """A checked ``max_distance``."""
-    if value is None:
-        return None
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise UsageError(f"max_distance: expected a number, found {value!r}")
-    if math.isnan(value):
-        raise UsageError("max_distance: expected a number, found NaN")
-    if not flat:
-        raise UsageError("max_distance: expected one query (dim,), found several: their answers differ in length")
-    return float(value)
-
-
-def _id_list(ids: object, *, empty: bool = False, repeated: bool = False) -> tuple[list[str], bool]:
-    """Checked ids, and whether they came as one bare str."""
-    if isinstance(ids, str):
-        return [encoding.check_id(ids, "id")], True
-    values = _listed(ids, "ids", "a str or a list of str")
-    if not values and not empty:
-        raise UsageError("ids: expected at least one id, found none")
-    names = encoding.check_ids(values, "ids")
-    if not repeated and len(set(names)) < len(names):
-        seen: dict[str, int] = {}
-        for index, id in enumerate(names):
-            if seen.setdefault(id, index) != index:
-                raise DuplicateIdError(f"ids[{index}]: {id!r} stands at ids[{seen[id]}] already; nothing was written")
-    return names, False
-
-
-def _entries(values: object, count: int, bare: bool, what: str) -> list[Any]:
-    """One entry for each record, None where there is none."""
-    if values is None:
-        return [None] * count
-    if bare and isinstance(values, (str, Mapping)):
-        return [values]
-    entries = _listed(values, what, "a list with an entry for each id")
-    if len(entries) != count:
-        raise UsageError(f"{what}: expected {count} entries, one for each id, found {len(entries)}")
-    return entries
-
-
-def _listed(values: object, what: str, expected: str) -> list[Any]:
-    """A list from a list, a tuple, a 1-D array or another sequence; never from a set or a generator."""
-    if isinstance(values, np.ndarray) and values.ndim == 1:
-        return list(values.tolist())
-    if isinstance(values, Sequence) and not isinstance(values, (str, bytes, bytearray, memoryview)):
-        return list(values)
-    raise UsageError(f"{what}: expected {expected}, found {type(values).__name__}")
-
-
-def _content(metadata: object, document: object, index: int) -> tuple[encoding.Metadata, str | None]:
-    return (
-        encoding.normalise_metadata(metadata, f"metadatas[{index}]"),
-        encoding.check_document(document, f"documents[{index}]"),
-    )
-
-
-def _merged(
-    metadata: encoding.Metadata, document: str | None, patch: object, text: object, index: int
-) -> tuple[encoding.Metadata, str | None]:
-    """What an update leaves: keys with None are removed, others set; a part that is None stays."""
-    changes, replaced = _content(patch, text, index)
-    kept = {key: value for key, value in {**metadata, **changes}.items() if changes.get(key, ...) is not None}
-    return encoding.normalise_metadata(kept, f"metadatas[{index}]"), document if text is None else replaced
-
-
-def _copied(metadata: encoding.Metadata) -> encoding.Metadata:
-    """A map that the caller may change."""
-    return {key: list(value) if isinstance(value, list) else value for key, value in metadata.items()}
-
-
-def _includes(include: object, known: tuple[str, ...]) -> frozenset[str]:
-    names = _listed(include, "include", f"a list of any of {', '.join(known)}")
-    for name in names:
-        if not isinstance(name, str) or name not in known:
-            raise UsageError(f"include: expected any of {', '.join(known)}, found {name!r}")
-    return frozenset(names)
-
-
-def _check_missing(missing: object) -> None:
-    if not isinstance(missing, str) or missing not in ("error", "ignore"):
-        raise UsageError(f"missing: expected 'error' or 'ignore', found {missing!r}")

@@ -10,15 +10,14 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 import numpy as np
-from numpy.typing import NDArray
 
-from detmem import search
+from detmem import arguments, graph
 from detmem.errors import (
     CorruptionError,
     Divergence,
@@ -30,6 +29,7 @@ from detmem.errors import (
     StorePoisoned,
     UsageError,
 )
+from detmem.finder import Finder
 from detmem.journal import audit, keys
 from detmem.journal.copies import backup
 from detmem.journal.disk import AnyPath, Disk, File, OsDisk, call_after_fork, path_text
@@ -37,20 +37,17 @@ from detmem.journal.erasure import WRITES, check_explained, singles
 from detmem.journal.files import frames
 from detmem.journal.frame import Frame
 from detmem.journal.log import Journal
-from detmem.journal.past import Position
+from detmem.journal.past import Position, state_at
 from detmem.journal.recovery import Opened, Recovery, follow
 from detmem.machine import commands, encoding, fixed
-from detmem.machine.columns import Columns
 from detmem.machine.commands import Definition, Link, Operation
-from detmem.machine.filters import Filter
+from detmem.machine.commitment import StateTree
 from detmem.machine.links import Node
 from detmem.machine.past import Moment, PastRecords
 from detmem.machine.records import Records, View
 from detmem.machine.runs import Operations, Run
 from detmem.machine.stage import Change, Request, Stage
 from detmem.machine.state import State
-from detmem.machine.vectors import Vectors
-from detmem.parallel import Workers, said_if_long
 from detmem.progress import Progress, reporter
 from detmem.proof.checkpoint import Checkpoint
 from detmem.proof.note import SignerKey
@@ -68,8 +65,7 @@ __all__ = ["MEMORY", "Batch", "Database", "verify_disk"]
 MEMORY = ":memory:"
 _LEVELS = ("chain", "replay")
 _ROOT = re.compile(r"[0-9a-fA-F]{64}")
-_PATIENCE_SECONDS = 1.0
-_COMPILING = "detmem: compiling the search kernels for this CPU; this happens once, later processes load them"
+_KEPT_FOLDS = 2
 
 
 class Batch:
@@ -91,19 +87,14 @@ class Database:
         opened: Opened,
         journal: Journal | None,
         lock: File | None,
-        kernel: str,
-        workers: Workers,
+        finder: Finder,
     ) -> None:
         self._disk = disk
         self._opened = opened
         self._state = opened.state
         self._journal = journal
         self._lock = lock
-        self._kernel = kernel
-        self._workers = workers
-        self._compiled = {"reference"}
-        self._followers: WeakKeyDictionary[Vectors, tuple[search.Follower, threading.Lock]] = WeakKeyDictionary()
-        self._columns: WeakKeyDictionary[Vectors, tuple[Columns, threading.Lock]] = WeakKeyDictionary()
+        self._finder = finder
         self._writer = threading.RLock()
         self._moment = threading.Lock()
         self._batch: Stage | None = None
@@ -112,6 +103,7 @@ class Database:
         self._torn = False
         self._pasts: WeakSet[Past] = WeakSet()
         self._salting: bytes | None = None
+        self._folds: dict[int, State] = {}
         self._erasing = threading.Lock()  # a copy of the files is not taken meanwhile
         self._prover = Prover(disk, self._state, self._whole_moment, write=journal is not None)
         call_after_fork(self._after_fork)
@@ -130,7 +122,7 @@ class Database:
                 if self._journal is not None:
                     self._journal.close()
             finally:
-                self._workers.close()
+                self._finder.close()
                 if self._lock is not None:
                     self._lock.close()
 
@@ -183,7 +175,8 @@ class Database:
         standing = self._definition(name)
         if standing is None:
             if dim is None:
-                raise NotFoundError(f"no collection {name!r}; give dim= to create it")
+                hint = "" if self._journal is None else "; give dim= to create it"
+                raise NotFoundError(f"no collection {name!r}{hint}")
             definition = Definition(
                 _dimension(dim),
                 fixed.canonical_metric(metric if metric is not None else "cosine"),
@@ -383,10 +376,9 @@ class Database:
 
         ``NotFoundError``: an id that has never been.  ``UsageError`` inside a batch.
         """
-        from detmem.collection import _id_list
 
         name = encoding.check_name(collection, "collection")
-        wanted = [(name, id) for id in _id_list(ids, empty=True)[0]]
+        wanted = [(name, id) for id in arguments.id_list(ids, empty=True)[0]]
         with self._writing() as stage:
             if self._batch is not None:
                 raise UsageError("erase() inside a batch: leave the with block first")
@@ -498,6 +490,19 @@ class Database:
         self._pasts.add(past)
         return past
 
+    def _fold(self, seq: int) -> State:
+        """The state at a seq that is no longer held, folded anew; the last few are kept."""
+        with self._moment:
+            folds = self._folds
+            if seq in folds:
+                return folds[seq]
+        state = state_at(self._disk, seq)
+        with self._moment:
+            folds[seq] = state
+            while len(folds) > _KEPT_FOLDS:
+                del folds[next(iter(folds))]
+        return state
+
     def _views(self) -> dict[str, tuple[Records | PastRecords, View]]:
         """Inside ``_moment_of``: every collection with its view."""
         reading = self._reading
@@ -509,7 +514,12 @@ class Database:
             self._check_whole()
             return self._views()
 
-    def _all_links(self) -> set[tuple[str, str, str, str, str]]:
+    @property
+    def _tree_at_rest(self) -> StateTree | None:
+        """The state tree, where nobody writes beside whoever reads it."""
+        return self._state.tree if self._journal is None else None
+
+    def _all_links(self) -> set[Link]:
         with self._moment:
             return set(self._state.links)
 
@@ -538,40 +548,6 @@ class Database:
         with self._moment:
             self._check_whole()
             yield
-
-    def _nearest(
-        self,
-        view: View,
-        definition: Definition,
-        queries: NDArray[np.int32],
-        k: int,
-        mask: NDArray[np.bool_] | None,
-    ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """For each query (slots, raw distances) of the first k live rows of ``view`` that ``mask`` shows."""
-        rows = view.rows
-        kernel = search.chosen_kernel(self._kernel, rows.count * rows.dimension, len(queries))
-        with self._moment:
-            follower, following = self._followers.setdefault(
-                rows.owner, (search.Follower(definition.metric), threading.Lock())
-            )
-        live = search.Live(view.died, view.seq, mask)
-        workers = self._workers
-        with nullcontext() if kernel in self._compiled else said_if_long(_COMPILING, _PATIENCE_SECONDS):
-            with following:
-                followed = follower.follow(rows, kernel, len(queries))
-            answers = search.nearest(
-                followed, live, view.ids, queries, k, definition.metric, kernel, workers.threads, workers.run
-            )
-        self._compiled.add(kernel)
-        return answers
-
-    def _matching(self, view: View, chosen: Filter) -> NDArray[np.bool_]:
-        """Which slots of ``view`` are live and match, bool (n,)."""
-        with self._moment:
-            columns, following = self._columns.setdefault(view.rows.owner, (Columns(), threading.Lock()))
-        with following:
-            fields = columns.follow(view.metadatas, view.rows.count, chosen.fields)
-        return chosen.select_columns(fields, view.alive)
 
     # -- inside
 
@@ -626,6 +602,8 @@ class Database:
             self._torn = True  # an interrupt (Ctrl-C) in the next line would leave half a change in memory
             self._state.publish(change)
             self._torn = False
+            if change.beside is not None and change.beside.erased:
+                self._folds = {}  # they hold what has been erased
 
     def _repeated(self, stage: Stage, id: str, standing: tuple[Request | None, bytes], digest: bytes) -> Commit | None:
         """The commit that a request id stands for; ``UsageError`` when it was for something else."""
@@ -662,29 +640,34 @@ class Database:
     def _entries(self, start: int, stop: int, collection: str | None, id: str | None) -> Iterator[Entry]:
         for _, frame in frames(self._disk, start, stop):
             self._check_open()
-            groups: dict[tuple[str, str], list[str]] = {}
+            entries: dict[tuple[str, str], Entry] = {}
             for operation in frame.operations:
                 if operation.type == commands.REQUEST:  # says how the writes behind it came, and is none itself
                     continue
-                if collection is not None and operation.collection != collection:
+                link = operation.link() if operation.type in (commands.LINK, commands.UNLINK) else None
+                nodes = [(operation.collection, operation.id)]
+                if link is not None:
+                    nodes.append((link.target_collection, link.target))
+                if not any(collection in (None, where) and id in (None, one) for where, one in nodes):
                     continue
-                if id is not None and operation.id != id:
-                    continue
-                ids = groups.setdefault((operation.name, operation.collection), [])
+                place = operation.name, operation.collection
+                entry = entries.setdefault(place, Entry(frame.seq, *place, [], frame.link.hex()))
                 if operation.id:
-                    ids.append(operation.id)
-            for (name, where), ids in groups.items():
-                yield Entry(frame.seq, name, where, ids, frame.link.hex())
+                    entry.ids.append(operation.id)
+                if link is not None:
+                    entry.links.append(graph.between(link))
+                if operation.type == commands.RECORD:
+                    digest, note = operation.recorded()
+                    entry.recorded.append((digest.hex(), note))
+            yield from entries.values()
 
     def _after_fork(self) -> None:
         """In the child: reading goes on, writing and the store's lock stay with the parent."""
         self._writer, self._moment = threading.RLock(), threading.Lock()
         self._batch = self._batch_thread = None
         self._erasing = threading.Lock()
-        self._workers.after_fork()
+        self._finder.after_fork()
         self._prover.after_fork()
-        self._followers = WeakKeyDictionary()  # one of their locks may have been held by a thread that is not here
-        self._columns = WeakKeyDictionary()
         if self._journal is not None:
             self._journal.disown()
         if self._lock is not None:

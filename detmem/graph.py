@@ -13,7 +13,7 @@ from detmem.machine import commands, encoding
 from detmem.machine.links import Node
 from detmem.results import Link
 
-__all__ = ["DIRECTIONS", "Step", "edge", "expansion", "seen_from", "walk"]
+__all__ = ["DIRECTIONS", "Step", "between", "edge", "expansion", "seen_from", "walk"]
 
 DIRECTIONS = {"out": (False,), "in": (True,), "both": (False, True)}
 
@@ -51,6 +51,11 @@ def seen_from(collection: str, link: commands.Link) -> Link:
     src = link.source if link.collection == collection else (link.collection, link.source)
     dst = link.target if link.target_collection == collection else (link.target_collection, link.target)
     return Link(src, link.relation, dst)
+
+
+def between(link: commands.Link) -> Link:
+    """The link with (collection, id) for both ends."""
+    return Link((link.collection, link.source), link.relation, (link.target_collection, link.target))
 
 
 def expansion(expand: Any) -> Expansion | None:

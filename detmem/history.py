@@ -9,12 +9,14 @@ import numpy as np
 
 from detmem.database import Database, verify_disk
 from detmem.errors import CorruptionError, UsageError
+from detmem.graph import between
 from detmem.journal.copies import Repaired
 from detmem.journal.copies import repair as mend
 from detmem.journal.disk import AnyPath
 from detmem.journal.files import LOCK, damaged, frames
 from detmem.journal.head import newest_head
 from detmem.machine import commands, encoding
+from detmem.machine.commitment import prefixed, state_key
 from detmem.opening import disk_for_reading, open
 from detmem.progress import Progress
 from detmem.proof.checkpoint import Checkpoint
@@ -121,28 +123,39 @@ def diff(a: AnyPath | Database, b: AnyPath | Database) -> Diff:
             side if isinstance(side, Database) else stack.enter_context(open(side, "r")) for side in (a, b)
         )
         ours, theirs = _contents(first, second), _contents(second, first)
+        links = [side._all_links() for side in (first, second)]
         return Diff(
             min(first._prover.first_difference(second._prover) - 1, first.seq, second.seq),
             sorted(theirs.keys() - ours.keys()),
             sorted(ours.keys() - theirs.keys()),
             sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key]),
             _changed_collections(first, second),
-            sorted(first._all_links() ^ second._all_links()),
+            [between(link) for link in sorted(links[1] - links[0])],
+            [between(link) for link in sorted(links[0] - links[1])],
         )
 
 
 def _contents(database: Database, other: Database) -> dict[tuple[str, str], bytes]:
-    """The two commitments of every record, joined; for one that is the same row in both, the id of that row's place."""
+    """Both commitments, joined, of the records that may differ from those of ``other``.
+
+    Where both have a state tree at hand, it says which; two moments of one life share their rows, and the same row is
+    the same record.
+    """
     contents: dict[tuple[str, str], bytes] = {}
+    trees = database._tree_at_rest, other._tree_at_rest
+    keys = None if trees[0] is None or trees[1] is None else trees[0].differing(trees[1])
     theirs = {name: view for name, (_, view) in other._all_views().items()}
     for name, (_, view) in database._all_views().items():
-        same: dict[str, int] = {}
-        if name in theirs and theirs[name].rows.owner is view.rows.owner:  # two moments of one life share their rows
-            same = {id: slot for id, slot in view.slots.items() if theirs[name].slots.get(id) == slot}
-        rest = {id: slot for id, slot in view.slots.items() if id not in same}
-        pairs = view.commitments(np.fromiter(rest.values(), dtype=np.int64, count=len(rest)))
-        contents |= {(name, id): pair for id, pair in zip(rest, pairs, strict=True)}
-        contents |= {(name, id): b"%d" % slot for id, slot in same.items()}
+        slots = view.slots
+        if keys is not None:
+            prefix = prefixed(name.encode())
+            slots = {
+                id: slot for id, slot in slots.items() if keys and state_key(prefix, prefixed(id.encode())) in keys
+            }
+        elif name in theirs and theirs[name].rows.owner is view.rows.owner:
+            slots = {id: slot for id, slot in slots.items() if theirs[name].slots.get(id) != slot}
+        pairs = view.commitments(np.fromiter(slots.values(), dtype=np.int64, count=len(slots)))
+        contents |= {(name, id): pair for id, pair in zip(slots, pairs, strict=True)}
     return contents
 
 

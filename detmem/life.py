@@ -43,7 +43,7 @@ class World:
     def open(self, name: str, mode: str = "a", durability: str = "os") -> Any:
         """A database.  Its searches use the world's kernel, whatever their size."""
         db = detmem.open(self.folder / name, mode, durability=durability)
-        db._kernel = self.kernel  # as DETMEM_KERNEL would; the environment is the user's, not ours to change
+        db._finder.kernel = self.kernel  # as DETMEM_KERNEL would; the environment is the user's, not ours to change
         return db
 
     def quantize(self, values: Any, format: str, overflow: str = "error") -> list[Any]:

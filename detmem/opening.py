@@ -9,6 +9,7 @@ import math
 
 from detmem.database import MEMORY, Database
 from detmem.errors import Divergence, FormatError, StoreExistsError, StoreNotFoundError, UsageError
+from detmem.finder import Finder
 from detmem.journal.disk import AnyPath, Disk, MemoryDisk, OsDisk, environment, path_text
 from detmem.journal.files import LOCK, holds_store
 from detmem.journal.head import read_heads
@@ -117,7 +118,7 @@ def open_disk(
         if lock is not None:
             lock.close()
         raise
-    return Database(disk, opened, journal, lock, kernel, workers)
+    return Database(disk, opened, journal, lock, Finder(kernel, workers))
 
 
 def kernels() -> dict[str, object]:

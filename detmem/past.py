@@ -9,9 +9,10 @@ from detmem.database import Database
 from detmem.errors import ReadOnlyError, UsageError
 from detmem.journal.disk import AnyPath
 from detmem.journal.erasure import check_explained, unexplained
-from detmem.journal.past import roots_at, state_at
+from detmem.journal.past import roots_at
 from detmem.machine import encoding
 from detmem.machine.commands import Definition, Link
+from detmem.machine.commitment import StateTree
 from detmem.machine.links import Node
 from detmem.machine.past import Moment
 from detmem.machine.stage import Stage
@@ -33,8 +34,12 @@ class Past(Database):
         self._origin = origin
         self._without_erased = without_erased
         self._seq = seq
-        self._disk, self._opened, self._kernel = origin._disk, origin._opened, origin._kernel
-        self._workers, self._compiled, self._prover = origin._workers, origin._compiled, origin._prover
+        self._disk, self._opened, self._finder, self._prover = (
+            origin._disk,
+            origin._opened,
+            origin._finder,
+            origin._prover,
+        )
         self._journal = self._lock = self._batch = self._batch_thread = None
         self._closed = self._torn = False
         self._share()
@@ -52,17 +57,16 @@ class Past(Database):
         return self._origin._state.erased
 
     def _share(self) -> None:
-        """Locks and caches are the origin's, and after a fork its new ones."""
+        """Locks are the origin's, and after a fork its new ones."""
         self._writer: threading.RLock = self._origin._writer
         self._moment = self._origin._moment
-        self._followers, self._columns = self._origin._followers, self._origin._columns
 
     def _folded(self) -> Moment:
-        state = state_at(self._disk, self._seq)
+        state = self._origin._fold(self._seq)
         unknown = {node: seq for node, seq in state.missing.items() if self._erasures.get(node, 0) <= self._seq}
         if unknown:  # erased by another process, behind where this reader stands; or damage
             check_explained(unexplained(self._disk, self._seq, unknown))
-        return Moment(state, self._seq, self._without_erased)
+        return Moment(state, self._seq, self._without_erased, folded=True)
 
     def close(self) -> None:
         """Let go of this view; the database that it was taken from stays open."""
@@ -150,7 +154,11 @@ class Past(Database):
         records = self._held.collections.get(name)
         return None if records is None else records.definition
 
-    def _all_links(self) -> set[tuple[str, str, str, str, str]]:
+    @property
+    def _tree_at_rest(self) -> StateTree | None:
+        return self._held.tree
+
+    def _all_links(self) -> set[Link]:
         with self._moment:
             links = self._held.all_links()
         return set(self._folded().all_links() or ()) if links is None else set(links)

@@ -26,13 +26,12 @@ from detmem.journal.tiles import StaleTiles, Tiles
 from detmem.machine import encoding, filters, fixed
 from detmem.machine.commands import SALT_BYTES, Definition
 from detmem.machine.commitment import LogTree, commit
-from detmem.machine.links import entry
+from detmem.machine.past import Then
 from detmem.machine.records import Record, View
 from detmem.machine.state import State
 from detmem.proof.checkpoint import Checkpoint
 from detmem.proof.merkle import (
     BadProof,
-    bucket_of,
     consistency_path,
     inclusion_path,
     log_root,
@@ -48,7 +47,6 @@ from detmem.proof.proofs import (
     StatePart,
     check_anchor,
     key_of,
-    record_leaf_of,
 )
 from detmem.proof.receipt import LEVELS, SUBTREES, Named, Receipt, Row, Subtree, list_hash
 from detmem.search import reference
@@ -80,77 +78,6 @@ class _Now:
 
     checkpoint: Checkpoint
     log: LogTree
-
-
-class _Then:
-    """A state as it was at a seq that it holds: its tree, with what has changed since put back, and its records.
-
-    Used under ``moment``, unless the state is nobody else's.
-    """
-
-    def __init__(self, state: State, seq: int) -> None:
-        self.seq = seq
-        self._state = state
-        self._views: dict[str, View | None] = {}
-        self._buckets: dict[int, bytes] = {}
-        self._nodes: dict[int, bytes] = {}
-        self.root = state.root
-        if seq < state.seq:
-            change = state.tree.stage(dict(self._undone()))
-            self.root = change.root
-            self._buckets, self._nodes = change.buckets, change.all_nodes()
-
-    def bucket(self, number: int) -> bytes:
-        """As ``StateTree.bucket``."""
-        return self._buckets[number] if number in self._buckets else self._state.tree.bucket(number)
-
-    def node(self, number: int) -> bytes:
-        """As ``StateTree.node``."""
-        return self._nodes[number] if number in self._nodes else self._state.tree.node(number)
-
-    def leaf(self, key: bytes) -> bytes | None:
-        """The leaf under ``key``, or None."""
-        data = self.bucket(bucket_of(key))
-        for at in range(0, len(data), _STATE_ENTRY_BYTES):
-            if data.startswith(key, at):
-                return data[at + len(key) : at + _STATE_ENTRY_BYTES]
-        return None
-
-    def view(self, name: str) -> View | None:
-        """A collection at that seq, or None."""
-        if name not in self._views:
-            records = self._state.collections.get(name)
-            if records is None or records.created > self.seq:
-                self._views[name] = None
-            else:
-                now = self.seq == self._state.seq
-                self._views[name] = records.view(self.seq) if now else records.past(self.seq)
-        return self._views[name]
-
-    def record(self, name: str, id: str) -> Record:
-        """A record that was there."""
-        records, view = self._state.collections[name], self.view(name)
-        assert view is not None
-        return records.record(records.slots[id] if self.seq == self._state.seq else view.slots[id])
-
-    def _undone(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """The entries that have changed since, as they were: first what is there now and was not, then what was."""
-        state, seq = self._state, self.seq
-        links, then = set(state.links), set(state.links.all_at(seq))
-        for edge in sorted(links - then):
-            yield entry(edge)[0], None
-        for edge in sorted(then - links):
-            yield entry(edge)
-        for name, records in state.collections.items():
-            born, died = records.born[: records.used], records.died[: records.used]
-            if records.created > seq:
-                yield key_of(name, ""), None
-            for slot in np.flatnonzero((born > seq) & (died > state.seq)).tolist():
-                yield records.key(records.ids[slot]), None
-            for slot in np.flatnonzero((born <= seq) & (died > seq) & (died <= state.seq)).tolist():
-                record, id = records.record(slot), records.ids[slot]
-                commitments = record.vector_commitment + record.content_commitment
-                yield records.key(id), record_leaf_of(name, id, commitments)
 
 
 class Prover:
@@ -339,7 +266,7 @@ class Prover:
         return _Now(Checkpoint.of(state.seq, state.log, state.root), state.log)
 
     @contextmanager
-    def _standing(self, seq: int | None) -> Iterator[tuple[_Now, _Then]]:
+    def _standing(self, seq: int | None) -> Iterator[tuple[_Now, Then]]:
         """Where the store stands now, and its state at ``seq`` (None: now): out of memory, or else folded anew."""
         with self._moment():
             now = self._now()
@@ -347,9 +274,9 @@ class Prover:
             if not 0 <= wanted <= now.checkpoint.seq:
                 raise UsageError(f"seq: expected 0..{now.checkpoint.seq}, found {wanted}")
             if self._state.holds(wanted) and self._state.links.kept_from <= wanted:
-                yield now, _Then(self._state, wanted)
+                yield now, Then(self._state, wanted)
                 return
-        yield now, _Then(state_at(self._disk, wanted), wanted)
+        yield now, Then(state_at(self._disk, wanted), wanted)
 
     def _proven(self, now: _Now, make: Callable[[], Made]) -> Made:
         """What ``make`` makes of the tiles and verifies; they are made anew if it is bad."""

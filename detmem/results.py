@@ -24,6 +24,14 @@ __all__ = ["Commit", "Diff", "Entry", "Hit", "Link", "Linked", "Records", "Repor
 Metadata = dict[str, Any]
 
 
+class Link(NamedTuple):
+    """A directed link; an end is an id, or (collection, id) where it lies in another collection than was asked."""
+
+    src: str | tuple[str, str]
+    relation: str
+    dst: str | tuple[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
     """An accepted write: its seq, the state root after it, and whether it has reached the disk already."""
@@ -35,13 +43,19 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one commit did to one collection by one kind of operation; ``link`` is the commit's."""
+    """What one commit did to one collection by one kind of operation; ``link`` is the commit's.
+
+    ``links``: what a "link" or "unlink" was about, with (collection, id) for both ends; ``ids`` are their sources.
+    ``recorded``: (SHA-256 in hex, note) of what a "record" put into the trail.
+    """
 
     seq: int
     op: str
     collection: str
     ids: list[str]
     link: str
+    links: list[Link] = field(default_factory=list)
+    recorded: list[tuple[str, str | None]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +101,7 @@ class Diff:
     """What ``b`` has and ``a`` has not, and so on, as sorted (collection, id) pairs.
 
     ``common_seq`` is the last seq at which both logs are the same; ``collections`` names those that only one side
-    has, or whose definitions differ; ``links`` are those that only one side has, as (collection, id, relation,
-    collection, id).
+    has, or whose definitions differ; ``linked`` and ``unlinked`` are links, with (collection, id) for both ends.
     """
 
     common_seq: int
@@ -96,15 +109,16 @@ class Diff:
     removed: list[tuple[str, str]]
     changed: list[tuple[str, str]]
     collections: list[str] = field(default_factory=list)
-    links: list[tuple[str, str, str, str, str]] = field(default_factory=list)
+    linked: list[Link] = field(default_factory=list)
+    unlinked: list[Link] = field(default_factory=list)
 
     @property
     def same(self) -> bool:
         """Whether both hold the same (their histories may differ)."""
-        return not (self.added or self.removed or self.changed or self.collections or self.links)
+        return not (self.added or self.removed or self.changed or self.collections or self.linked or self.unlinked)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Records:
     """Records, by position.  What was not included is None; ``vectors`` float64 (n, dim), ``raw`` int32 (n, dim).
 
@@ -120,14 +134,6 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-
-class Link(NamedTuple):
-    """A directed link; an end is an id, or (collection, id) where it lies in another collection than was asked."""
-
-    src: str | tuple[str, str]
-    relation: str
-    dst: str | tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)

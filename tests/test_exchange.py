@@ -13,6 +13,7 @@ import pytest
 import detmem
 from detmem import exchange
 from detmem.cli import main
+from tests.mutations import VERIFIER
 from tests.twin import TWIN, perform
 
 FORMATS = [
@@ -234,6 +235,35 @@ def test_equal_histories_are_exported_to_equal_bytes_and_come_back(tmp_path: Pat
         copy.snapshot()
         exchange.export_log(copy, tmp_path / "two")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_what_was_erased_is_in_no_export_and_the_log_comes_back_without_it(tmp_path: Path) -> None:
+    with detmem.open(tmp_path / "s") as db:
+        c = db.collection("c", dim=1, metric="l2", erasable=True)
+        c.add(["a", "b"], [[1], [2]], documents=["only here", "other"])
+        db.erase("c", "a")
+        exchange.export(db, tmp_path / "out")
+        exchange.export_log(db, tmp_path / "log")
+        assert exchange.load(tmp_path / "log", tmp_path / "copy") == db.checkpoint()
+    for path in [*tmp_path.rglob("*")]:
+        assert path.is_dir() or b"only here" not in path.read_bytes()
+    assert VERIFIER.verify_log(tmp_path / "log").notes == []
+    assert VERIFIER.verify_store(tmp_path / "copy").notes == []
+
+
+def test_a_log_with_a_payload_gone_and_no_erasure_is_refused(tmp_path: Path) -> None:
+    memory, nobody = TWIN.Memory(), bytes(16)
+    data = TWIN.segment_header(TWIN.Segment(nobody, 1, 0, memory.link, memory.log_root()))
+    for call in CALLS[:2]:
+        commit = memory.write(call)
+        gone = tuple(TWIN.without_payload(o) if o.type == TWIN.ADD else o for o in commit.operations)
+        data += TWIN.commit_frame(commit._replace(operations=gone), 0, nobody, 1)
+    seal = [memory.seq] * 3
+    (tmp_path / "log").write_bytes(
+        data + TWIN.seal_frame(*seal, memory.log_size, memory.link, memory.log_root(), nobody, 1)
+    )
+    with pytest.raises(detmem.CorruptionError):
+        exchange.load(tmp_path / "log", tmp_path / "copy")
 
 
 def test_the_log_of_an_empty_store_comes_back(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ FLOORS = {
     "parallel": 3,
     "prover": 3,
     "graph": 4,
+    "arguments": 4,
+    "finder": 4,
     "database": 5,
     "collection": 5,
     "past": 5,

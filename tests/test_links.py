@@ -198,3 +198,31 @@ def test_max_distance_keeps_the_near_ones(db: detmem.Database) -> None:
             notes.search([0, 0], max_distance=bad)
     with pytest.raises(detmem.UsageError, match="max_distance"):
         notes.search([[0, 0], [1, 1]], max_distance=1)
+
+
+def test_the_log_tells_what_was_linked_to_both_ends_and_what_was_recorded(db: detmem.Database) -> None:
+    db["people"].link("ann", "wrote", ("notes", "b"))
+    db.record(bytes(range(32)), "asked at night")
+    entry, trail = list(db.log(db.seq - 1))
+    assert (entry.op, entry.collection, entry.ids) == ("link", "people", ["ann"])
+    assert entry.links == [Link(("people", "ann"), "wrote", ("notes", "b"))]
+    assert (trail.op, trail.recorded) == ("record", [(bytes(range(32)).hex(), "asked at night")])
+    assert [e.op for e in db.log(id="b")] == ["add", "link"]
+    assert [e.op for e in db.log(id="b", collection="notes")] == ["add", "link"]
+    assert [e.op for e in db.log(id="b", collection="people")] == []
+
+
+def test_a_difference_names_links(db: detmem.Database, tmp_path: Path) -> None:
+    before = db.seq
+    db["notes"].link("a", "r", "b")
+    db["notes"].link("a", "r", "c")
+    then = db.seq
+    db["notes"].unlink("a", "r", "b")
+    link = {id: Link(("notes", "a"), "r", ("notes", id)) for id in "bc"}
+    assert detmem.diff(db.at(before), db).linked == [link["c"]]
+    found = detmem.diff(db.at(then), db)
+    assert (found.linked, found.unlinked, found.same, found.changed) == ([], [link["b"]], False, [])
+    detmem.replay(db, tmp_path / "all")
+    detmem.replay(db, tmp_path / "then", until=then)
+    assert detmem.diff(tmp_path / "all", tmp_path / "then").linked == [link["b"]]
+    assert detmem.diff(tmp_path / "all", db).same

@@ -235,6 +235,34 @@ def test_salted_records_are_shown_with_their_salts() -> None:
         assert db.prove("notes", "n3").verify(checkpoint, "notes", "n3").ok
 
 
+def test_an_erasure_breaks_no_proof_and_no_receipt_of_what_is_left(tmp_path: Path) -> None:
+    """It rewrites segments under the reader of the leaf hashes; the hashes stay."""
+    with detmem.open(tmp_path / "s") as db:
+        notes = db.collection("notes", dim=2, metric="l2", erasable=True)
+        for number in range(40):
+            notes.add(f"n{number}", raw=[number, 1], documents=f"text {number} " * 20)
+        hits, old = notes.search(raw=[0, 0], k=3), db.checkpoint()
+        receipt, proof = hits.receipt("R3"), db.prove("notes", "n1")
+        db.erase("notes", ["n1", "n30"])
+        for number in range(40, 45):
+            notes.add(f"n{number}", raw=[number, 1])
+        now, chain = db.checkpoint(), db.prove_consistency(old)
+        assert chain.verify(old, now).ok
+        assert proof.verify(old, "notes", "n1").ok
+        assert proof.verify(now, "notes", "n1", consistency=chain).ok
+        assert receipt.verify(now, consistency=chain).ok
+        assert db.prove("notes", "n1").verify(now, "notes", "n1").ok
+        assert not db.prove("notes", "n1").present
+        verdict = detmem.check_receipt(receipt, db)
+        assert not verdict.ok
+        assert "erased" in verdict.reason
+        assert hits.receipt("R1", checkpoint=old).verify(old).ok  # its leaves are known, though not what they held
+        kept = notes.search(raw=[40, 0], k=3)
+        assert detmem.check_receipt(kept.receipt("R3"), db).level == "R3"
+    with detmem.open(tmp_path / "s", "r") as db:
+        assert db.prove_consistency(old).verify(old, now).ok
+
+
 @pytest.mark.parametrize("within", [-1.0, 0.0, 1e-4, 0.5, float("inf")])
 def test_a_greatest_distance_is_part_of_the_question(within: float) -> None:
     with detmem.open(":memory:") as db:

@@ -201,7 +201,16 @@ def test_an_empty_store_has_a_page(tmp_path: Path) -> None:
     detmem.open(tmp_path / "s").close()
     page = page_of(str(tmp_path / "s"))
     assert "Intact, and empty" in page.texts["verdict"]
-    assert "Nothing has happened yet" in page.texts["timeline"]
+    assert "nothing to tell of" in page.texts["timeline"]
+
+
+def test_without_head_the_log_is_told_and_the_verdict_says_why_it_is_bad(tmp_path: Path) -> None:
+    store = plain_store(tmp_path / "s")
+    (tmp_path / "s" / "HEAD").unlink()
+    page = page_of(store)
+    assert "Damaged" in page.texts["verdict"]
+    assert "WhereHEADWhatHEAD is missing" in page.texts["verdict"]
+    assert page.data["seq"] == 7
 
 
 def test_recorded_receipts_links_and_erasures_are_told(tmp_path: Path) -> None:
@@ -220,6 +229,27 @@ def test_recorded_receipts_links_and_erasures_are_told(tmp_path: Path) -> None:
     assert kinds == ["create collection", "add", "delete", "link", "unlink", "record", "request"]
     assert [sum(counts) for counts in zip(*page.data["bins"], strict=True)] == [1, 2, 1, 1, 1, 2, 1]
     assert page.data["series"] == [{"name": "c", "points": [[0, 0], [1, 2], [2, 2], [5, 1]]}]
+
+
+def test_erased_payloads_are_told_and_one_that_nobody_erased_is_damage(tmp_path: Path) -> None:
+    with detmem.open(tmp_path / "s") as db:
+        c = db.collection("c", dim=1, metric="l2", erasable=True)  # 1
+        c.add(["a", "b"], [[1], [2]], documents=["one", "two"])  # 2
+        c.add("later", [3])  # 3
+        db.snapshot()
+        before = {file: file.read_bytes() for file in (tmp_path / "s" / "log").iterdir()}
+        db.erase("c", ["a"])  # 4
+    page = page_of(str(tmp_path / "s"))
+    assert "The payloads of 1 operation are erased" in page.texts["verdict"]
+    assert page.data["series"][0]["points"][-1] == [3, 2]
+    whole = sorted((tmp_path / "s" / "log").iterdir())
+    first = whole[0]
+    assert before[first] != first.read_bytes()
+    for file in whole[1:]:  # as if the erasure had never been logged, and the store closed before it
+        file.unlink()
+    report_of, verdict = report(str(tmp_path / "s"))
+    assert not verdict.ok
+    assert Page(report_of).data["seq"] == verdict.seq
 
 
 def test_a_long_log_is_put_into_bins_that_lose_no_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

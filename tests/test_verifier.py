@@ -170,27 +170,67 @@ def test_what_is_less_than_a_closed_store_leaves_is_noted(tmp_path: Path) -> Non
     assert "where zeros are written" in VERIFIER.verify_store(tmp_path / "s", whole).notes[0]
 
 
+def test_a_head_that_says_otherwise_is_refused(tmp_path: Path) -> None:
+    lived(tmp_path / "s")
+    head = (tmp_path / "s" / "HEAD").read_bytes()
+    said = {}
+    for what, at in {
+        "generation": 16,
+        "store": 24,
+        "durable seq": 40,
+        "segment": 48,
+        "link": 64,
+        "digest": 104,
+    }.items():
+        changed = bytearray(head)
+        for slot in (0, 4096):
+            changed[slot + at] ^= 0x20
+            changed[slot + 136 : slot + 140] = crc32(changed[slot : slot + 136]).to_bytes(4, "little")
+        (tmp_path / "s" / "HEAD").write_bytes(changed)
+        try:
+            said[what] = VERIFIER.verify_store(tmp_path / "s").notes
+        except Refused as refused:
+            said[what] = str(refused)
+    assert said.pop("generation") == []  # it says which slot is the newer, and nothing of the memory
+    for what, expected in {
+        "store": "border in the header",
+        "durable seq": "had been acknowledged",
+        "segment": "names segment",
+        "link": "HEAD: link at seq",
+        "digest": "digest in HEAD",
+    }.items():
+        assert expected in said[what]
+    (tmp_path / "s" / "HEAD").write_bytes(bytes(8192))
+    with pytest.raises(Refused, match="no readable slot"):
+        VERIFIER.verify_store(tmp_path / "s")
+
+
 def test_exported_logs_are_verified_and_cut_ones_refused(tmp_path: Path) -> None:
     lived(tmp_path / "s")
     with detmem.open(tmp_path / "s", "r") as db:
         exchange.export_log(db, tmp_path / "log")
     assert VERIFIER.verify_log(tmp_path / "log") == (checkpoint_of(tmp_path / "s"), [])
     data = (tmp_path / "log").read_bytes()
-    for cut in (0, 100, len(data) - 144, len(data) - 1):
-        (tmp_path / "log").write_bytes(data[:cut])
+    changed = [data[:cut] for cut in (0, 100, len(data) - 144, len(data) - 1)]
+    changed.append(data[:300] + bytes([data[300] ^ 1]) + data[301:])  # in a frame, with a whole seal at the end
+    for at in (0, 8, 10, 12, 16, 32, 40, 48, 80, 112):  # each field of the header, under a right CRC
+        head = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 : 124]
+        changed.append(head + crc32(head).to_bytes(4, "little") + data[128:])
+    for bad in changed:
+        (tmp_path / "log").write_bytes(bad)
         with pytest.raises(Refused):
             VERIFIER.verify_log(tmp_path / "log")
 
 
 def test_verifier_and_package_agree_on_every_kind_of_damage(tmp_path: Path) -> None:
-    """The same 300 mutations for both: neither accepts what the other refuses."""
+    """The same 200 mutations for both: neither accepts what the other refuses."""
     rng = random.Random(11)
     lived(tmp_path / "s")
     logs = {
         path: path.read_bytes() for folder in ("log", "snap") for path in sorted((tmp_path / "s" / folder).iterdir())
     }
     refused = 0
-    for _ in range(300):
+    for _ in range(200):
         path = rng.choice(list(logs))
         how, changed = mutations.scrambled(logs[path], rng)
         path.write_bytes(changed)
@@ -202,7 +242,7 @@ def test_verifier_and_package_agree_on_every_kind_of_damage(tmp_path: Path) -> N
             refused += 1
         assert detmem.verify(tmp_path / "s").ok == good, f"{path.name}, {how}"
         path.write_bytes(logs[path])
-    assert refused > 200
+    assert refused > 130
 
 
 # --- proofs -----------------------------------------------------------------------------------------------------------
@@ -694,6 +734,10 @@ ILLEGAL: dict[str, Callable[[Any], list[Any]]] = {
     "salted where nothing is erasable": lambda w: [w(TWIN.UPSERT, "c", "a", [1], salt=bytes(32))],
     "update of nothing": lambda w: [w(TWIN.UPDATE, "c", "none", [1])],
     "another standing content": lambda w: [w(TWIN.UPDATE, "c", "a", [1], None)._replace(content_commitment=b"x" * 32)],
+    "another standing vector": lambda w: [
+        TWIN.Operation(TWIN.UPDATE, "c", "a", None, b"\x92\x80\xc0", b"x" * 32, TWIN.commitment(b"\x92\x80\xc0"))
+    ],
+    "gone, and of another dimension": lambda w: [TWIN.without_payload(w(TWIN.UPSERT, "c", "a", [1, 2]))],
     "delete of nothing": lambda w: [TWIN.plain(6, "c", "none")],
     "a link to nobody": lambda w: [TWIN.plain(7, "c", "a", TWIN.encode(["r", "c", "none"]))],
     "a link from nobody": lambda w: [TWIN.plain(7, "c", "none", TWIN.encode(["r", "c", "a"]))],
@@ -702,6 +746,7 @@ ILLEGAL: dict[str, Callable[[Any], list[Any]]] = {
     "a link of two": lambda w: [TWIN.plain(7, "c", "a", TWIN.encode(["r", "c"]))],
     "unlink of nothing": lambda w: [TWIN.plain(8, "c", "a", TWIN.encode(["r", "c", "a"]))],
     "a record of no hash": lambda w: [TWIN.plain(9, "", "", TWIN.encode([b"x", None]))],
+    "a record of three": lambda w: [TWIN.plain(9, "", "", TWIN.encode([bytes(32), None, None]))],
     "a record with a number": lambda w: [TWIN.plain(9, "", "", TWIN.encode([bytes(32), 1]))],
     "a request used before": lambda w: [TWIN.plain(11, "c", "used", TWIN.encode(1)), w(TWIN.ADD, "c", "b", [1])],
     "a request for too many": lambda w: [TWIN.plain(11, "c", "r", TWIN.encode(2)), w(TWIN.ADD, "c", "b", [1])],

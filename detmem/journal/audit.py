@@ -97,8 +97,11 @@ class _Walk:
         self.snapshot_file: str | None = None
 
     def run(self) -> None:
-        self.file = HEAD
-        head = self._head()
+        head = newest_head(self._disk)
+        if head is None:
+            self._walk_what_is_intact()
+            self.file, self.offset = HEAD, None
+            raise LogDamaged("HEAD is missing or unreadable: nobody can say how much had been acknowledged")
         try:
             segments, _ = read_segments(self._disk, head)
         except CorruptionError:
@@ -145,12 +148,6 @@ class _Walk:
         size = file.size()
         file.close()
         return size
-
-    def _head(self) -> Head:
-        head = newest_head(self._disk)
-        if head is None:
-            raise LogDamaged("HEAD is missing or unreadable: nobody can say how much had been acknowledged")
-        return head
 
     def _segment(self, segment: Segment, last: bool, head: Head, durable: int) -> int:
         file = self._disk.open(segment.name)

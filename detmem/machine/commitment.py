@@ -369,6 +369,21 @@ class StateTree:
         result[~both.any(axis=(1, 2))] = 0
         return parents, result
 
+    def differing(self, other: StateTree) -> set[bytes]:
+        """The keys whose leaves are not the same in two trees; equal parts are not looked into."""
+        keys: set[bytes] = set()
+        numbers = [1]
+        while numbers:
+            number = numbers.pop()
+            if self.node(number) == other.node(number):
+                continue
+            if number < _BUCKETS:
+                numbers += (2 * number, 2 * number + 1)
+                continue
+            ours, theirs = (_entries(tree.bucket(number - _BUCKETS)) for tree in (self, other))
+            keys.update(key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key))
+        return keys
+
     def publish(self, change: TreeChange) -> None:
         """Store what ``stage`` computed on this same tree."""
         for number, bucket in change.buckets.items():

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from detmem.database import verify_disk
 from detmem.errors import UsageError
-from detmem.journal.disk import AnyPath
+from detmem.journal.disk import AnyPath, Disk
+from detmem.journal.frame import Frame
+from detmem.journal.past import Position
 from detmem.machine import encoding
 from detmem.opening import disk_for_reading
 from detmem.progress import Progress
@@ -41,6 +43,29 @@ def report(
     if stop is not None and encoding.whole_number(stop, "stop", 0) < start:
         raise UsageError(f"stop: expected a seq from {start} on, where the comparison starts, found {stop}")
     disk = disk_for_reading(path)
-    story = Story(start, stop)
-    found = verify_disk(disk, level, expect, visit=story.visit, progress=progress)
+    found, story = _told(disk, level, expect, start, stop, None, progress)
+    if story.seq > found.seq:  # what is behind the last good commit was read before it was seen to be bad
+        _, story = _told(disk, "chain", None, start, stop, found.seq, None)
     return render(disk, story, found, level, expected=expect is not None), found
+
+
+def _told(
+    disk: Disk,
+    level: str,
+    expect: Checkpoint | str | None,
+    start: int,
+    stop: int | None,
+    end: int | None,
+    progress: Progress,
+) -> tuple[Report, Story]:
+    """The verdict, and the story of the good commits, up to ``end``."""
+    story = Story(start, stop)
+
+    def visit(file: str, frame: Frame, position: Position) -> None:
+        nonlocal story
+        if position.seq == 1:  # verification may begin again, beside a writer who erases
+            story = Story(start, stop)
+        if end is None or position.seq <= end:
+            story.visit(file, frame, position)
+
+    return verify_disk(disk, level, expect, visit=visit, progress=progress), story

@@ -93,6 +93,16 @@ def _verdict(found: Report, level: str, expected: bool) -> str:
     if found.ok:
         title = "Intact" if found.seq else "Intact, and empty"
         text = f"<p>{commits} {_were(found.seq)} checked: {_LEVELS[level]}.</p>"
+        if found.erased:
+            text += (
+                f"<p>The payloads of {_count(found.erased, 'operation')} are erased, as the log itself explains: their "
+                "commitments stand in every link and root, their bytes are gone.</p>"
+            )
+        if found.remaining:
+            text += (
+                f"<p>An erasure is unfinished: {_count(found.remaining, 'payload')} that it names "
+                f"{'is' if found.remaining == 1 else 'are'} still there. Opening the store for writing finishes it.</p>"
+            )
         if expected:
             text += "<p>It is what whoever made this page expected, by a checkpoint or a root kept elsewhere.</p>"
         return f'<section class="verdict ok" id="verdict"><h2>{title}</h2>{text}</section>'
@@ -104,7 +114,9 @@ def _verdict(found: Report, level: str, expected: bool) -> str:
         place.append(("Where", f"{shown(found.file)}{offset}"))
     place.append(("What", shown(found.cause)))
     place.append(("Intact before it", commits))
-    text = f"<p>What follows tells of the {commits} before the damage. It was checked: {_LEVELS[level]}.</p>"
+    text = "<p>Nothing before it could be read.</p>"
+    if found.seq:
+        text = f"<p>What follows tells of the {commits} before the damage. It was checked: {_LEVELS[level]}.</p>"
     return f'<section class="verdict bad" id="verdict"><h2>Damaged</h2>{_pairs(place)}{text}</section>'
 
 
@@ -133,7 +145,7 @@ def _identity(found: Report, story: Story, store_id: str | None) -> str:
 
 def _timeline(story: Story) -> str:
     if not story.seq:
-        return _section("timeline", "Timeline", "<p>Nothing has happened yet.</p>")
+        return _section("timeline", "Timeline", "<p>There is nothing to tell of.</p>")
     width = "one commit" if story.width == 1 else f"{story.width:,} commits"
     counts = f"{_count(story.operations.total(), 'operation')} in {_count(story.seq, 'commit')}"
     text = (
@@ -170,6 +182,8 @@ def _collections(story: Story) -> str:
 
 
 def _changes(change: Change, story: Story) -> str:
+    if not story.seq:
+        return ""
     lists = "".join(
         _listed(title, sign, items)
         for title, sign, items in (

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = [
     "floats",
     "paper_table",
+    "past",
     "proofs",
     "search_bandwidth",
     "search_batch",

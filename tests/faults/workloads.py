@@ -89,9 +89,11 @@ def _commit(db: Database, kind: str) -> None:
         notes.add(f"a{seq}", raw=[seq, 1], metadatas={"seq": seq}, documents=chr(97 + seq % 26) * 900)
     elif kind == "batch":
         with db.batch():
-            notes.add([f"b{seq}", f"c{seq}"], raw=[[seq, 2], [seq, 3]])
+            notes.add([f"b{seq}", f"c{seq}"], raw=[[seq, 2], [seq, 3]], request_id=f"r{seq}")
             notes.delete(notes.get(limit=1).ids)
             notes.upsert("same", raw=[seq, 4], documents="d")
+            notes.link(f"b{seq}", "next", f"c{seq}")
+            notes.link("same", "holds", f"b{seq}")
     elif kind == "erase":
         db.erase("notes", notes.get(limit=1).ids)
     else:

@@ -107,10 +107,18 @@ def _head(data: bytes) -> bytes:
     return bytes(out)
 
 
+def _proofs(data: bytes) -> bytes:
+    """The digest of a receipt."""
+    if b"detmem/receipt/v1" not in data[:32]:
+        return data
+    return data[:-32] + sha256(b"\x20" + data[:-32]).digest()
+
+
 MENDED: dict[str, Callable[[bytes], bytes]] = {
     "encoding": lambda data: data,
     "operations": _operations,
     "frame": _frames,
     "snapshot": _snapshot,
     "head": _head,
+    "proofs": _proofs,
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 from detmem.journal.disk import MemoryDisk
 from detmem.journal.frame import SegmentHeader, SegmentReader
 from detmem.machine import encoding
-from tests.fuzz.targets import STORE_ID
+from tests.fuzz.targets import STORE_ID, VECTORS
 from tests.journal.stores import small_store
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
@@ -48,6 +48,11 @@ def main() -> None:
             write("frame", "small-store", bytes(data[128:]))
         if name.startswith("snap/"):
             write("snapshot", f"small-{name[5:-5]}", bytes(data))
+    for group in ("state_proofs", "consistency_proofs", "receipts", "subtrees"):
+        for number, case in enumerate(VECTORS[group]):
+            if len(case["bytes"]) < 8192:
+                write("proofs", f"{group}-{number}", bytes.fromhex(case["bytes"]))
+    write("proofs", "refutation", bytes.fromhex(VECTORS["refutation"]["bytes"]))
     every = [None, True, -1, 2**63 - 1, 0.5, "text", b"\x00", [1, [2]], {"a": {"b": []}}]
     write("encoding", "every-kind", encoding.encode(every))
 

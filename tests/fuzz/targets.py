@@ -6,7 +6,9 @@ fault.  What is accepted must be the one spelling: encoding it again gives the s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 from detmem.errors import DetmemError
 from detmem.journal import snapshot
@@ -23,8 +25,13 @@ from detmem.journal.frame import (
 from detmem.journal.head import Head
 from detmem.machine import commands, encoding
 from detmem.machine.state import State
+from detmem.proof.proofs import ConsistencyProof, Proof, RecordProof
+from detmem.proof.receipt import Receipt, Refutation, Subtree
 
-__all__ = ["STORE_ID", "TARGETS"]
+__all__ = ["RECEIPT", "STORE_ID", "TARGETS"]
+
+VECTORS = json.loads((Path(__file__).resolve().parents[2] / "spec/vectors/receipts.json").read_text("ascii"))
+RECEIPT = Receipt.decode(bytes.fromhex(VECTORS["false_receipt"]["bytes"]))
 
 STORE_ID = b"store of a test."
 _MOST_BYTES = 1 << 20
@@ -120,10 +127,30 @@ def fuzz_head(data: bytes) -> None:
         pass
 
 
+def fuzz_proofs(data: bytes) -> None:
+    """The files of spec/receipts.md: refused, or their own only spelling, and then checked under what they name
+    themselves."""
+    for kind in (Proof, Receipt, Subtree, Refutation):
+        try:
+            file = kind.decode(data)
+        except DetmemError:
+            continue
+        assert file.encode() == data
+        if isinstance(file, ConsistencyProof):
+            file.verify(file.old, file.new)
+        elif isinstance(file, (RecordProof, Receipt)):
+            file.verify(file.checkpoint)
+        elif isinstance(file, Subtree):
+            RECEIPT.check_subtree(file, RECEIPT.checkpoint)
+        elif isinstance(file, Refutation):
+            file.verify(RECEIPT, RECEIPT.checkpoint)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "encoding": fuzz_encoding,
     "operations": fuzz_operations,
     "frame": fuzz_frame,
     "snapshot": fuzz_snapshot,
     "head": fuzz_head,
+    "proofs": fuzz_proofs,
 }

@@ -265,3 +265,19 @@ def test_a_log_tree_extended_by_many_is_the_one_extended_by_one(counts: list[int
         for leaf in added:
             alone = alone.extended([leaf])
         assert (tree.size, tree.frontier, tree.root) == (alone.size, alone.frontier, alone.root)
+
+
+@given(st.dictionaries(st.integers(0, 30), st.integers(0, 2)), st.dictionaries(st.integers(0, 30), st.integers(0, 2)))
+def test_two_trees_differ_in_the_keys_whose_leaves_differ(one: dict[int, int], two: dict[int, int]) -> None:
+    """Keys share buckets: their first bytes take three values."""
+    trees = []
+    for entries in (one, two):
+        pairs = [(bytes([n % 3]) * 2 + bytes([n]) * 30, bytes([leaf]) * 32) for n, leaf in entries.items()]
+        tree = StateTree.of(bytearray(b"".join(key + leaf for key, leaf in pairs)))
+        grown = StateTree()
+        grown.publish(grown.stage(dict(pairs)))
+        assert tree.root == grown.root
+        trees.append((tree, dict(pairs)))
+    (a, ours), (b, theirs) = trees
+    expected = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+    assert a.differing(b) == b.differing(a) == expected
