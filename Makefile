@@ -71,7 +71,7 @@ test: $(STAMP)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy --strict detmem
 	$(PY) spec/generate.py --check
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --dist worksteal
 
 unit: $(STAMP)
 	$(PY) -m pytest $(ARGS)
