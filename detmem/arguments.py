@@ -23,11 +23,14 @@ def distance(value: object, flat: bool) -> float | None:
         return None
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise UsageError(f"max_distance: expected a number, found {value!r}")
-    if math.isnan(value):
+    if isinstance(value, (float, np.floating)) and math.isnan(value):
         raise UsageError("max_distance: expected a number, found NaN")
     if not flat:
         raise UsageError("max_distance: expected one query (dim,), found several: their answers differ in length")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise UsageError("max_distance: expected a number that a float64 can hold") from None
 
 
 def id_list(ids: object, *, empty: bool = False, repeated: bool = False) -> tuple[list[str], bool]:

@@ -344,9 +344,10 @@ class Collection:
         results = [self._result(view, seq, slots, distances, included, asked) for slots, distances in answers]
         if reach is not None:
             assert views is not None
-            results = [replace(one, linked=self._linked(one, reach, views, included)) for one in results]
-        if view.without_erased:
-            results = [replace(one, erased=sorted(view.ids[slot] for slot in lost)) for one in results]
+            results = [self._with_linked(one, reach, views, included) for one in results]
+        if view.without_erased and lost:
+            left_out = [view.ids[slot] for slot in lost]
+            results = [replace(one, erased=sorted({*one.erased, *left_out}, key=repr)) for one in results]
         return results[0] if flat else _batch(results, asked)
 
     def count(self, where: Where = None) -> int:
@@ -482,25 +483,26 @@ class Collection:
         if lost and not view.without_erased:
             some = ", ".join(repr(view.ids[slot]) for slot in lost[:3])
             raise Erased(
-                f"{len(lost)} of the records of {self._name!r} that lived at seq {view.seq} have been erased since "
+                f"{len(lost)} of the records of {view.name!r} that lived at seq {view.seq} have been erased since "
                 f"({some}{', ...' if len(lost) > 3 else ''}): what they held can no longer be asked; "
                 "at(seq, erased='omit') leaves them out and says so"
             )
 
-    def _linked(
+    def _with_linked(
         self,
         result: Result,
         reach: graph.Expansion,
         views: dict[str, tuple[RecordsOf, View]],
         included: frozenset[str],
-    ) -> list[list[Linked]]:
-        """For each hit the records that its links lead to."""
+    ) -> Result:
+        """The result with the records that the links of each hit lead to."""
         database, seq = self._database, result.seq
         walks = [
             graph.walk((self._name, id), reach, lambda node: database._near(node, False, seq)) for id in result.ids
         ]
         found: dict[Node, tuple[Metadata | None, str | None]] = {}
         wanted: dict[str, dict[str, None]] = {}
+        left_out: list[str | tuple[str, str]] = []
         for steps in walks:
             for step in steps:
                 wanted.setdefault(step.collection, {})[step.id] = None
@@ -509,11 +511,12 @@ class Collection:
             slots = database._find(records, view, ids)
             gone = {view.ids[slot]: slot for slot in view.gone}
             self._check_erased(view, [gone[id] for id in ids if id in gone])
+            left_out += [id if name == self._name else (name, id) for id in ids if id in gone]
             for id, slot in zip(ids, slots, strict=True):
                 if slot is not None:
                     metadata = arguments.copied(view.metadatas[slot]) if "metadatas" in included else None
                     found[name, id] = metadata, view.documents[slot] if "documents" in included else None
-        return [
+        linked = [
             [
                 Linked(step.collection, step.id, step.relation, step.depth, *found[step.collection, step.id])
                 for step in steps
@@ -521,6 +524,7 @@ class Collection:
             ]
             for steps in walks
         ]
+        return replace(result, linked=linked, erased=sorted(left_out, key=repr))
 
     def _matching_slots(self, view: View, chosen: filters.Filter) -> list[int]:
         """Slots of live records that match, by id."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakSet
 
 import numpy as np
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from detmem.collection import Collection
     from detmem.past import Past
 
-__all__ = ["MEMORY", "Batch", "Database", "verify_disk"]
+__all__ = ["MEMORY", "Batch", "Database", "Standing", "standing", "verify_disk"]
 
 MEMORY = ":memory:"
 _LEVELS = ("chain", "replay")
@@ -107,6 +107,7 @@ class Database:
         self._pasts: WeakSet[Past] = WeakSet()
         self._salting: bytes | None = None
         self._folds: dict[int, State] = {}
+        self._erasure_count = 0
         self._erasing = threading.Lock()  # a copy of the files is not taken meanwhile
         self._prover = Prover(disk, self._state, self._whole_moment, write=journal is not None)
         call_after_fork(self._after_fork)
@@ -319,6 +320,7 @@ class Database:
             if self._batch is not None:
                 raise UsageError("snapshot() inside a batch: leave the with block first")
             assert self._journal is not None
+            self._settle()
             name = self._journal.snapshot(self._state)
             return SnapshotInfo(self._state.seq, self.state_root, self._disk.path(name))
 
@@ -398,9 +400,11 @@ class Database:
             due = [commands.erase(*node) for node in wanted if written[node] > erased.get(node, 0)]
             with self._erasing:
                 self._write(stage, due)
+                self._settle()
                 self._journal.erase(self._state)
             with self._moment:
                 self._folds = {}  # what was folded meanwhile may be from before
+                self._erasure_count += 1
             return self._standing()
 
     def archive(self, dest: AnyPath) -> ArchiveInfo:
@@ -421,11 +425,19 @@ class Database:
             assert self._journal is not None
             if target.exists() and not target.is_folder():
                 raise StoreExistsError(f"{dest!r} exists already, and is no folder")
+            if isinstance(self._disk, OsDisk) and self._disk.holds(target):
+                raise UsageError(f"{dest!r} lies in the store itself; an archive stands somewhere else")
             with self._erasing:
                 target.make_root()
+                self._settle()
                 self._journal.snapshot(self._state)
                 moved = archive.move(self._disk, target)
             return ArchiveInfo(self._state.seq, moved, target.path(""))
+
+    def _settle(self) -> None:
+        """Under the writer's lock: views of all that stands are made, so that a snapshot makes none beside readers."""
+        with self._moment:
+            self._views()
 
     def _last_written(self, wanted: Container[Node]) -> dict[Node, int]:
         """The seq that wrote each of the wanted records last, as the whole log says; ``LogDamaged``."""
@@ -539,20 +551,14 @@ class Database:
         reading = self._reading
         return {name: (records, records.view(reading.seq)) for name, records in reading.collections.items()}
 
-    def _all_views(self) -> dict[str, tuple[Records | PastRecords, View]]:
-        self._check_open()
-        with self._moment:
-            self._check_whole()
-            return self._views()
+    def _hold_links(self) -> None:
+        """See to it that ``_stand`` can tell the links."""
 
-    @property
-    def _tree_at_rest(self) -> StateTree | None:
-        """The state tree, where nobody writes beside whoever reads it."""
-        return self._state.tree if self._journal is None else None
-
-    def _all_links(self) -> set[Link]:
-        with self._moment:
-            return set(self._state.links)
+    def _stand(self) -> Standing | None:
+        """Under ``_moment``: everything that a comparison asks for, of one seq; None to be asked again."""
+        self._check_whole()
+        views = {name: view for name, (_, view) in self._views().items()}
+        return Standing(self._state.seq, views, set(self._state.links), self._state.tree)
 
     def _find(self, records: Records | PastRecords, view: View, ids: Iterable[str]) -> list[int | None]:
         """Slots in a view that was taken earlier."""
@@ -643,6 +649,7 @@ class Database:
             self._torn = False
             if change.beside is not None and change.beside.erased:
                 self._folds = {}  # they hold what has been erased
+                self._erasure_count += 1
 
     def _repeated(self, stage: Stage, id: str, standing: tuple[Request | None, bytes], digest: bytes) -> Commit | None:
         """The commit that a request id stands for; ``UsageError`` when it was for something else."""
@@ -789,3 +796,28 @@ def _dimension(dim: object) -> int:
     if number > fixed.MAX_DIMENSION:
         raise UsageError(f"dim: expected 1..{fixed.MAX_DIMENSION}, found {number}")
     return number
+
+
+class Standing(NamedTuple):
+    """A database at one seq: the views of its collections, its links, and its state tree if it has one."""
+
+    seq: int
+    views: dict[str, View]
+    links: set[Link]
+    tree: StateTree | None
+
+
+def standing(a: Database, b: Database) -> tuple[Standing, Standing, set[bytes] | None]:
+    """Two databases at one moment, and the state keys in which they differ, where both have a tree."""
+    while True:
+        for side in (a, b):
+            side._check_open()
+            side._hold_links()
+        locks = {id(side._moment): side._moment for side in (a, b)}
+        with ExitStack() as stack:
+            for _, lock in sorted(locks.items(), key=lambda item: item[0]):  # in one order: nobody waits for the other
+                stack.enter_context(lock)
+            one, two = a._stand(), b._stand()
+            if one is not None and two is not None:
+                keys = None if one.tree is None or two.tree is None else one.tree.differing(two.tree)
+                return one, two, keys

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detmem.database import Database, verify_disk
+from detmem.database import Database, Standing, standing, verify_disk
 from detmem.errors import CorruptionError, UsageError
 from detmem.graph import between
 from detmem.journal.copies import Repaired
@@ -16,6 +16,7 @@ from detmem.journal.disk import AnyPath
 from detmem.journal.files import LOCK, damaged, frames
 from detmem.journal.head import newest_head
 from detmem.machine import commands, encoding
+from detmem.machine.commands import Definition
 from detmem.machine.commitment import prefixed, state_key
 from detmem.opening import disk_for_reading, open
 from detmem.progress import Progress
@@ -122,43 +123,40 @@ def diff(a: AnyPath | Database, b: AnyPath | Database) -> Diff:
         first, second = (
             side if isinstance(side, Database) else stack.enter_context(open(side, "r")) for side in (a, b)
         )
-        ours, theirs = _contents(first, second), _contents(second, first)
-        links = [side._all_links() for side in (first, second)]
-        return Diff(
-            min(first._prover.first_difference(second._prover) - 1, first.seq, second.seq),
-            sorted(theirs.keys() - ours.keys()),
-            sorted(ours.keys() - theirs.keys()),
-            sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key]),
-            _changed_collections(first, second),
-            [between(link) for link in sorted(links[1] - links[0])],
-            [between(link) for link in sorted(links[0] - links[1])],
-        )
+        one, two, keys = standing(first, second)
+        common = first._prover.first_difference(second._prover) - 1
+    ours, theirs = _contents(one, two, keys), _contents(two, one, keys)
+    names = one.views.keys() | two.views.keys()
+    return Diff(
+        min(common, one.seq, two.seq),
+        sorted(theirs.keys() - ours.keys()),
+        sorted(ours.keys() - theirs.keys()),
+        sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key]),
+        sorted(name for name in names if _definition(one, name) != _definition(two, name)),
+        [between(link) for link in sorted(two.links - one.links)],
+        [between(link) for link in sorted(one.links - two.links)],
+    )
 
 
-def _contents(database: Database, other: Database) -> dict[tuple[str, str], bytes]:
+def _contents(side: Standing, other: Standing, keys: set[bytes] | None) -> dict[tuple[str, str], bytes]:
     """Both commitments, joined, of the records that may differ from those of ``other``.
 
-    Where both have a state tree at hand, it says which; two moments of one life share their rows, and the same row is
-    the same record.
+    ``keys``: the state keys that differ, where both have a tree.  Two moments of one life share their rows, and the
+    same row is the same record.
     """
     contents: dict[tuple[str, str], bytes] = {}
-    trees = database._tree_at_rest, other._tree_at_rest
-    keys = None if trees[0] is None or trees[1] is None else trees[0].differing(trees[1])
-    theirs = {name: view for name, (_, view) in other._all_views().items()}
-    for name, (_, view) in database._all_views().items():
+    for name, view in side.views.items():
         slots = view.slots
         if keys is not None:
             prefix = prefixed(name.encode())
-            slots = {
-                id: slot for id, slot in slots.items() if keys and state_key(prefix, prefixed(id.encode())) in keys
-            }
-        elif name in theirs and theirs[name].rows.owner is view.rows.owner:
-            slots = {id: slot for id, slot in slots.items() if theirs[name].slots.get(id) != slot}
+            slots = {id: slots[id] for id in slots if keys and state_key(prefix, prefixed(id.encode())) in keys}
+        elif name in other.views and other.views[name].rows.owner is view.rows.owner:
+            theirs = other.views[name].slots
+            slots = {id: slot for id, slot in slots.items() if theirs.get(id) != slot}
         pairs = view.commitments(np.fromiter(slots.values(), dtype=np.int64, count=len(slots)))
         contents |= {(name, id): pair for id, pair in zip(slots, pairs, strict=True)}
     return contents
 
 
-def _changed_collections(a: Database, b: Database) -> list[str]:
-    ours, theirs = ({name: side._definition(name) for name in side.collections()} for side in (a, b))
-    return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+def _definition(side: Standing, name: str) -> Definition | None:
+    return side.views[name].definition if name in side.views else None

@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from functools import cached_property
 
-from detmem.database import Database
+from detmem.database import Database, Standing
 from detmem.errors import ReadOnlyError, UsageError
 from detmem.journal.disk import AnyPath
 from detmem.journal.erasure import check_explained, unexplained
 from detmem.journal.past import roots_at
 from detmem.machine import encoding
 from detmem.machine.commands import Definition, Link
-from detmem.machine.commitment import StateTree
 from detmem.machine.links import Node
 from detmem.machine.past import Moment
 from detmem.machine.stage import Stage
@@ -43,6 +42,7 @@ class Past(Database):
         self._journal = self._lock = self._batch = self._batch_thread = None
         self._closed = self._torn = False
         self._share()
+        self._erasure_count = origin._erasure_count
         with self._moment:
             origin._check_whole()
             held = Moment(origin._state, seq, without_erased) if origin._state.holds(seq) else None
@@ -66,7 +66,13 @@ class Past(Database):
         unknown = {node: seq for node, seq in state.missing.items() if self._erasures.get(node, 0) <= self._seq}
         if unknown:  # erased by another process, behind where this reader stands; or damage
             check_explained(unexplained(self._disk, self._seq, unknown))
-        return Moment(state, self._seq, self._without_erased, folded=True)
+        with self._moment:  # the fold is shared: two views must not settle its rows at once
+            for (name, id), seq in self._erasures.items():  # the files may not say so yet
+                records = state.collections.get(name)
+                slot = None if records is None or seq <= self._seq else records.slots.get(id)
+                if records is not None and slot is not None and slot not in records.erased:
+                    records.give_up(slot)
+            return Moment(state, self._seq, self._without_erased, folded=True)
 
     def close(self) -> None:
         """Let go of this view; the database that it was taken from stays open."""
@@ -99,15 +105,18 @@ class Past(Database):
 
     def prove(self, collection: str, id: str) -> RecordProof:
         """That the record was live at that seq, or was not, under the checkpoint that the store stands at."""
+        self._check_open()
         name, id = encoding.check_name(collection, "collection"), encoding.check_id(id, "id")
         return self._prover.record(name, id, self._seq)
 
     def prove_consistency(self, old: Checkpoint | str) -> ConsistencyProof:
         """That the log up to that seq begins with that of ``old``.  ``Divergence`` when it does not."""
+        self._check_open()
         return self._prover.consistency(given_checkpoint(old, "old"), self.checkpoint())
 
     def subtree(self, collection: str, number: int) -> Subtree:
         """All that was live in one of the 256 parts of the state."""
+        self._check_open()
         name, number = encoding.check_name(collection, "collection"), encoding.whole_number(number, "number", 0)
         return self._prover.subtree(name, number, self._seq)
 
@@ -148,20 +157,27 @@ class Past(Database):
     def _check_open(self) -> None:
         super()._check_open()
         self._origin._check_open()
+        known = self._origin._erasure_count
+        if known != self._erasure_count:  # what is held may be what has been erased
+            self._held, self._erasure_count = self._folded(), known
 
     def _definition(self, name: str) -> Definition | None:
         self._check_open()
         records = self._held.collections.get(name)
         return None if records is None else records.definition
 
-    @property
-    def _tree_at_rest(self) -> StateTree | None:
-        return self._held.tree
-
-    def _all_links(self) -> set[Link]:
+    def _hold_links(self) -> None:
         with self._moment:
-            links = self._held.all_links()
-        return set(self._folded().all_links() or ()) if links is None else set(links)
+            lost = self._held.all_links() is None
+        if lost:
+            self._held = self._folded()
+
+    def _stand(self) -> Standing | None:
+        views = {name: view for name, (_, view) in self._views().items()}
+        links = self._held.all_links()
+        if links is None:  # let go of since _hold_links
+            return None
+        return Standing(self._seq, views, links, self._held.tree)
 
     def _near(self, node: Node, incoming: bool, seq: int) -> list[Link]:
         assert seq == self._seq

@@ -190,7 +190,7 @@ class Result:
     lists of m or None; ``result[i]`` and iteration give ``Hit``.  n queries: lists of n lists, arrays (n, m), and
     ``result[i]`` and iteration give the ``Result`` of one query.  ``seq`` is the moment that answered.  ``linked``:
     with ``expand``, for each hit the records that it leads to, by (depth, relation, id).  ``erased``: ids that a view
-    of the past left out, because their records have been erased since.
+    of the past left out, because their records have been erased since; (collection, id) for linked ones of another.
     """
 
     ids: list[Any]
@@ -200,7 +200,7 @@ class Result:
     documents: list[Any] | None
     seq: int
     linked: list[Any] | None = None
-    erased: list[str] = field(default_factory=list)
+    erased: list[str | tuple[str, str]] = field(default_factory=list)
     _asked: Any = field(default=None, repr=False)  # who can say what was asked: see ``receipt``
     _number: int = field(default=0, repr=False)  # which of its queries this answers
 

@@ -319,3 +319,28 @@ def test_whichever_call_fails_the_store_stays_whole_and_archiving_again_complete
                 assert db.verify().archived == 1
             at += 1
     assert at > 20
+
+
+def test_an_archive_stands_outside_the_store(tmp_path: Path) -> None:
+    with detmem.open(tmp_path / "s") as db:
+        db.collection("c", dim=1).add("a", [1])
+        for inside in ("s", "s/log", "s/quarantine", "s/new"):
+            with pytest.raises(detmem.UsageError, match="in the store itself"):
+                db.archive(tmp_path / inside)
+
+
+def test_an_empty_folder_in_an_archives_place_is_no_archive(tmp_path: Path) -> None:
+    """A disk that is not mounted: an erasure must not be believed that has not been there."""
+    with detmem.open(tmp_path / "s") as db:
+        db.collection("c", dim=1).add("a", [1], documents="SECRET")
+        db.archive(tmp_path / "usb")
+        (tmp_path / "usb").rename(tmp_path / "disk")
+        (tmp_path / "usb").mkdir()
+        before = db.checkpoint()
+        with pytest.raises(detmem.StorageError, match="was moved"):
+            db.erase("c", "a")
+        assert db.checkpoint() == before
+        (tmp_path / "usb").rmdir()
+        (tmp_path / "disk").rename(tmp_path / "usb")
+        db.erase("c", "a")
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and b"SECRET" in file.read_bytes()]

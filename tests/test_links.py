@@ -193,7 +193,7 @@ def test_max_distance_keeps_the_near_ones(db: detmem.Database) -> None:
     assert notes.search([0, 0], max_distance=float("inf")).ids == ["a", "b", "c", "d"]
     empty = notes.search([9, 9], max_distance=0.5)
     assert (len(empty), empty.raw.dtype, empty.distances.dtype, empty.documents) == (0, "int64", "float64", [])
-    for bad in ("1", None.__class__, float("nan"), True, [1]):
+    for bad in ("1", None.__class__, float("nan"), True, [1], 10**400):
         with pytest.raises(detmem.UsageError, match="max_distance"):
             notes.search([0, 0], max_distance=bad)
     with pytest.raises(detmem.UsageError, match="max_distance"):

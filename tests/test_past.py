@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 import detmem
 from detmem.journal.disk import MemoryDisk
 from detmem.machine import links, records
+from detmem.machine.vectors import Vectors
 from detmem.opening import open_disk
 from tests.stateful.test_model import CALLS, WHERE
 from tests.twin import TWIN, Call, check_contents, perform, perform_batch
@@ -224,3 +226,107 @@ def test_readers_of_the_past_beside_a_writer_that_lets_go_of_it() -> None:
         for reader in readers:
             reader.join()
         assert wrong == []
+
+
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that wait unsplit are split with a pause: what another thread may do in between, it does."""
+    real = Vectors._split
+
+    def split(self: Vectors, rows: Any) -> None:
+        time.sleep(0.1)
+        real(self, rows)
+
+    monkeypatch.setattr(Vectors, "_split", split)
+
+
+def test_a_snapshot_beside_a_reader_leaves_the_rows_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once both split the rows that waited, which then stood twice."""
+    with detmem.open(":memory:") as db:
+        c = db.collection("c", dim=2, metric="l2")
+        c.add(["a", "b", "c"], [[1, 0], [2, 0], [3, 0]])
+        with monkeypatch.context() as patch:
+            slowly(patch)
+            reader = threading.Thread(target=lambda: len(c))
+            reader.start()
+            time.sleep(0.03)
+            db.snapshot()
+            reader.join()
+        c.add("new", [9, 9])
+        assert c.get("new", include=["raw"]).raw.tolist() == [[9 << 16, 9 << 16]]
+        assert c.search([9, 9], k=1).ids == ["new"]
+        assert db.verify().ok
+
+
+def test_two_views_of_one_folded_moment_share_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    with detmem.open(":memory:") as db:
+        db.collection("c", dim=2, metric="l2").add(["a", "b"], [[1, 0], [2, 0]])
+        db.drop("c")
+        slowly(monkeypatch)
+        found: list[Any] = []
+        readers = [
+            threading.Thread(target=lambda: found.append(db.at(2)["c"].search([2, 0], k=2).ids)) for _ in range(3)
+        ]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+        assert found == [["b", "a"]] * 3
+
+
+def test_a_view_that_was_taken_before_an_erasure_does_not_give_it_away(tmp_path: Path) -> None:
+    with detmem.open(tmp_path / "s") as db:
+        c = db.collection("c", dim=1)
+        c.add(["a", "b"], [[1], [2]], documents=["kept", "SECRET"])
+        before, left = db.at(2), db.at(2, erased="omit")
+        assert before["c"].get("b").documents == ["SECRET"]
+        db.erase("c", "b")
+        for view in (before, db.at(2)):
+            with pytest.raises(detmem.Erased):
+                view["c"].get("b")
+            with pytest.raises(detmem.Erased):
+                view["c"].search([1])
+        found = left["c"].search([1], k=5)
+        assert (found.ids, found.erased) == (["a"], ["b"])
+
+
+def test_a_walk_to_an_erased_record_says_whose_it_was(db: detmem.Database) -> None:
+    people = db.collection("people", dim=1)
+    people.add("ann", [1])
+    db["notes"].link("a", "about", ("people", "ann"))
+    then = db.seq
+    db.erase("people", "ann")
+    with pytest.raises(detmem.Erased, match="'people'"):
+        db.at(then)["notes"].search([9, 9], expand="about")
+    found = db.at(then, erased="omit")["notes"].search([9, 9], expand="about")
+    assert (found.linked, found.erased) == ([[]], [("people", "ann")])
+    with pytest.raises(detmem.Erased, match="left out"):
+        found.receipt()
+
+
+def test_a_difference_beside_a_writer_is_of_one_seq_each() -> None:
+    with detmem.open(":memory:", durability="os") as db:
+        c = db.collection("c", dim=1, metric="l2")
+        c.add([f"{n}" for n in range(200)], np.arange(200)[:, None])
+        then, stop = db.seq, threading.Event()
+
+        def write() -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                c.upsert(f"{number % 200}", [number])
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        for _ in range(30):
+            found = detmem.diff(db.at(then), db)
+            assert (found.added, found.removed, found.collections) == ([], [], [])
+        stop.set()
+        writer.join()
+
+
+def test_a_closed_view_proves_nothing(db: detmem.Database) -> None:
+    then = db.at(2)
+    then.close()
+    for ask in (lambda: then.prove("notes", "a"), lambda: then.subtree("notes", 0), then.checkpoint):
+        with pytest.raises(detmem.UsageError, match="closed"):
+            ask()

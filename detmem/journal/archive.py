@@ -41,14 +41,42 @@ def places(disk: Disk) -> list[str]:
 
 
 def reached(disk: Disk) -> list[Disk]:
-    """The archives of this store, all of them; ``StorageError`` when one is not there."""
+    """The archives of this store, all of them, with every segment that was moved; ``StorageError`` otherwise."""
     found: list[Disk] = []
     for place in places(disk):
         archive = OsDisk(place)
         if not archive.is_folder():
             raise StorageError(errno.ENOENT, "an archive of this store is not there, and may hold what shall go", place)
         found.append(archive)
+    for first in segment_seqs(disk):
+        if _is_moved(disk, first) and not any(_holds(archive, disk, first) for archive in found):
+            name = segment_name(first)
+            raise StorageError(
+                errno.ENOENT, "no archive of this store holds this segment, which was moved to one", name
+            )
     return found
+
+
+def _is_moved(disk: Disk, first: int) -> bool:
+    """Whether a segment's payloads lie elsewhere: the first one that was not erased says so."""
+    file = disk.open(segment_name(first))
+    try:
+        for frame in SegmentReader(file, read_header(disk, first)):
+            for part in frame.operations.parts:
+                if isinstance(part, Run) or (part.type in WRITES and not part.erased):
+                    return False
+                if part.archived:
+                    return True
+    finally:
+        file.close()
+    return False
+
+
+def _holds(archive: Disk, disk: Disk, first: int) -> bool:
+    name = segment_name(first)
+    if name.removeprefix(f"{LOG}/") not in archive.list(LOG):
+        return False
+    return read_header(archive, first) == read_header(disk, first)
 
 
 def move(disk: Disk, archive: OsDisk) -> list[str]:

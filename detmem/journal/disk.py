@@ -248,6 +248,11 @@ class OsDisk:
         """Whether anything stands at the root."""
         return os.path.lexists(self._root)
 
+    def holds(self, other: OsDisk) -> bool:
+        """Whether the other's root is this one's, or lies below it."""
+        ours, theirs = os.path.realpath(self._root), os.path.realpath(other._root)
+        return theirs == ours or theirs.startswith(os.path.join(ours, ""))
+
     def is_folder(self) -> bool:
         """Whether the root is a folder."""
         return os.path.isdir(self._root)

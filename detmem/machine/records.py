@@ -249,6 +249,13 @@ class Records:
         self.slots.update(zip(ids, range(start, stop), strict=True))
         self._view = None
 
+    def give_up(self, slot: int) -> None:
+        """Keep the commitments of a record and nothing else of it: it has been erased since."""
+        record = self.record(slot)
+        self.erased[slot] = record.vector_commitment + record.content_commitment
+        self.metadatas[slot], self.documents[slot] = {}, None
+        self._view = None
+
     def compact(self, seq: int) -> None:
         """Let dead rows go, once they outnumber the live: amortised O(1) for each write."""
         dead = self.used - len(self.slots)
