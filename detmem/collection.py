@@ -384,7 +384,7 @@ class Collection:
     ) -> Commit | None:
         names, bare = arguments.id_list(ids)
         request = None if request_id is None else encoding.check_id(request_id, "request_id")
-        key = self._salting()
+        key = self._salting() if self._definition.erasable else None
         report = reporter(progress, "records")
         report(0, len(names))
         matrix = self._matrix(vectors, raw, len(names), bare)

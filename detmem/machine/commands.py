@@ -194,7 +194,9 @@ class Operation(NamedTuple):
         """The operation's bytes, in pieces."""
         if self.erased:
             return self.header, _ARCHIVED if self.archived else _ERASED
-        return self.header, PRESENT, self.salt, self.vector or b"", self.content or b""
+        if self.salt:
+            return self.header, PRESENT, self.salt, self.vector or b"", self.content or b""
+        return self.header, PRESENT, self.vector or b"", self.content or b""
 
     def has(self, part: int) -> bool:
         """Whether the payload carries, or carried, HAS_VECTOR or HAS_CONTENT."""

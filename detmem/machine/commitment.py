@@ -62,7 +62,7 @@ def prefixed(text: bytes) -> bytes:
 
 def commit(data: bytes | memoryview, salt: bytes = b"") -> bytes:
     """The commitment to a vector's or a content's bytes."""
-    digest = sha256(b"\x10" + salt)
+    digest = sha256(b"\x10" + salt if salt else b"\x10")
     digest.update(data)
     return digest.digest()
 
