@@ -153,7 +153,7 @@ class Collection:
         rows = self._some_rows(vectors, raw, len(names), bare)
         patches = arguments.entries(metadatas, len(names), bare, "metadatas")
         texts = arguments.entries(documents, len(names), bare, "documents")
-        key = self._salting()
+        key = self._database._key() if self._definition.erasable else None
         with self._database._writing() as stage:
             self._check_standing(stage)
             operations: list[Operation | Run] = []
@@ -384,7 +384,7 @@ class Collection:
     ) -> Commit | None:
         names, bare = arguments.id_list(ids)
         request = None if request_id is None else encoding.check_id(request_id, "request_id")
-        key = self._salting() if self._definition.erasable else None
+        key = self._database._key() if self._definition.erasable else None
         report = reporter(progress, "records")
         report(0, len(names))
         matrix = self._matrix(vectors, raw, len(names), bare)
@@ -410,10 +410,6 @@ class Collection:
                     return self._database._repeated(stage, request, standing, digest)
                 written.insert(0, commands.request(self._name, request, len(names)))
             return self._database._write(stage, written)
-
-    def _salting(self) -> bytes | None:
-        """The key that this collection's salts are made with, or None where it has none."""
-        return self._database._key() if self._definition.erasable else None
 
     def _matrix(self, vectors: ArrayLike | None, raw: ArrayLike | None, count: int, bare: bool) -> NDArray[np.int32]:
         given = self._array(vectors, raw, "vectors")

@@ -360,16 +360,7 @@ class Stage:
         closing = commit_leaf(seq, len(operation_leaves), tree.root)
         after = link(state.link, COMMIT_KIND, 0, VERSION, seq, operation_leaves, closing)
         log = state.log.extended([*operation_leaves, closing])
-        return Change(
-            seq,
-            operations,
-            tree.root,
-            log,
-            after,
-            tree,
-            self._pending,
-            self._beside,
-        )
+        return Change(seq, operations, tree.root, log, after, tree, self._pending, self._beside)
 
     def _collection(self, name: str) -> Pending | None:
         if name in self._pending:
@@ -428,7 +419,7 @@ def _check_payload(operation: Operation, definition: Definition) -> None:
         raise _other_dimension(operation.id, size // 4, operation.collection, definition.dim)
     if (operation.header[1] & commands.SALTED != 0) != definition.erasable:
         raise CorruptionError(
-            f"{operation.id!r}: salted exactly where the collection is erasable, and this one is not so"
+            f"{operation.id!r}: expected {'a' if definition.erasable else 'no'} salt in {operation.collection!r}"
         )
 
 

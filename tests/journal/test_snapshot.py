@@ -6,6 +6,7 @@ import tracemalloc
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import detmem
@@ -13,6 +14,7 @@ from detmem.errors import FormatError, SnapshotDamaged
 from detmem.journal import snapshot
 from detmem.journal.disk import File, MemoryDisk
 from detmem.machine.state import State
+from detmem.opening import open_disk
 from tests.journal.stores import add, contents, contents_of, copy, names, newest_head, opened, small_store
 
 HEADER_BYTES = 8 + 2 + 2 + 4 + 8 + 8 + 32 + 32 + 32 + 4 + 4
@@ -259,3 +261,19 @@ def test_every_bit_of_the_newest_snapshot_flipped_falls_back_with_a_report() -> 
             assert contents(database) == expected
             assert database.recovery is not None
             assert name in database.recovery.actions[0]
+
+
+def test_many_tiny_records_are_read_within_the_memory_bound() -> None:
+    """64 MiB and twice the file (spec/log.md): each record once took 1 KB on its way into memory."""
+    with open_disk(MemoryDisk(), durability="os") as db:
+        count = 100_000
+        db.collection("c", dim=1, metric="l2").add([f"{n}" for n in range(count)], np.zeros((count, 1)))
+        file = file_of(b"")
+        snapshot.write(db._state, file)
+    tracemalloc.start()
+    try:
+        snapshot.load(file, "s")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < (64 << 20) + 2 * file.size()
