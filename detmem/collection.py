@@ -412,7 +412,7 @@ class Collection:
             return self._database._write(stage, written)
 
     def _matrix(self, vectors: ArrayLike | None, raw: ArrayLike | None, count: int, bare: bool) -> NDArray[np.int32]:
-        given = self._array(vectors, raw, "vectors")
+        given = self._array(vectors, raw, "vector")
         if given.ndim == 1 and not bare:
             raise DimensionError(
                 f"vectors: expected {count} x {self.dim}, found one vector of {len(given)}; that goes with a bare id"

@@ -54,6 +54,7 @@ def replay(source: AnyPath | Database, dest: AnyPath, *, until: int | None = Non
     """
     with ExitStack() as stack:
         old = source if isinstance(source, Database) else stack.enter_context(open(source, "r"))
+        old._check_open()
         last = old.seq if until is None else encoding.whole_number(until, "until", 0)
         if last > old.seq:
             raise UsageError(f"until: expected at most {old.seq}, the last seq of the source, found {last}")

@@ -52,6 +52,8 @@ def open(
         raise UsageError(f"mode: expected one of {', '.join(_MODES)}, found {mode!r}")
     if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, (int, float)) or not 0 <= lock_timeout < math.inf:
         raise UsageError(f"lock_timeout: expected seconds, 0 or more, found {lock_timeout!r}")
+    if not isinstance(accept_missing_head, bool):
+        raise UsageError(f"accept_missing_head: expected True or False, found {accept_missing_head!r}")
     parse_policy(durability)
     _forced_kernel()
     expect = Checkpoint.read(expect, "expect")

@@ -90,7 +90,7 @@ VECTORS: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("an int that float64 cannot hold", row(2**53 + 1), RangeError, [str(2**53 + 1)]),
     ("one too short", [[1.0, 2.0], [1.0, 2.0]], DimensionError, ["vector 0 has 2 dimensions", "'notes' has 3"]),
     ("one too long", np.zeros((2, 4)), DimensionError, ["vector 0 has 4 dimensions", "'notes' has 3"]),
-    ("ragged", [[1, 2, 3], [1, 2]], DimensionError, ["1 has 2 dimensions", "'notes' has 3"]),
+    ("ragged", [[1, 2, 3], [1, 2]], DimensionError, ["vector 1 has 2 dimensions, collection 'notes' has 3"]),
     ("one vector for two ids", np.zeros((1, 3)), DimensionError, ["expected 2", "found 1"]),
     ("three vectors for two ids", np.zeros((3, 3)), DimensionError, ["expected 2", "found 3"]),
     ("flat for a list of ids", [1, 2, 3], DimensionError, ["2 x 3"]),
@@ -101,7 +101,8 @@ VECTORS: list[tuple[str, Any, type[Exception], list[str]]] = [
     ("rows of nothing", [[], []], DimensionError, ["0 dimensions", "3"]),
     ("objects", np.array([[1, 2, 3], [1, 2, 3]], dtype=object), UsageError, ["object"]),
     ("None inside", row(None), UsageError, ["object"]),
-    ("ints beyond 64 bits", row(2**70), UsageError, ["object"]),
+    ("ints beyond 64 bits", row(2**70), RangeError, ["vector 1, column 2", "one of 71"]),
+    ("ints beyond what Python prints", row(10**5000), RangeError, ["vector 1, column 2", "one of 16610"]),
     ("strings", [["1", "2", "3"]] * 2, UsageError, ["<U1"]),
     ("a str", "abc", UsageError, ["<U3"]),
     ("bytes", b"abc", UsageError, ["S3"]),
@@ -461,6 +462,7 @@ def test_an_unknown_keyword_is_a_type_error(db: detmem.Database, store: Path, me
     named(
         [
             ("nan", lambda: detmem.quantize([1, NAN]), RangeError, ["column 1", "nan"]),
+            ("beyond 64 bits", lambda: detmem.quantize([[0], [2**70]]), RangeError, ["row 1, column 0", "one of 71"]),
             ("nan clipped", lambda: detmem.quantize(NAN, overflow="clip"), RangeError, ["nan"]),
             ("too large", lambda: detmem.quantize([[0], [8.0]], "Q4.28"), RangeError, ["row 1, column 0", "8.0"]),
             ("empty", lambda: detmem.quantize([]), UsageError, ["empty"]),
@@ -496,6 +498,7 @@ def test_bad_numbers_for_quantize_and_dequantize(call: Any, error: type[Exceptio
         ({"lock_timeout": NAN}, ["lock_timeout", "nan"]),
         ({"lock_timeout": INF}, ["lock_timeout", "inf"]),
         ({"lock_timeout": "1"}, ["lock_timeout", "'1'"]),
+        ({"accept_missing_head": "no"}, ["accept_missing_head", "'no'"]),
         ({"expect": "nonsense"}, ["checkpoint", "nonsense"]),
         ({"expect": 5}, ["expect", "int"]),
         ({"expect": detmem.Checkpoint("3", 1, "zz", "q")}, ["expect"]),  # type: ignore[arg-type]
@@ -669,6 +672,8 @@ def test_a_closed_database_refuses_everything_and_closes_again(db: detmem.Databa
         db.snapshot,
         lambda: db.drop("notes"),
         lambda: db.batch().__enter__(),
+        lambda: detmem.diff(db, db),
+        lambda: detmem.replay(db, ":memory:"),
         db.__enter__,
     ):
         with pytest.raises(UsageError, match="closed"):

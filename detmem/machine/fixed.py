@@ -98,7 +98,7 @@ def quantize(x: ArrayLike, format: str = "Q16.16", *, overflow: str = "error") -
     bits = fraction_bits(format)
     if not isinstance(overflow, str) or overflow not in ("error", "clip"):
         raise UsageError(f"overflow must be 'error' or 'clip'; found {overflow!r}")
-    array = _numeric(x, "x")
+    array = _numeric(x, "row")
     if array.size == 0:
         raise UsageError(f"x is empty, of shape {array.shape}; there is nothing to quantize")
     return _quantised(array, bits, format, "row", clip=overflow == "clip")
@@ -110,7 +110,7 @@ def dequantize(raw: ArrayLike, format: str = "Q16.16") -> Float64:
     ``UsageError``: floats, or an unknown format.  ``RangeError``: an integer outside int32.
     """
     bits = fraction_bits(format)
-    values = _as_int32(_numeric(raw, "raw"), "row").astype(np.float64)
+    values = _as_int32(_numeric(raw, "row"), "row").astype(np.float64)
     values *= math.ldexp(1.0, -bits)
     return values
 
@@ -193,12 +193,23 @@ def _numeric(x: ArrayLike, what: str, dimension: int | None = None, collection: 
         if ragged is not None:
             raise DimensionError(ragged) from error
         raise UsageError(f"{what}: expected numbers, found {type(x).__name__} that is no array: {error}") from error
+    if array.dtype.kind == "O":
+        _check_wide_integers(array, what)
     # longdouble is refused by name: its width, and so its values, differ between platforms
     if array.dtype.kind not in "fiu" or array.dtype.char == "g":
         raise UsageError(f"{what}: expected float16, float32, float64 or integers, found {array.dtype}")
     if isinstance(x, (list, tuple)) and array.dtype == np.float64:
         _check_mixed_integers(x, array, what)
     return array
+
+
+def _check_wide_integers(array: NDArray[Any], what: str) -> None:
+    """NumPy makes objects of ints beyond 64 bits: among numbers they are out of range, and said so with their place."""
+    if all(isinstance(item, (int, float, np.number)) and not isinstance(item, bool) for item in array.flat):
+        for index, item in enumerate(array.flat):
+            if isinstance(item, int) and item.bit_length() > 64:
+                place, bits = _place(what, array.shape, index), item.bit_length()
+                raise RangeError(f"{place}expected an integer of at most 64 bits, found one of {bits}")
 
 
 def _check_mixed_integers(x: Sequence[Any], array: NDArray[Any], what: str) -> None:
