@@ -61,7 +61,20 @@ from detmem.proof.checkpoint import Checkpoint
 from detmem.proof.note import SignerKey, VerifierKey
 from detmem.proof.proofs import ConsistencyProof, Proof, RecordProof, Verdict
 from detmem.proof.receipt import Receipt, Refutation, Subtree
-from detmem.results import ArchiveInfo, Commit, Diff, Entry, Hit, Link, Linked, Records, Report, Result, SnapshotInfo
+from detmem.results import (
+    ArchiveInfo,
+    Commit,
+    Diff,
+    Entry,
+    Hit,
+    Link,
+    Linked,
+    Record,
+    Records,
+    Report,
+    Result,
+    SnapshotInfo,
+)
 
 __version__ = "0.1.0"
 
@@ -93,6 +106,7 @@ __all__ = [
     "RangeError",
     "ReadOnlyError",
     "Receipt",
+    "Record",
     "RecordProof",
     "Records",
     "Recovery",

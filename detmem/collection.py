@@ -514,7 +514,9 @@ class Collection:
                     found[name, id] = metadata, view.documents[slot] if "documents" in included else None
         linked = [
             [
-                Linked(step.collection, step.id, step.relation, step.depth, *found[step.collection, step.id])
+                Linked(
+                    step.collection, step.id, step.relation, step.depth, *found[step.collection, step.id], step.source
+                )
                 for step in steps
                 if (step.collection, step.id) in found
             ]

@@ -3,7 +3,7 @@
 Rule 1  A raised error means that nothing happened: no state, file or caller's array has changed.
 Rule 2  A message says what was expected, what was found, and where.
 Rule 3  Callers never need to catch anything that is not a ``DetmemError``, except Python's own ``TypeError`` for
-        unknown or missing arguments.
+        unknown or missing arguments, and ``IndexError``, which ends a loop over a result.
 
 ``UsageError`` and below: the caller mends the call.  ``NotFoundError``, ``LockedError``, ``ReadOnlyError``: the caller
 looks elsewhere, waits, or opens differently.  ``FormatError``: not a store of this version.

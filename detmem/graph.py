@@ -22,12 +22,13 @@ Near = Callable[[Node], Sequence[commands.Link]]
 
 
 class Step(NamedTuple):
-    """A record that a walk came to: how far, along which relation, and where; in this order they are listed."""
+    """A record that a walk came to: how far, along which relation, where, and from where; so they are listed."""
 
     depth: int
     relation: str
     id: str
     collection: str
+    source: Node
 
 
 def edge(collection: str, src: object, relation: object, dst: object) -> commands.Link:
@@ -85,13 +86,18 @@ def walk(start: Node, wanted: Expansion, near: Near) -> list[Step]:
     for relation, depth in wanted.items():
         seen, layer = {start}, [start]
         for level in range(1, depth + 1):
-            links = [link for node in layer for link in near(node) if relation in (None, link.relation)]
+            found = sorted(
+                Step(level, link.relation, link.target, link.target_collection, source)
+                for source in layer
+                for link in near(source)
+                if relation in (None, link.relation)
+            )
             layer = []
-            for found in sorted(Step(level, link.relation, link.target, link.target_collection) for link in links):
-                node = found.collection, found.id
+            for step in found:
+                node = step.collection, step.id
                 if node not in seen:
                     seen.add(node)
-                    steps.append(found)
+                    steps.append(step)
                     layer.append(node)
             if not layer:
                 break

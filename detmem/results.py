@@ -27,6 +27,7 @@ __all__ = [
     "Hit",
     "Link",
     "Linked",
+    "Record",
     "Records",
     "Report",
     "Result",
@@ -141,8 +142,20 @@ class Diff:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """One record; ``vector`` float64 (dim,), ``raw`` int32 (dim,).  What was not included is None."""
+
+    id: str
+    metadata: Metadata | None
+    document: str | None
+    vector: NDArray[np.float64] | None
+    raw: NDArray[np.int32] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Records:
     """Records, by position.  What was not included is None; ``vectors`` float64 (n, dim), ``raw`` int32 (n, dim).
+    ``records[i]`` and iteration give ``Record``.
 
     ``erased``: ids that a view of the past left out, because their records have been erased since.
     """
@@ -157,10 +170,30 @@ class Records:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __iter__(self) -> Iterator[Record]:
+        return (self[index] for index in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        _check_index(index, len(self), "records")
+        return Record(
+            self.ids[index],
+            None if self.metadatas is None else self.metadatas[index],
+            None if self.documents is None else self.documents[index],
+            None if self.vectors is None else self.vectors[index],
+            None if self.raw is None else self.raw[index],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Linked:
-    """A record that a hit leads to: ``depth`` links away, the last of them a ``relation``."""
+    """A record that a hit leads to: ``depth`` links away, the last of them a ``relation`` from ``source``, a
+    (collection, id).  Of several such links of the least depth it is the first by (relation, collection, id)."""
 
     collection: str
     id: str
@@ -168,6 +201,7 @@ class Linked:
     depth: int
     metadata: Metadata | None
     document: str | None
+    source: tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,10 +270,7 @@ class Result:
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return [self[at] for at in range(*index.indices(len(self)))]
-        if not isinstance(index, (int, np.integer)) or isinstance(index, bool):
-            raise UsageError(f"result index: expected int or slice, found {type(index).__name__}")
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"result index {index} out of range: there are {len(self)}")  # ends old-style iteration
+        _check_index(index, len(self), "result")
         metadata = None if self.metadatas is None else self.metadatas[index]
         document = None if self.documents is None else self.documents[index]
         linked = None if self.linked is None else self.linked[index]
@@ -253,3 +284,10 @@ class Result:
         if self.raw.ndim == 1:
             return f"Result(seq={self.seq}, hits={list(self)!r})"
         return f"Result(seq={self.seq}, {len(self)} queries of {self.raw.shape[1]} hits)"
+
+
+def _check_index(index: object, count: int, what: str) -> None:
+    if not isinstance(index, (int, np.integer)) or isinstance(index, bool):
+        raise UsageError(f"{what} index: expected int or slice, found {type(index).__name__}")
+    if not -count <= index < count:
+        raise IndexError(f"{what} index {index} out of range: there are {count}")  # ends old-style iteration

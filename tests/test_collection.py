@@ -414,6 +414,23 @@ def test_paging_is_in_id_order_whatever_the_history(notes: detmem.Collection) ->
     assert notes.get(["e", "a", "b"], offset=1, limit=1).ids == ["a"]
 
 
+def test_records_are_one_by_one_what_they_are_by_position(fruit: detmem.Collection) -> None:
+    found = fruit.get(["pear", "fig"], include=("metadatas", "documents", "vectors", "raw"))
+    pear, fig = found
+    assert (pear.id, pear.metadata, pear.document) == ("pear", {"kind": "pome", "n": 2.5}, "")
+    assert (fig.id, fig.metadata, fig.document) == ("fig", {"kind": "other", "tags": ["a", 1]}, None)
+    assert (pear.vector.tolist(), fig.raw.tolist()) == ([3.0, 4.0], [-ONE, 0])
+    assert found[-1].id == "fig"
+    assert [one.id for one in found[::-1]] == ["fig", "pear"]
+    assert list(fruit.get([])) == []
+    (bare,) = fruit.get("plum", include=())
+    assert (bare.id, bare.metadata, bare.document, bare.vector, bare.raw) == ("plum", None, None, None, None)
+    with pytest.raises(IndexError):
+        found[2]
+    with pytest.raises(detmem.UsageError, match="records index: expected int or slice, found str"):
+        found["pear"]
+
+
 def test_get_with_where_and_ids_means_both(fruit: detmem.Collection) -> None:
     assert fruit.get(where={"n": {"$gt": 0}}).ids == ["pear", "plum"]
     assert fruit.get(["plum", "lime", "pear"], where={"n": {"$gt": 0}}).ids == ["plum", "pear"]

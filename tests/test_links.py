@@ -173,6 +173,21 @@ def test_a_search_brings_what_its_hits_lead_to(db: detmem.Database) -> None:
     assert notes.search([0, 0], k=1)[0].linked is None
 
 
+def test_what_a_hit_leads_to_says_from_where(db: detmem.Database) -> None:
+    """Several ways lead to d; the least depth counts, then the relation, then where the way comes from."""
+    notes = db["notes"]
+    for src, relation, dst in (("a", "z", "c"), ("a", "y", "b"), ("c", "r", "d"), ("b", "r", "d"), ("c", "s", "b")):
+        notes.link(src, relation, dst)
+    notes.link("d", "about", ("people", "ann"))
+    (hit,) = notes.search([0, 0], k=1, expand=3)
+    assert [(one.source, one.relation, one.id) for one in hit.linked] == [
+        (("notes", "a"), "y", "b"),
+        (("notes", "a"), "z", "c"),
+        (("notes", "b"), "r", "d"),
+        (("notes", "d"), "about", "ann"),
+    ]
+
+
 def test_an_expanded_search_of_the_past_walks_the_links_of_then(db: detmem.Database) -> None:
     notes = db["notes"]
     notes.link("a", "next", "b")

@@ -78,19 +78,17 @@ def manage(db: detmem.Database, limit: int | None = None) -> Counter[str]:
     """Decide about the messages that nobody has decided about, in id order; how often each operation was chosen."""
     inbox, chosen = db["inbox"], Counter[str]()
     pending = inbox.get(where={"decision": {"$exists": False}}, limit=limit, include=("metadatas", "documents", "raw"))
-    assert pending.metadatas is not None
-    assert pending.documents is not None
-    assert pending.raw is not None
-    for id, metadata, text, raw in zip(pending.ids, pending.metadatas, pending.documents, pending.raw, strict=True):
-        chosen[_decide(db, id, metadata, text, raw)] += 1
+    for message in pending:
+        chosen[_decide(db, message)] += 1
     return chosen
 
 
-def _decide(db: detmem.Database, id: str, message: dict[str, Any], text: str | None, raw: NDArray[np.int32]) -> str:
+def _decide(db: detmem.Database, message: detmem.Record) -> str:
     """Choose for one message, and commit the change together with the decision."""
     inbox, memory = db["inbox"], db["memory"]
-    retracts, word = message["kind"] == "retract", message["word"]
-    near = memory.search(raw=raw, k=1, where=CURRENT, max_distance=NEAR if retracts else SAME)
+    said = message.metadata or {}
+    retracts, word = said["kind"] == "retract", said["word"]
+    near = memory.search(raw=message.raw, k=1, where=CURRENT, max_distance=NEAR if retracts else SAME)
     target = near.ids[0] if near else None
     standing = memory.get(where={"words": {"$contains": word}, **CURRENT}).ids
     with db.batch():
@@ -105,11 +103,11 @@ def _decide(db: detmem.Database, id: str, message: dict[str, Any], text: str | N
             memory.update(target, metadatas={"words": [*near[0].metadata["words"], word]})
         else:
             decision = "UPDATE" if standing else "ADD"
-            memory.add(id, raw=raw, metadatas={"words": [word], **CURRENT}, documents=text)
+            memory.add(message.id, raw=message.raw, metadatas={"words": [word], **CURRENT}, documents=message.document)
             for target in standing:
                 memory.update(target, metadatas={"current": False})
-                memory.link(id, "supersedes", target)
-        inbox.update(id, metadatas={"decision": decision, **({} if target is None else {"target": target})})
+                memory.link(message.id, "supersedes", target)
+        inbox.update(message.id, metadatas={"decision": decision, **({} if target is None else {"target": target})})
     return decision
 
 
@@ -145,17 +143,17 @@ def _show_decisions(db: detmem.Database, chosen: Counter[str], say: Say) -> None
     """How often each operation was chosen, and every message that was not simply added."""
     for decision in ("ADD", "UPDATE", "DELETE", "NOOP"):
         say(f"            {decision:<7}{chosen[decision]:>4}")
-        found = db["inbox"].get(where={"decision": decision})
-        for id, metadata, text in zip(found.ids, found.metadatas or [], found.documents or [], strict=True):
+        for message in db["inbox"].get(where={"decision": decision}):
+            metadata = message.metadata or {}
             target = metadata.get("target", "")
             how = {
-                "UPDATE": "supersedes" if id in db["memory"] else "joins",
+                "UPDATE": "supersedes" if message.id in db["memory"] else "joins",
                 "DELETE": "deletes",
                 "NOOP": "repeats" if target else "finds nothing",
             }
             if decision in how:
-                said = f"{metadata['word'] or 'not so'}: {text}"
-                say(f"              {id} {how[decision]:<10} {target:<4} {story.short(said, 64)}")
+                said = f"{metadata['word'] or 'not so'}: {message.document}"
+                say(f"              {message.id} {how[decision]:<10} {target:<4} {story.short(said, 64)}")
 
 
 def _deliver_again(db: detmem.Database, number: int, part: list[Message], say: Say) -> None:
@@ -181,16 +179,16 @@ def _look_back(db: detmem.Database, say: Say) -> list[int]:
     now = memory.get(where={"words": {"$contains": "fuel"}, **CURRENT}).ids[0]
     (link,) = memory.neighbors(now, "supersedes")
     (added,) = (entry.seq for entry in db.log(collection="memory", id=now) if entry.op == "add")
-    deleted = (inbox.get(where={"decision": "DELETE"}).metadatas or [])[0]["target"]
+    deleted = (inbox.get(where={"decision": "DELETE"})[0].metadata or {})["target"]
     life = [(entry.op, entry.seq) for entry in db.log(collection="memory", id=deleted)]
     gone = life[-1][1]
     say(f"look back   {now} supersedes {link.dst}: the word 'fuel'")
     for seq in (added - 1, added):
-        (text,) = db.at(seq)["memory"].get(where={"words": {"$contains": "fuel"}, **CURRENT}).documents or []
-        say(f"              at seq {seq}  {text}")
+        (then,) = db.at(seq)["memory"].get(where={"words": {"$contains": "fuel"}, **CURRENT})
+        say(f"              at seq {seq}  {then.document}")
     say(f"            {deleted} is gone; its life: {', '.join(f'{op} at seq {seq}' for op, seq in life)}")
-    (text,) = db.at(gone - 1)["memory"].get([deleted]).documents or []
-    say(f"              at seq {gone - 1}  {text}")
+    (then,) = db.at(gone - 1)["memory"].get(deleted)
+    say(f"              at seq {gone - 1}  {then.document}")
     return [added - 1, gone - 1]
 
 

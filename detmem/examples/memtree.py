@@ -16,7 +16,7 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,17 +143,17 @@ def _ask(tree: detmem.Collection, told: Sample, say: Say) -> str:
         (best,) = tree.search(told.queries[number], k=1, where={"leaves": {"$gt": 1}}, expand=BRANCH)
         say(f"            {told.questions[number]}?")
         say(f"              {best.distance:.4f}  [{best.document}]")
-        _draw(tree, best.id, {one.id: one for one in best.linked}, say, " " * 22)
+        _draw(best.id, best.linked, say, " " * 22)
         shown = best.id
     return shown
 
 
-def _draw(tree: detmem.Collection, node: str, branch: dict[str, Any], say: Say, indent: str) -> None:
-    for link in tree.neighbors(node, "child"):
-        one = branch[str(link.dst)]
-        word = one.metadata.get("word")
-        say(indent + story.short(f"[{one.document}]" if word is None else f"{word}: {one.document}"))
-        _draw(tree, one.id, branch, say, indent + "  ")
+def _draw(node: str, branch: list[detmem.Linked], say: Say, indent: str) -> None:
+    for one in branch:
+        if one.source == ("tree", node):
+            word = (one.metadata or {}).get("word")
+            say(indent + story.short(f"[{one.document}]" if word is None else f"{word}: {one.document}"))
+            _draw(one.id, branch, say, indent + "  ")
 
 
 def _look_back(db: detmem.Database, node: str, say: Say) -> list[int]:
@@ -161,9 +161,8 @@ def _look_back(db: detmem.Database, node: str, say: Say) -> list[int]:
     grown = [entry.seq for entry in db.log(collection="tree", id=node) if entry.op in ("add", "update")]
     say(f"look back   the life of {node}")
     for seq in grown:
-        then = db.at(seq)["tree"].get(node)
-        (metadata,), (text,) = then.metadatas or [], then.documents or []
-        say(f"              at seq {seq}  {metadata['leaves']} leaves  [{text}]")
+        (then,) = db.at(seq)["tree"].get(node)
+        say(f"              at seq {seq}  {(then.metadata or {})['leaves']} leaves  [{then.document}]")
     return grown
 
 
