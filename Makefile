@@ -34,7 +34,7 @@ help:
 	@echo 'make bench    measure, against the peers that install here; results go to bench/results/   (make bench BENCHES=bench/ingest.py)'
 	@echo 'make faults   the long fault campaigns; bench/results/faults.md says what they saw   (make faults ARGS="--only 8,9")'
 	@echo 'make platforms  one digest on 13 platforms, most of them emulated; bench/results/platforms.md   (ARGS="--only sid-riscv64")'
-	@echo 'make platforms-all  the same on all 27'
+	@echo 'make platforms-all  the same on all 29'
 	@echo 'make golden   write detmem/data/golden.json anew, if package and twin live the same life'
 	@echo 'make fuzz     atheris on every decoder of stored bytes, a minute each   (make fuzz ARGS="--seconds 600")'
 	@echo 'make audit    a million changed proofs, of which none may be accepted; bench/results/audit.md'

@@ -7,7 +7,7 @@ into results.  It decides nothing about commits, files or roots; ``Database`` do
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any
@@ -347,7 +347,7 @@ class Collection:
             results = [self._with_linked(one, reach, views, included) for one in results]
         if view.without_erased and lost:
             left_out = [view.ids[slot] for slot in lost]
-            results = [replace(one, erased=sorted({*one.erased, *left_out}, key=repr)) for one in results]
+            results = [replace(one, erased=_in_order({*one.erased, *left_out})) for one in results]
         return results[0] if flat else _batch(results, asked)
 
     def count(self, where: Where = None) -> int:
@@ -522,7 +522,7 @@ class Collection:
             ]
             for steps in walks
         ]
-        return replace(result, linked=linked, erased=sorted(left_out, key=repr))
+        return replace(result, linked=linked, erased=_in_order(left_out))
 
     def _matching_slots(self, view: View, chosen: filters.Filter) -> list[int]:
         """Slots of live records that match, by id."""
@@ -610,6 +610,11 @@ class _Asked:
 
 def _nobody() -> None:
     """Who can be asked about a result that was unpickled."""
+
+
+def _in_order(left_out: Iterable[str | tuple[str, str]]) -> list[str | tuple[str, str]]:
+    """Ids, then (collection, id).  Not by ``repr``: what it escapes depends on the Unicode that a Python knows."""
+    return sorted(left_out, key=lambda one: ("", one) if isinstance(one, str) else one)
 
 
 def _batch(results: list[Result], asked: _Asked) -> Result:

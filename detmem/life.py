@@ -74,6 +74,24 @@ class World:
         report = detmem.verify(self.folder / name)
         return report.ok, report.seq, report.state_root
 
+    def counts(self, name: str) -> list[int]:
+        """Of the whole log: operations, and payloads that are erased, are still to be, and lie elsewhere."""
+        report = detmem.verify(self.folder / name)
+        return [report.operations, report.erased, report.remaining, report.archived]
+
+    def share_key(self, name: str) -> None:
+        """Give a new store the key that every world gives: salts are drawn from it, and roots cover salts."""
+        keys = self.folder / name / "keys"
+        keys.mkdir(exist_ok=True)
+        (keys / "store.key").write_bytes(bytes(range(32)))
+
+    def archive(self, db: Any, dest: str) -> None:
+        db.archive(self.folder / dest)
+
+    def put_back(self, archive: str, name: str) -> None:
+        """The segments of an archive, into the closed store that they came from."""
+        shutil.copytree(self.folder / archive / "log", self.folder / name / "log", dirs_exist_ok=True)
+
     def torn(self, name: str, dest: str, write: Callable[[], object], share: float) -> None:
         """Make ``dest`` the store ``name`` as a crash leaves it in the middle of ``write``: what the call appends to
         the log is there by ``share`` only, and nothing else of it."""
@@ -520,6 +538,146 @@ def _receipts(world: World) -> Iterator[Note]:
                 yield f"{name} {level}", [answer.receipt(level).sha256 for answer in answers]
 
 
+def _expanded(world: World) -> Iterator[Note]:
+    """Answers with what their links lead to: loops, several ways to one record, two collections, now and then."""
+    with world.open("expanded") as db:
+        people = db.collection("people", dim=3, metric="l2")
+        notes = db.collection("notes", dim=2, metric="ip")
+        names = [f"{_WORDS[number % 8]}-{number}" for number in range(12)]
+        people.add(names, _floats("expanded people", 12, 3), metadatas=_metadata("expanded", 12))
+        notes.add(names[:6], _floats("expanded notes", 6, 2), documents=names[6:])
+        drawn = _bits("expanded", 90).tolist()
+        for one, other, kind in zip(drawn[::3], drawn[1::3], drawn[2::3], strict=True):
+            source, end = (notes, ("people", names[other % 12])) if kind % 4 == 0 else (people, names[other % 12])
+            source.link(names[one % (6 if kind % 4 == 0 else 12)], ("knows", "ﬀ", "wrote")[kind % 3], end)
+            if kind % 5 == 0:
+                people.link(names[other % 12], "wrote", ("notes", names[one % 6]))
+        then = db.seq
+        yield "linked", _standing(db)
+        reaches: tuple[Any, ...] = ("knows", {"knows": 12, "ﬀ": 2}, 1, 3, {"nothing": 1})
+        asked = _floats("expanded ask", 2, 3)
+        before = [[_linked(answer) for answer in people.search(asked, k=4, expand=reach)] for reach in reaches]
+        yield "people", before
+        yield "notes", [_linked(notes.search([1, 1], k=3, where={}, expand=reach)) for reach in reaches]
+        people.delete(names[2:4])
+        people.unlink(names[drawn[3] % 12], "knows", names[drawn[4] % 12])
+        yield "fewer", [_standing(db), _linked(people.search(asked[0], k=4, expand=3))]
+        then_people = db.at(then)["people"]
+        again = [[_linked(answer) for answer in then_people.search(asked, k=4, expand=reach)] for reach in reaches]
+        yield "then", again == before
+        yield "refused", [world.refusal(people.search, asked, expand=reach) for reach in ("", {}, {"knows": 0}, ["ﬀ"])]
+
+
+def _linked(result: Any) -> list[Any]:
+    """The ids of one answer, and what each leads to."""
+    return [
+        [id, *([one.collection, one.id, one.relation, one.depth, one.metadata, one.document] for one in near)]
+        for id, near in zip(result.ids, result.linked, strict=True)
+    ]
+
+
+def _trail(world: World) -> Iterator[Note]:
+    """What was read goes on record, among every other kind of operation; the state's root stays, the log's moves."""
+    with world.open("trail") as db:
+        for _ in _write("trail", db):
+            pass
+        deep = db["deep"]
+        deep.link("amber-0", "ﬀ", ("wide", "amber-0"))
+        receipt = deep.search(_floats("trail ask", 5), k=2).receipt("R1")
+        for note in ("what 日本 was told", None, "", "é" * 32768):
+            db.record(receipt, note)
+            yield f"recorded {note:.5}" if note is not None else "recorded", _standing(db)
+        with db.batch():
+            deep.delete(["amber-0"])
+            db.record(bytes(range(32)), "in a batch")
+            deep.add("amber-0", [0.5] * 5, request_id="turn 1")
+        yield "batch", _standing(db)
+        yield "refused", [world.refusal(db.record, bytes(31)), world.refusal(db.record, receipt, "é" * 32768 + "x")]
+        yield "log", [_entry(entry) for entry in db.log()]
+        yield "one life", [_entry(entry) for entry in db.log(id="amber-0")]
+        yield "snapshot", world.snapshot(db)
+    yield "verified", [world.verified("trail"), world.counts("trail")]
+
+
+def _entry(entry: Any) -> list[Any]:
+    links = [list(link) for link in entry.links]
+    return [entry.seq, entry.op, entry.collection, entry.ids, entry.link, links, [list(one) for one in entry.recorded]]
+
+
+def _erasure(world: World) -> Iterator[Note]:
+    """Records given up, with salts and without: no root moves, and the past says what it no longer holds."""
+    ids = [f"{_WORDS[number % 8]}-{number:02d}" for number in range(40)]
+    ids[21] = "\U0001fae8-21"  # printable since Unicode 15: what escapes other characters orders it as its Python does
+    for name in ("plain", "salted"):
+        with world.open(name) as db:
+            world.share_key(name)
+            c = db.collection("c", dim=3, metric="l2", erasable=name == "salted")
+            vectors, maps = _floats(f"erasure {name}", 40, 3), _metadata(f"erasure {name}", 40)
+            c.add(ids, vectors, metadatas=maps, documents=ids[::-1])
+            c.update(ids[4], metadatas={"word": "other"})
+            c.upsert(ids[3:9], vectors[:6])
+            c.link(ids[1], "knows", ids[4])
+            c.link(ids[4], "knows", ids[21])
+            c.delete(ids[7:8])
+            db.collection("brief", dim=1, metric="ip").add("x", [1])
+            db.drop("brief")
+            early, before = db.checkpoint(), db.seq
+            yield f"{name} written", _standing(db)
+            yield f"{name} refused", [world.refusal(db.erase, "c", [ids[0], "nobody"]), _standing(db)]
+            db.erase("c", [ids[21], ids[4], ids[7]])
+            yield f"{name} erased", _standing(db)
+            db.erase("brief", "x")
+            c.add(ids[4], vectors[9], documents="another life")
+            db.erase("c", ids[7])
+            yield f"{name} once more", _standing(db)
+            yield f"{name} snapshot", world.snapshot(db)
+            yield f"{name} consistency", db.prove_consistency(early).sha256
+            yield f"{name} past", [_left(world, db, seq, ids, vectors[20:22]) for seq in (2, 3, 6, before, db.seq)]
+        with world.open(name, "r") as db:
+            yield f"{name} past from the files", _left(world, db, before, ids, vectors[20:22])
+            yield f"{name} records", _records(db["c"])
+        world.replay(name, f"{name} again")
+        yield f"{name} verified", [[world.verified(one), world.counts(one)] for one in (name, f"{name} again")]
+
+
+def _left(world: World, db: Any, seq: int, ids: list[str], asked: NDArray[np.float32]) -> list[Any]:
+    """What a moment still says: where it refuses, and what it leaves out when told to."""
+    then, less = db.at(seq)["c"], db.at(seq, erased="omit")["c"]
+    some = [ids[number] for number in (1, 4, 21, 30)]
+    refusals = [world.refusal(then.get), world.refusal(then.search, asked, k=2)]
+    beside = [_answer(then.search(asked, k=3, ids=ids[9:20])), world.refusal(then.search, asked, ids=some)]
+    answers = [less.search(asked[0], k=9), less.search(asked[0], k=9, ids=some), less.search(asked[1], expand=2)]
+    told = [[_answer(answer), list(answer.erased)] for answer in answers]
+    return [_standing(db.at(seq)), refusals, beside, told, _linked(answers[2]), _records(less)]
+
+
+def _archive(world: World) -> Iterator[Note]:
+    """Payloads moved out of the store: everything committed to still verifies, and back in it is what it was."""
+    with world.open("origin") as db:
+        for _ in _write("archive", db):
+            pass
+        early = db.checkpoint()
+        world.archive(db, "elsewhere")
+        moved = db.seq
+        db["deep"].add("later", [0.5] * 5)
+        yield "moved", _standing(db)
+    yield "bare", [world.verified("origin"), world.counts("origin")]
+    with world.open("origin", "r+") as db:
+        yield "answers", _answer(db["notes"].search(_floats("archive ask", 12), k=5))
+        yield "refused", [world.refusal(db.at, seq) for seq in (0, 1, 7, moved - 1, moved)]
+        yield "then", _records(db.at(moved)["deep"])
+        yield "consistency", db.prove_consistency(early).sha256
+        db.erase("wide", "amber-0")
+        yield "erased", _standing(db)
+    yield "less", [world.verified("origin"), world.counts("origin")]
+    yield "no copy", world.refusal(world.replay, "origin", "copy")
+    world.put_back("elsewhere", "origin")
+    world.replay("origin", "copy")
+    yield "back", [[world.verified(one), world.counts(one)] for one in ("origin", "copy")]
+    with world.open("origin", "r") as db:
+        yield "history", [_records(db.at(7)["deep"]), _entry(list(db.log())[-1])]
+
+
 # A stage that searches is played with each kernel, and must come to the same with all.
 STAGES: dict[str, Stage] = {
     "numbers": _numbers,
@@ -535,5 +693,9 @@ STAGES: dict[str, Stage] = {
     "links": _links,
     "requests": _requests,
     "receipts": _receipts,
+    "expanded": _expanded,
+    "trail": _trail,
+    "erasure": _erasure,
+    "archive": _archive,
 }
-SEARCHING = ("answers", "compaction", "front", "life", "past")
+SEARCHING = ("answers", "compaction", "erasure", "front", "life", "past")

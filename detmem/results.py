@@ -224,7 +224,7 @@ class Result:
     lists of m or None; ``result[i]`` and iteration give ``Hit``.  n queries: lists of n lists, arrays (n, m), and
     ``result[i]`` and iteration give the ``Result`` of one query.  ``seq`` is the moment that answered.  ``linked``:
     with ``expand``, for each hit the records that it leads to, by (depth, relation, id).  ``erased``: ids that a view
-    of the past left out, because their records have been erased since; (collection, id) for linked ones of another.
+    of the past left out, because their records have been erased since, then (collection, id) of linked ones elsewhere.
     """
 
     ids: list[Any]

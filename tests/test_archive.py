@@ -138,6 +138,16 @@ def test_archiving_goes_on_and_does_nothing_twice(tmp_path: Path) -> None:
         assert len(db["notes"]) == 33
 
 
+def test_a_path_may_hold_what_else_ends_a_line(tmp_path: Path) -> None:
+    """U+2028 and seven more were taken for the end of a line, and the archive was then not found."""
+    place = tmp_path / "of \u2028 two \x85 three \x0b"
+    with detmem.open(tmp_path / "store") as db:
+        fill(db)
+        db.archive(place)
+        db.erase("notes", "x")
+    assert holding(place, *MARKS) == []
+
+
 def test_an_erasure_goes_to_the_archive_too_and_is_refused_while_it_is_not_there(tmp_path: Path) -> None:
     path, checkpoints = archived(tmp_path)
     (tmp_path / "archive").rename(tmp_path / "away")

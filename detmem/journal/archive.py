@@ -37,7 +37,8 @@ def places(disk: Disk) -> list[str]:
         return []
     data = file.pread(file.size(), 0)
     file.close()
-    return data.decode("utf-8", "surrogateescape").splitlines()
+    lines = data.decode("utf-8", "surrogateescape").split("\n")  # and not at what else may end a line: paths hold it
+    return [line for line in lines if line]
 
 
 def reached(disk: Disk) -> list[Disk]:

@@ -39,7 +39,7 @@ if len(str(WORK).split()) > 1:  # mount's options, and the shell's lists of them
     WORK = Path(tempfile.gettempdir()).resolve() / f"detmem-platforms-{zlib.crc32(str(WORK).encode()):08x}"
 unpacking = threading.Lock()  # apt keeps one cache
 OWN = "pypi"  # this very interpreter: where stores are written first, and read last
-LONGEST = {"build": 900, "run": 1800}  # seconds
+LONGEST = {"build": 900, "run": 3600}  # seconds
 COMMON = ("python3", "python3-numpy", "python3-msgpack", "libblas3", "liblapack3")
 # Dependencies that nothing here uses: compilers' tools, scipy, and what only maintainer scripts would need.
 STUBS = (
@@ -61,11 +61,14 @@ class Platform:
     qemu: str = ""
     settings: dict[str, str] = field(default_factory=dict)
     few: bool = True  # among the few that run in minutes
+    python: str = "python3"
+    wheels: tuple[str, ...] = ()  # what pip gets from PyPI, and for which machine, instead of Debian's packages
 
     @property
     def root(self) -> Path:
         suite, architecture, *_ = self.name.split("-")
-        return WORK / "roots" / f"{suite}-{architecture}"
+        other = "" if self.python == "python3" else f"-{self.python}"
+        return WORK / "roots" / f"{suite}-{architecture}{other}"
 
 
 PLATFORMS = [
@@ -96,6 +99,25 @@ PLATFORMS = [
     Platform("bookworm-amd64-Nehalem", numba=True, qemu="x86_64", settings={"QEMU_CPU": "Nehalem"}, few=False),
     Platform("bookworm-amd64-Haswell", numba=True, qemu="x86_64", settings={"QEMU_CPU": "Haswell"}, few=False),
     Platform("trixie-arm64-cortex-a53", numba=True, settings={"QEMU_CPU": "cortex-a53"}, few=False),
+    Platform(
+        "trixie-arm64-pypi",
+        numba=True,
+        wheels=(
+            "--python-version 3.13 --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 "
+            "--platform manylinux2014_aarch64 numpy<3 numba msgpack>=1.0.3,<2",
+        ),
+        few=False,
+    ),
+    Platform(
+        "trixie-amd64-pypy",
+        python="pypy3",
+        settings={"LC_ALL": "C"},  # it does not begin under a locale that is not there
+        wheels=(
+            "--implementation pp --abi pypy311_pp73 --python-version 3.11 --platform manylinux_2_28_x86_64 numpy<3",
+            "--python-version 3.11 --platform manylinux_2_28_x86_64 msgpack>=1.0.3,<2",  # of which its Python is used
+        ),
+        few=False,
+    ),
 ]
 
 
@@ -153,6 +175,26 @@ def unpack(place: Path, architecture: str, suite: str, *packages: str, stubs: st
     if done.returncode:
         raise SkipError(f"its packages cannot be had: {last_words(done)}")
     (place / ".made").touch()
+
+
+def wheels_of(platform: Platform) -> Path:
+    """A folder for the platform's Python to import from."""
+    place = WORK / f"site-{platform.name}"
+    with unpacking:
+        if not (place / ".made").exists():
+            shutil.rmtree(place, ignore_errors=True)
+            for words in platform.wheels:
+                get(place, "--only-binary=:all:", *words.split())
+            (place / ".made").touch()
+    return place
+
+
+def get(place: Path, *words: str) -> None:
+    """Let pip unpack something into a folder."""
+    command = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile", "--target", place)
+    done = shell(sys.executable, *command, *words, limit=LONGEST["build"])
+    if done.returncode:
+        raise SkipError(f"what it needs from PyPI cannot be had: {last_words(done)}")
 
 
 def copy_of_package(name: str, *more: str) -> Path:
@@ -215,15 +257,21 @@ def inside(platform: Platform, binds: str, *arguments: str) -> subprocess.Comple
     if reason is not None:
         raise SkipError(reason)
     suite, architecture, *_ = platform.name.split("-")
-    packages = (*COMMON, "python3-numba") if platform.numba else COMMON
+    packages: tuple[str, ...] = (*COMMON, "python3-numba") if platform.numba else COMMON
+    if platform.python != "python3":
+        packages = (platform.python, "libstdc++6")
     qemu = platform.qemu or QEMU[architecture]
     with unpacking:
         if not qemu.startswith("-"):
             unpack(WORK / "qemu", "amd64", "trixie", "qemu-user")
         unpack(platform.root, architecture, suite, *packages, stubs=STUBS)
     settings = [f"{key}={value}" for key, value in platform.settings.items()]
+    if platform.wheels:
+        binds += f" {wheels_of(platform)}:/wheels"
+        settings.append("PYTHONPATH=/wheels")
+    program = f"/usr/bin/{platform.python}"
     return shell(
-        HERE / "xrun.sh", platform.root, qemu, *settings, "--", "/usr/bin/python3", "-W", "ignore", *arguments,
+        HERE / "xrun.sh", platform.root, qemu, *settings, "--", program, "-W", "ignore", *arguments,
         limit=LONGEST["run"], BIND=binds, QEMU_DIR=str(WORK / "qemu" / "usr" / "bin"),
     )  # fmt: skip
 
@@ -254,19 +302,7 @@ def pytest_for_all() -> Path:
     place = WORK / "site"
     with unpacking:
         if not (place / ".made").exists():
-            command = [
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--no-compile",
-                "--target",
-                place,
-            ]
-            done = shell(sys.executable, *command, "pytest<10", "hypothesis==6.115.0", limit=LONGEST["build"])
-            if done.returncode:
-                raise SkipError(f"pytest cannot be had: {last_words(done)}")
+            get(place, "pytest<10", "hypothesis==6.115.0")
             (place / ".made").touch()
     return place
 
@@ -332,7 +368,8 @@ def report(rows: list[Row], golden: str, seconds: float) -> str:
 stage, those about searching with each of the kernels named, and must come to the digest in detmem/data/golden.json,
 which the naive twin derives as well. *Stores*: a log and a snapshot written there are verified, replayed, opened and
 asked here, and ours there, with the same result. Foreign systems are Debian's, run by QEMU; `{OWN}` is this machine's
-Python with PyPI's wheels. *Seconds* include unpacking and compiling, where nothing was kept from an earlier run.
+Python with PyPI's wheels; *-pypi* and *-pypy* are Debian's CPython and PyPy with PyPI's. *Seconds* include unpacking
+and compiling, where nothing was kept from an earlier run.
 
 {common.table(COLUMNS, [cells(row) for row in rows])}"""
 

@@ -17,8 +17,10 @@ import numpy as np
 
 from tests.twin import TWIN
 
-_ERRORS = {"range": "RangeError", "admission": "RangeError", "zero": "RangeError", "dimension": "DimensionError"}
-_OPERATIONS = {1: "create_collection", 2: "drop_collection", 3: "add", 4: "upsert", 5: "update", 6: "delete"}
+_ERRORS = {
+    "range": "RangeError", "admission": "RangeError", "zero": "RangeError", "dimension": "DimensionError",
+    "exists": "DuplicateIdError", "never": "NotFoundError", "erased": "Erased", "archived": "Archived",
+}  # fmt: skip
 
 
 def plain(values: Any) -> Any:
@@ -62,7 +64,7 @@ class TwinWorld:
         try:
             call(*given, **named)
         except TWIN.Refused as refused:
-            return _ERRORS.get(refused.reason) or {"exists": "DuplicateIdError"}.get(refused.reason, "UsageError")
+            return _ERRORS.get(refused.reason, "UsageError")
         return "none"
 
     def snapshot(self, db: TwinDatabase) -> str:
@@ -72,13 +74,26 @@ class TwinWorld:
         self.stores[name] = copy.deepcopy(db)
 
     def replay(self, name: str, dest: str, until: int | None = None) -> None:
-        self.stores[dest] = TwinDatabase()
-        for commit in self.stores[name].commits[:until]:
-            self.stores[dest].replayed(commit)
+        self.stores[dest] = self.stores[name].told_until(until)
 
     def verified(self, name: str) -> tuple[bool, int, str]:
         db = self.stores[name]
         return True, db.seq, db.state_root
+
+    def counts(self, name: str) -> list[int]:
+        operations = [one for commit in self.stores[name].kept() for one in commit.operations]
+        gone = [one.archived for one in operations if one.gone is not None]
+        return [len(operations), gone.count(False), 0, gone.count(True)]
+
+    def share_key(self, name: str) -> None:
+        """``TWIN.KEY`` is the only one there is."""
+        assert self.stores[name].seq == 0
+
+    def archive(self, db: TwinDatabase, dest: str) -> None:
+        db.archived = db.seq
+
+    def put_back(self, archive: str, name: str) -> None:
+        self.stores[name].archived = 0
 
     def torn(self, name: str, dest: str, write: Callable[[], object], share: float) -> None:
         """Half a commit is none."""
@@ -106,6 +121,8 @@ class TwinDatabase:
         self.memory = self.told.memory
         self.commits: list[Any] = []
         self.recovery: str | None = None
+        self.archived = 0  # the payloads up to this seq lie elsewhere
+        self.omit = False  # what is erased, rather than to refuse
         self._batch: list[Any] | None = None
 
     seq = property(lambda self: self.memory.seq)
@@ -134,15 +151,36 @@ class TwinDatabase:
     def checkpoint(self) -> int:
         return self.seq
 
-    def at(self, seq: int) -> TwinDatabase:
-        then = TwinDatabase()
-        for commit in self.commits[:seq]:
-            then.replayed(commit)
+    def kept(self) -> Iterator[Any]:
+        """The commits as the store's files have them: without payloads that are erased or lie elsewhere."""
+        for commit in self.commits:
+            yield commit._replace(operations=tuple(self._without(one, commit.seq) for one in commit.operations))
+
+    def _without(self, operation: Any, seq: int) -> Any:
+        erased = self.memory.state.erased.get((operation.collection, operation.id), 0) > seq
+        if operation.type not in TWIN.WRITES or not (erased or seq <= self.archived):
+            return operation
+        return TWIN.without_payload(operation, archived=not erased)
+
+    def at(self, seq: int, erased: str = "raise") -> TwinDatabase:
+        if seq >= self.archived:  # a snapshot stands in for what lies elsewhere
+            with_all = copy.copy(self)
+            with_all.archived = 0
+            then = with_all.told_until(seq)
+        else:
+            then = self.told_until(seq)
+        then.omit = erased == "omit"
         return then
 
-    def replayed(self, commit: Any) -> None:
-        self.memory.replay(commit)
-        self._keep(commit)
+    def told_until(self, seq: int | None) -> TwinDatabase:
+        """The commits up to a seq once more, in another store."""
+        then = TwinDatabase()
+        for commit in list(self.kept())[:seq]:
+            if any(one.archived for one in commit.operations):
+                raise TWIN.Refused("archived")
+            then.memory.replay(commit)
+            then._keep(commit)
+        return then
 
     def prove(self, name: str, id: str) -> SimpleNamespace:
         return named(TWIN.write_state_proof(self.told, self.seq, self.seq, [(name, id)]))
@@ -157,8 +195,25 @@ class TwinDatabase:
         self._batch = None
         self.write("batch", calls)
 
-    def collection(self, name: str, *, dim: int, metric: str = "cosine", format: str = "Q16.16") -> TwinCollection:
-        self.write("create", name, dim, metric, format)
+    def record(self, receipt: Any, note: str | None = None) -> None:
+        self.write("record", receipt if isinstance(receipt, bytes) else bytes.fromhex(receipt.sha256), note)
+
+    def erase(self, name: str, ids: Any) -> None:
+        ids = [ids] if isinstance(ids, str) else ids
+        written = {
+            one.id: commit.seq
+            for commit in self.commits
+            for one in commit.operations
+            if one.type in TWIN.WRITES and one.collection == name
+        }
+        if any(id not in written for id in ids):
+            raise TWIN.Refused("never")
+        self.write("erase", name, [id for id in ids if written[id] > self.memory.state.erased.get((name, id), 0)])
+
+    def collection(
+        self, name: str, *, dim: int, metric: str = "cosine", format: str = "Q16.16", erasable: bool = False
+    ) -> TwinCollection:
+        self.write("create", name, dim, metric, format, erasable)
         return TwinCollection(self, name, dim, metric, format)
 
     def __getitem__(self, name: str) -> TwinCollection:
@@ -171,15 +226,23 @@ class TwinDatabase:
     def drop(self, name: str) -> None:
         self.write("drop", name)
 
-    def log(self) -> Iterator[Any]:
+    def log(self, id: str | None = None) -> Iterator[Any]:
         for commit in self.commits:
-            groups: dict[Any, list[str]] = {}
-            for operation in commit.operations:
-                ids = groups.setdefault((operation.type, operation.collection), [])
-                ids += [operation.id] if operation.id else []
-            for (kind, name), ids in groups.items():
+            groups: dict[Any, list[Any]] = {}
+            for one in commit.operations:
+                edge = TWIN.read_link(one) if one.type in (TWIN.LINK, TWIN.UNLINK) else ()
+                if one.type != TWIN.REQUEST and id in (None, one.id, *edge[4:]):
+                    groups.setdefault((one.type, one.collection), []).append((one, edge))
+            for (kind, name), members in groups.items():
+                recorded = [TWIN.read_recorded(one) for one, _ in members if kind == TWIN.RECORD]
                 yield SimpleNamespace(
-                    seq=commit.seq, op=_OPERATIONS[kind], collection=name, ids=ids, link=commit.link.hex()
+                    seq=commit.seq,
+                    op={TWIN.CREATE: "create_collection", TWIN.DROP: "drop_collection"}.get(kind, TWIN.NAMES[kind]),
+                    collection=name,
+                    ids=[one.id for one, _ in members if one.id],
+                    link=commit.link.hex(),
+                    links=[(edge[:2], edge[2], edge[3:]) for _, edge in members if edge],
+                    recorded=[(digest.hex(), note) for digest, note in recorded],
                 )
 
 
@@ -245,8 +308,15 @@ class TwinCollection:
             return [TWIN.admit(row) for row in rows]
         return [TWIN.enter(row, self.metric, self.format) for row in rows]
 
+    def _records(self, ids: Any = None) -> dict[str, Any]:
+        """Those that can still be asked; refuses where one that cannot is among those wanted."""
+        records = self.db.memory.state[self.name].records
+        if not self.db.omit and any(records[one].erased for one in records if ids is None or one in ids):
+            raise TWIN.Refused("erased")
+        return {one: record for one, record in records.items() if not record.erased}
+
     def _chosen(self, where: Any) -> list[str]:
-        return list(TWIN.select(self.db.memory.state[self.name].records, where))
+        return list(TWIN.select(self._records(), where))
 
     def __len__(self) -> int:
         return self.count()
@@ -275,28 +345,74 @@ class TwinCollection:
         where: Any = None,
         ids: Any = None,
         include: Any = None,
+        expand: Any = None,
     ) -> Any:
         asked = plain(vectors if raw is None else raw)
         flat = not isinstance(asked[0], list)
         queries = [asked] if flat else asked
         if include == () and len(queries) > 6:
             queries = queries[:6]  # the stage notes no more, and integers are slow
-        answers = [self._one(query, k, raw is None, where, ids) for query in queries]
+        reach = None if expand is None else reaches(expand)
+        answers = [self._one(query, k, raw is None, where, ids, reach) for query in queries]
         if flat:
             return answers[0]
         return Several(answers)
 
-    def _one(self, query: list[Any], k: int, floats: bool, where: Any, ids: Any) -> SimpleNamespace:
+    def _one(self, query: list[Any], k: int, floats: bool, where: Any, ids: Any, reach: Any) -> SimpleNamespace:
         entered = TWIN.enter(query, self.metric, self.format) if floats else query
-        found = self.db.memory.search(self.name, entered, k, where, ids)
+        records, kept = self.db.memory.state[self.name].records, self._records(ids)
+        among = ids if len(kept) == len(records) else [one for one in kept if ids is None or one in ids]
+        found = self.db.memory.search(self.name, entered, k, where, among)
+        erased = {one for one in records if one not in kept and (ids is None or one in ids)}
+        linked = []
+        for one, _ in found if reach is not None else ():
+            near = [self._near(*step) for step in steps_from(self.db.memory.state.links, (self.name, one), reach)]
+            erased |= {step.id for step in near if step.erased}
+            linked.append([step for step in near if not step.erased])
+        if erased and not self.db.omit:
+            raise TWIN.Refused("erased")
         told, seq = self.db.told, self.db.seq
         asked = (self.name, entered, k, where, ids)
         return SimpleNamespace(
             ids=[one for one, _ in found],
             raw=Listed(raw for _, raw in found),
             distances=Listed(TWIN.shown_distance(self.metric, self.format, raw) for _, raw in found),
+            linked=linked,
+            erased=sorted(erased, key=TWIN.utf8),
             receipt=lambda level: named(TWIN.write_receipt(told, seq, seq, level, *asked)),
         )
+
+    def _near(self, depth: int, relation: str, id: str, collection: str) -> SimpleNamespace:
+        """A record that a hit leads to."""
+        record = self.db.memory.state[collection].records[id]
+        shown = {"metadata": record.metadata, "document": record.document, "erased": record.erased}
+        return SimpleNamespace(depth=depth, relation=relation, id=id, collection=collection, **shown)
+
+
+def reaches(expand: Any) -> list[tuple[str | None, int]]:
+    """(relation or None for any, depth) of every walk that is asked for."""
+    walks = list({expand: 1}.items() if isinstance(expand, str) else expand.items() if isinstance(expand, dict) else ())
+    walks = [(None, expand)] if isinstance(expand, int) else walks
+    if not walks or any(relation == "" or depth < 1 for relation, depth in walks):
+        raise TWIN.Refused("expand")
+    return walks
+
+
+def steps_from(links: Any, start: tuple[str, str], walks: list[tuple[str | None, int]]) -> list[tuple[Any, ...]]:
+    """(depth, relation, id, collection) of every record that can be reached: how far it is, and the first relation that
+    leads there from a record one nearer."""
+    steps = []
+    for wanted, most in walks:
+        far = {start: 0}
+        for depth in range(1, most + 1):
+            ways: dict[tuple[str, str], str] = {}
+            for name, source, relation, collection, target in links:
+                if wanted in (None, relation) and far.get((name, source)) == depth - 1:
+                    ways[collection, target] = min(ways.get((collection, target), relation), relation, key=TWIN.utf8)
+            new = {node: relation for node, relation in ways.items() if node not in far}
+            far |= dict.fromkeys(new, depth)
+            steps += [(depth, relation, id, collection) for (collection, id), relation in new.items()]
+    return sorted(steps)
 
 
 class Several:
