@@ -1243,7 +1243,7 @@ def check_subtree(data: bytes, receipt: Receipt, trusted: Checkpoint, via: bytes
         record_id, vector, content, one, two = record
         need(1 <= len(record_id.encode()) <= 512, "subtree: size of an id")
         need(all(isinstance(part, bytes) for part in record[1:]), "subtree: a record's bytes")
-        need(len(one) in (0, 32) and len(two) in (0, 32), "subtree: a salt")
+        need(len(one) == len(two) == (32 if receipt.definition.erasable else 0), "subtree: size of a salt")
         need(last < record_id.encode(), "subtree: records out of order")
         last, key = record_id.encode(), state_key(collection, record_id)
         need(key not in entries, "subtree: an entry twice")
@@ -1303,7 +1303,7 @@ def check_refutation(data: bytes, receipt: Receipt, trusted: Checkpoint, via: by
         "refutation: its values",
     )
     need(1 <= len(record_id.encode()) <= 512, "refutation: size of the id")
-    need(len(one) in (0, 32) and len(two) in (0, 32), "refutation: a salt")
+    need(len(one) == len(two) == (32 if receipt.definition.erasable else 0), "refutation: size of a salt")
     leaf = record_leaf(receipt.collection, record_id, commitment(vector, one), commitment(content, two))
     check_state_part(part, {state_key(receipt.collection, record_id): leaf}, seq, trust(text, trusted, via))
     raw = distance(receipt.definition.metric, read_vector(vector, receipt.definition.dim), receipt.query)

@@ -2092,7 +2092,7 @@ def check_subtree(data: bytes, receipt: bytes, trusted: str) -> str | None:
     for record in value["records"]:
         array(record, (str, bytes, bytes, bytes, bytes))
         record_id, vector, body, vector_salt, content_salt = record
-        commitments = commitment(vector, vector_salt), commitment(body, content_salt)
+        commitments = open_commitments(asked, vector, body, vector_salt, content_salt)
         key = state_key(name, record_id)
         if key in entries:
             raise Refused("entries", "twice")
@@ -2120,6 +2120,17 @@ def check_subtree(data: bytes, receipt: bytes, trusted: str) -> str | None:
     if asked["subtrees"] is not None and hashes(asked["subtrees"])[value["number"]] != listed:
         return "list"
     return None
+
+
+def open_commitments(
+    asked: Any, vector: bytes, body: bytes, vector_salt: bytes, content_salt: bytes
+) -> tuple[bytes, bytes]:
+    """Commitments of a record's bytes, with salts of the one size that the receipt's definition gives them."""
+    _, _, _, erasable = read_definition(asked["definition"])
+    size = 32 if erasable else 0
+    if (len(vector_salt), len(content_salt)) != (size, size):
+        raise Refused("record", "salts of another size")
+    return commitment(vector, vector_salt), commitment(body, content_salt)
 
 
 def may_answer(asked: Any, records: dict[str, Record]) -> list[tuple[int, str, bytes]]:
@@ -2178,10 +2189,7 @@ def check_refutation(data: bytes, receipt: bytes, trusted: str) -> None:
     fields(value, {**kinds, "checkpoint": (str,), "id": (str,), "proof": (dict,), "seq": (int,)})
     if (value["receipt"], value["seq"], value["checkpoint"]) != (sha256(receipt), asked["seq"], trusted):
         raise Refused("trust", "about another receipt, seq or checkpoint")
-    commitments = (
-        commitment(value["vector"], value["vector_salt"]),
-        commitment(value["content"], value["content_salt"]),
-    )
+    commitments = open_commitments(asked, *(value[n] for n in ("vector", "content", "vector_salt", "content_salt")))
     leaf = record_leaf(asked["collection"], value["id"], *commitments)
     check_part(value["proof"], {state_key(asked["collection"], value["id"]): leaf}, value["seq"], trusted)
     record = Record(read_vector(value["vector"]), *read_content(value["content"]), *commitments, 0)

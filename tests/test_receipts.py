@@ -17,12 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import detmem
+from detmem import verifier
 from detmem.errors import CorruptionError, Divergence, StorageError, UsageError
 from detmem.machine.commitment import LogTree
 from detmem.proof.checkpoint import Checkpoint
 from detmem.proof.merkle import prove_state
 from detmem.proof.proofs import key_of
-from detmem.proof.receipt import Named, Receipt
+from detmem.proof.receipt import Named, Receipt, Refutation, list_hash
 from tests.twin import TWIN, perform
 
 WORDS = ("episodic", "semantic", "procedural")
@@ -233,6 +234,45 @@ def test_salted_records_are_shown_with_their_salts() -> None:
         assert refutation is not None
         assert detmem.Refutation.decode(refutation.encode()).verify(lying, checkpoint).ok
         assert db.prove("notes", "n3").verify(checkpoint, "notes", "n3").ok
+
+
+def test_bytes_of_a_content_do_not_pass_for_a_salt() -> None:
+    """The end of U+12020 is that of a content without metadata: opened so, the record would escape every filter."""
+    with detmem.open(":memory:") as db:
+        notes = db.collection("notes", dim=2, metric="l2")
+        notes.add([f"n{i}" for i in range(50)], raw=[[i + 5, 0] for i in range(50)], metadatas=[{"k": 1}] * 50)
+        notes.add("victim", raw=[0, 0], metadatas={"k": 1}, documents="x" * 25 + "\U00012020")
+        now, number = db.checkpoint(), key_of("notes", "victim")[0]
+        honest = db.subtree("notes", number)
+        row = next(row for row in honest.records if row.id == "victim")
+        assert (len(row.content), row.content[-3:]) == (35, bytes.fromhex("9280a0"))
+        other = row._replace(content_salt=row.content[:32], content=row.content[32:])
+        assert other.leaf("notes") == row.leaf("notes")  # which is why the size must be asked for
+        shifted = replace(honest, records=tuple(other if one is row else one for one in honest.records))
+
+        asked = notes.search(raw=[0, 0], k=3, where={"k": 1})
+        receipt = asked.receipt("R3")
+        left_out = notes.search(raw=[0, 0], k=4, where={"k": 1}).receipt("R1").results[1:]
+        lying = forged(receipt, db, left_out)
+        lists = bytearray(lying.subtrees or b"")
+        shown = sorted(one for one in left_out if key_of("notes", one.id)[0] == number)
+        lists[32 * number : 32 * number + 32] = list_hash(number, shown)
+        lying = replace(lying, subtrees=bytes(lists))
+        assert "salt" in lying.check_subtree(shifted, now).reason
+
+        without = notes.search(raw=[0, 0], k=3, where={"k": {"$exists": False}}).receipt("R3")
+        refutation = Refutation(now, without.seq, bytes.fromhex(without.sha256), other, honest.part_of(row))
+        assert "salt" in refutation.verify(without, now).reason
+
+        trusted = verifier.read_checkpoint(str(now))
+        with pytest.raises(verifier.Refused, match="size of a salt"):
+            verifier.check_subtree(shifted.encode(), verifier.check_receipt(lying.encode(), trusted), trusted)
+        with pytest.raises(verifier.Refused, match="size of a salt"):
+            verifier.check_refutation(refutation.encode(), verifier.check_receipt(without.encode(), trusted), trusted)
+        with pytest.raises(TWIN.Refused, match="salts of another size"):
+            TWIN.check_subtree(shifted.encode(), lying.encode(), str(now))
+        with pytest.raises(TWIN.Refused, match="salts of another size"):
+            TWIN.check_refutation(refutation.encode(), without.encode(), str(now))
 
 
 def test_an_erasure_breaks_no_proof_and_no_receipt_of_what_is_left(tmp_path: Path) -> None:

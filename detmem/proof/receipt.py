@@ -19,7 +19,7 @@ import numpy as np
 
 from detmem.errors import CorruptionError, UsageError
 from detmem.machine import contents, encoding, filters, fixed
-from detmem.machine.commands import Definition
+from detmem.machine.commands import SALT_BYTES, Definition
 from detmem.machine.commitment import collection_leaf, commit, prefixed
 from detmem.proof.checkpoint import Checkpoint
 from detmem.proof.merkle import (
@@ -198,9 +198,20 @@ class Receipt(ProofFile):
         return Refutation(subtree.checkpoint, self.seq, bytes.fromhex(self.sha256), row, part)
 
     def candidates(self, rows: Iterable[Row]) -> list[Named]:
-        """The first k of some records by (raw, id), of those that may answer: what a local list holds."""
+        """The first k of some records by (raw, id), of those that may answer: what a local list holds.
+
+        A salt has 32 bytes where the collection is erasable, and else there is none: with a salt of a free size, other
+        bytes could be opened from the same commitment.
+        """
         query = unpack(f"<{self.definition.dim}i", self.query)
         chosen, rows = filters.parse(self.where), list(rows)
+        salt = SALT_BYTES if self.definition.erasable else 0
+        for row in rows:
+            if not len(row.vector_salt) == len(row.content_salt) == salt:
+                raise BadProof(
+                    f"the salts of {row.id!r}: expected {salt} bytes each, "
+                    f"found {len(row.vector_salt)} and {len(row.content_salt)}"
+                )
         metadatas = [contents.decode(row.content)[0] for row in rows]
         allowed = None if self.ids is None else dict.fromkeys(self.ids)
         found = []
