@@ -90,6 +90,18 @@ def test_rows_fill_chunks_and_leave_full_ones_alone(monkeypatch):
         assert old.residual is new.residual
 
 
+def test_a_chunk_of_full_size_is_filled_without_being_copied(monkeypatch):
+    monkeypatch.setattr(vectors, "_CHUNK_ROWS", 64)
+    monkeypatch.setattr(vectors, "_FIRST_ROWS", 16)
+    many = Vectors(3)
+    many.append(np.ones((60, 3), dtype=np.int32))
+    before = many.moment().pieces[0]
+    many.append(np.ones((10, 3), dtype=np.int32))
+    after = many.moment().pieces[0]
+    assert (before.count, after.count) == (60, 64)
+    assert before.coarse is after.coarse
+
+
 def test_a_row_of_a_large_shift_opens_a_chunk_that_holds_it_and_others_stay_narrow():
     rows = np.ones((400, 5), dtype=np.int32)
     rows[300:] = 2**28
