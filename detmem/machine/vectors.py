@@ -237,8 +237,9 @@ class Vectors:
         if self._chunks:
             last = self._chunks[-1]
             if last.count < self._chunk_rows and (last.wide or not wide):
-                if last.count + count > last.capacity:
-                    last.grow(self._capacity(last.count + count))
+                wanted = self._capacity(last.count + count)
+                if wanted > last.capacity:
+                    last.grow(wanted)
                 return last, min(count, last.capacity - last.count)
         first = self._chunks[-1].first + self._chunks[-1].count if self._chunks else 0
         chunk = _Chunk(first, self._capacity(count), self.dimension, wide)
