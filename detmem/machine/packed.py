@@ -48,7 +48,7 @@ class Packed(Sequence[bytes]):
     def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
         if isinstance(index, slice):
             first, stop, _ = index.indices(len(self))
-            borders = self._starts[first : stop + 1].tolist()
+            borders = self._starts[first : max(first, stop) + 1].tolist()
             data = bytes(memoryview(self._data)[borders[0] : borders[-1]])
             return [data[start - borders[0] : end - borders[0]] for start, end in pairwise(borders)]
         return bytes(memoryview(self._data)[self._start[index] : self._start[index + 1]])
