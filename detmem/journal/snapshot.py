@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from struct import Struct
-from typing import TypeVar
 
 import numpy as np
 
@@ -20,7 +19,8 @@ from detmem.journal.disk import File
 from detmem.machine import contents, encoding, fixed
 from detmem.machine.commands import SALT_BYTES, Definition, Link
 from detmem.machine.commitment import LogTree, commit, prefixed
-from detmem.machine.records import Records
+from detmem.machine.packed import Packed
+from detmem.machine.records import Restored, content_of
 from detmem.machine.stage import VERSION, Request
 from detmem.machine.state import MAX_REQUESTS, State
 from detmem.machine.vectors import Vectors
@@ -33,10 +33,10 @@ _FOOTER = Struct("<IQQ32s")
 _CHUNK_BYTES = 1 << 20
 _CHUNK_HEAD_BYTES = 4 + 32
 _ROWS_AT_ONCE_BYTES = 1 << 20
+_RECORDS_AT_ONCE = 1 << 12
 _MAX_SEQ = 2**63 - 1
-
-
-Item = TypeVar("Item")
+_STRINGS_BYTES = 1 << 16  # cut up at once: few small objects at a time
+_SIZES = {2: Struct("<H"), 4: Struct("<I")}
 
 
 @dataclass(slots=True)
@@ -82,11 +82,12 @@ def load(file: File, name: str) -> tuple[State, bytes]:
     """The state and the file's digest; ``SnapshotDamaged`` when one byte, one bound or one root is not right."""
     reader = _Reader(file, name)
     try:
-        collections = list(_read_collections(reader))
+        entries = bytearray()
+        collections = list(_read_collections(reader, entries))
         history = _read_links(reader), _read_requests(reader), _read_erasures(reader)
         reader.finish()
         header = reader.header
-        state = State.restored(header.seq, header.link, header.log, _handed_over(collections), *history)
+        state = State.restored(header.seq, header.link, header.log, collections, entries, *history)
     except (SnapshotDamaged, StorageError):  # a disk that cannot be read says nothing about what was written
         raise
     except DetmemError as error:
@@ -94,13 +95,6 @@ def load(file: File, name: str) -> tuple[State, bytes]:
     if state.root != header.state_root:
         raise reader.damaged(f"expected state root {header.state_root.hex()}, found {state.root.hex()}")
     return state, reader.digest
-
-
-def _handed_over(items: list[Item]) -> Iterator[Item]:
-    """The items, in order, which the list lets go of: their memory is their receiver's to free."""
-    items.reverse()
-    while items:
-        yield items.pop()
 
 
 def _stream(state: State) -> Iterator[bytes]:
@@ -118,7 +112,7 @@ def _stream(state: State) -> Iterator[bytes]:
         for start in range(0, len(order), step):
             yield view.rows.take(order[start : start + step]).astype("<i4", copy=False).tobytes()
         for slot in slots:
-            content = encoding.encode_content(view.metadatas[slot], view.documents[slot])
+            content = content_of(view, slot)
             yield len(content).to_bytes(4, "little") + content
         if records.definition.erasable:
             yield from (records.salts[slot] for slot in slots)
@@ -205,31 +199,44 @@ class _Reader:
         start, self._taken = self._taken, self._taken + size
         return bytes(memoryview(self._pending)[start : self._taken])
 
-    def sized(self, count: int, width: int, most: int) -> Iterator[bytes]:
-        """The next ``count`` strings of bytes, each behind its size in ``width`` bytes, at most ``most``."""
-        for _ in range(count):
-            size = int.from_bytes(self._pending[self._taken : self._taken + width], "little")
-            end = self._taken + width + size
-            if end > len(self._pending):  # seldom: a chunk holds many
-                size = self.number(width)
-                if size > most:
-                    raise self.damaged(f"{size} bytes where at most {most} are legal")
-                yield self.read(size)
-                continue
-            if size > most:
-                raise self.damaged(f"{size} bytes where at most {most} are legal")
-            yield bytes(self._pending[self._taken + width : end])
-            self._taken = end
+    def strings(self, count: int, width: int, most: int) -> Iterator[list[bytes]]:
+        """The next ``count`` strings, each behind its size in ``width`` bytes, at most ``most``; some at a time."""
+        size_at = _SIZES[width].unpack_from
+        while count:
+            data = bytes(memoryview(self._pending)[self._taken : self._taken + _STRINGS_BYTES])
+            some: list[bytes] = []
+            at, last = 0, len(data) - width
+            while at <= last and len(some) < count:
+                end = at + width + size_at(data, at)[0]
+                if end > len(data):
+                    break
+                some.append(data[at + width : end])
+                at = end
+            self._taken += at
+            if not some:  # seldom: it does not end where these bytes do
+                largest = self.number(width)
+                if largest <= most:
+                    some.append(self.read(largest))
+            else:
+                largest = max(map(len, some))
+            if largest > most:
+                raise self.damaged(f"{largest} bytes where at most {most} are legal")
+            count -= len(some)
+            yield some
 
     def number(self, size: int) -> int:
         """The next unsigned integer of ``size`` bytes."""
         return int.from_bytes(self.read(size), "little")
 
+    @property
+    def left(self) -> int:
+        """More bytes than this the rest of the file cannot hold."""
+        return self._size - self._offset + len(self._pending) - self._taken
+
     def check_count(self, count: int, bytes_each: int) -> None:
         """Refuse a count that the rest of the file cannot hold, before anything is allocated for it."""
-        left = self._size - self._offset + len(self._pending) - self._taken
-        if count * bytes_each > left:
-            raise self.damaged(f"{count} records of at least {bytes_each} bytes, but {left} bytes are left")
+        if count * bytes_each > self.left:
+            raise self.damaged(f"{count} records of at least {bytes_each} bytes, but {self.left} bytes are left")
 
     def seq(self) -> int:
         """The next seq: one that had been by the time of this snapshot."""
@@ -282,58 +289,81 @@ class _Reader:
         return data
 
 
-def _read_collections(reader: _Reader) -> Iterator[tuple[Records, bytes]]:
-    """Each collection's records, and their commitments as ``Records.all_commitments`` would give them, joined."""
+def _read_collections(reader: _Reader, pairs: bytearray) -> Iterator[Restored]:
+    """Each collection's records; ``pairs`` takes the vector's and the content's commitment of each, joined."""
     before = ""
     for _ in range(reader.header.collection_count):
-        [name] = _names(reader, 1, encoding.MAX_COLLECTION_BYTES)
+        name = _name(reader, encoding.MAX_COLLECTION_BYTES)
         if name <= before:
             raise reader.damaged(f"collection {name!r} behind {before!r}")
         before = name
         size = reader.number(4)
         reader.check_count(1, size)
         definition = Definition.decode(reader.read(size))
-        yield _read_records(reader, name, definition)
+        yield _read_records(reader, name, definition, pairs)
 
 
-def _read_records(reader: _Reader, name: str, definition: Definition) -> tuple[Records, bytes]:
+def _read_records(reader: _Reader, name: str, definition: Definition, pairs: bytearray) -> Restored:
     dim = definition.dim
     count = reader.counted(2 + 8 + 4 * dim + 4)
-    ids = _names(reader, count, encoding.MAX_ID_BYTES)
-    for before, id in pairwise(ids):
-        if id <= before:
-            raise reader.damaged(f"id {id!r} behind {before!r}")
-    born = np.frombuffer(reader.read(8 * count), dtype="<u8").astype(np.int64)
-    if count and not 1 <= born.min() <= born.max() <= reader.header.seq:
+    ids = _read_ids(reader, count)
+    seqs = np.frombuffer(reader.read(8 * count), dtype="<u8")
+    if count and not 1 <= seqs.min() <= seqs.max() <= reader.header.seq:
         raise reader.damaged(f"a record born outside 1..{reader.header.seq}")
+    born = seqs.astype(np.int64)
+    del seqs
+    first = len(pairs)
     vectors = Vectors(dim)
-    of_vectors = bytearray()
-    step = max(1, _ROWS_AT_ONCE_BYTES // (4 * dim))
+    step = min(max(1, _ROWS_AT_ONCE_BYTES // (4 * dim)), _RECORDS_AT_ONCE)
     for start in range(0, count, step):
         data = memoryview(reader.read(4 * dim * min(step, count - start)))
         block = np.frombuffer(data, dtype="<i4").reshape(-1, dim)
         vectors.append(fixed.admit_raw(block, dimension=dim, collection=name))
+        some = np.zeros((len(block), 2, 32), dtype=np.uint8)
         if not definition.erasable:
-            of_vectors += b"".join([commit(data[at : at + 4 * dim]) for at in range(0, len(data), 4 * dim)])
-    pack = contents.packer()
-    metadatas: list[encoding.Metadata] = []
-    documents: list[str | None] = []
-    of_contents = bytearray()
-    for content in reader.sized(count, 4, encoding.MAX_CONTENT_BYTES):
-        metadata, document = contents.decode(content, pack)
-        metadatas.append(metadata)
-        documents.append(document)
+            hashes = b"".join([commit(data[at : at + 4 * dim]) for at in range(0, len(data), 4 * dim)])
+            some[:, 0] = np.frombuffer(hashes, dtype=np.uint8).reshape(-1, 32)
+        pairs += some.data
+    both = np.frombuffer(pairs, dtype=np.uint8, offset=first).reshape(-1, 2, 32)
+    packed = Packed(count, reader.left)
+    pack, at = contents.packer(), 0
+    for strings in reader.strings(count, 4, encoding.MAX_CONTENT_BYTES):
+        contents.check(strings, pack)
+        packed.append(strings)
         if not definition.erasable:
-            of_contents += commit(content)
-    size = 2 * SALT_BYTES * definition.erasable
+            hashes = b"".join([commit(string) for string in strings])
+            both[at : at + len(strings), 1] = np.frombuffer(hashes, dtype=np.uint8).reshape(-1, 32)
+        at += len(strings)
+    if not definition.erasable:
+        return Restored(name, definition, ids, born, vectors, packed, None, reader.header.seq)
+    size = 2 * SALT_BYTES
     reader.check_count(count, size)
-    salts = [reader.read(size) for _ in range(count)] if size else []
-    seq = reader.header.seq
-    records = Records.restored(name, definition, ids, vectors, metadatas, documents, born, salts, seq)
-    if definition.erasable:  # the salts stand behind what they go before
-        return records, b"".join(records.all_commitments())
-    both = np.frombuffer(of_vectors, dtype=np.uint8).reshape(-1, 32), np.frombuffer(of_contents, dtype=np.uint8)
-    return records, np.concatenate((both[0], both[1].reshape(-1, 32)), axis=1).tobytes()
+    salts = Packed(count, reader.left)
+    for start in range(0, count, step):
+        rows = vectors.take(np.arange(start, min(start + step, count), dtype=np.int64)).astype("<i4", copy=False)
+        own = [reader.read(size) for _ in rows]
+        salts.append(own)
+        hashes = b"".join(
+            [
+                commit(row.data, salt[:SALT_BYTES]) + commit(content, salt[SALT_BYTES:])
+                for row, content, salt in zip(rows, packed[start : start + step], own, strict=True)
+            ]
+        )
+        both[start : start + len(own)] = np.frombuffer(hashes, dtype=np.uint8).reshape(-1, 2, 32)
+    return Restored(name, definition, ids, born, vectors, packed, salts, reader.header.seq)
+
+
+def _read_ids(reader: _Reader, count: int) -> Packed:
+    ids = Packed(count, reader.left)
+    before = b""
+    for some in reader.strings(count, 2, encoding.MAX_ID_BYTES):
+        _check_names(reader, some, encoding.MAX_ID_BYTES)
+        for one, id in pairwise((before, *some)):
+            if id <= one:
+                raise reader.damaged(f"id {id.decode()!r} behind {one.decode()!r}")
+        before = some[-1]
+        ids.append(some)
+    return ids
 
 
 _LINK_LIMITS = (
@@ -348,7 +378,7 @@ _LINK_LIMITS = (
 def _read_links(reader: _Reader) -> list[tuple[Link, int]]:
     links: list[tuple[Link, int]] = []
     for _ in range(reader.counted(5 * 3 + 8)):
-        link = Link(*[_names(reader, 1, most)[0] for most in _LINK_LIMITS])
+        link = Link(*[_name(reader, most) for most in _LINK_LIMITS])
         if links and link <= links[-1][0]:
             raise reader.damaged(f"{link} behind {links[-1][0]}")
         links.append((link, reader.seq()))
@@ -361,7 +391,7 @@ def _read_requests(reader: _Reader) -> dict[str, Request]:
     if count > MAX_REQUESTS:
         raise reader.damaged(f"{count} request ids, expected at most {MAX_REQUESTS}")
     for _ in range(count):
-        [id] = _names(reader, 1, encoding.MAX_ID_BYTES)
+        id = _name(reader, encoding.MAX_ID_BYTES)
         request = Request(reader.seq(), reader.read(32), reader.read(32))
         if id in requests or request.seq < before:
             raise reader.damaged(f"request id {id!r} stands twice, or behind a later one")
@@ -373,8 +403,8 @@ def _read_erasures(reader: _Reader) -> dict[tuple[str, str], int]:
     erased: dict[tuple[str, str], int] = {}
     before = ("", "")
     for _ in range(reader.counted(2 * 3 + 8)):
-        [name] = _names(reader, 1, encoding.MAX_COLLECTION_BYTES)
-        [id] = _names(reader, 1, encoding.MAX_ID_BYTES)
+        name = _name(reader, encoding.MAX_COLLECTION_BYTES)
+        id = _name(reader, encoding.MAX_ID_BYTES)
         if (name, id) <= before:
             raise reader.damaged(f"erasure of {(name, id)} behind that of {before}")
         before = name, id
@@ -382,13 +412,18 @@ def _read_erasures(reader: _Reader) -> dict[tuple[str, str], int]:
     return erased
 
 
-def _names(reader: _Reader, count: int, most: int) -> list[str]:
-    names = []
-    for data in reader.sized(count, 2, most):
-        if not data:
-            raise reader.damaged(f"a name of 0 bytes, expected 1..{most}")
+def _name(reader: _Reader, most: int) -> str:
+    [[data]] = reader.strings(1, 2, most)
+    _check_names(reader, [data], most)
+    return data.decode()
+
+
+def _check_names(reader: _Reader, names: list[bytes], most: int) -> None:
+    if not all(names):
+        raise reader.damaged(f"a name of 0 bytes, expected 1..{most}")
+    if not b"".join(names).isascii():
         try:
-            names.append(data.decode("utf-8"))
+            for name in names:
+                name.decode()
         except UnicodeDecodeError as error:
             raise reader.damaged(f"a name is not UTF-8: {error.reason}") from None
-    return names

@@ -13,8 +13,9 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
+from itertools import pairwise
 from struct import pack
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,7 @@ _HASH_BYTES = 32
 _ENTRY_BYTES = 2 * _HASH_BYTES
 _FEW_LEAVES = 4  # one operation makes two
 _NODES_AT_ONCE = 4096
+_BUCKETS_AT_ONCE = 1 << 11
 _MANY = 64  # changes from which columns are cheaper than one key after the other
 
 
@@ -199,6 +201,9 @@ class LogTree:
         return node
 
 
+_Level: TypeAlias = tuple[NDArray[np.int64], NDArray[np.uint8]]  # numbers of nodes, and their hashes
+
+
 class TreeChange(NamedTuple):
     """What ``StateTree.publish`` will store: new buckets and nodes by number, and the root above them.
 
@@ -210,7 +215,7 @@ class TreeChange(NamedTuple):
     buckets: dict[int, bytes]
     nodes: dict[int, bytes]
     path: tuple[bytes, ...] = ()
-    levels: tuple[tuple[NDArray[np.int64], NDArray[np.uint8]], ...] = ()
+    levels: tuple[_Level, ...] = ()
 
     def all_nodes(self) -> dict[int, bytes]:
         """The new nodes by number, however they came."""
@@ -230,28 +235,43 @@ class StateTree:
     nothing.
     """
 
-    __slots__ = ("_buckets", "_nodes", "_table", "root")
+    __slots__ = ("_base", "_buckets", "_nodes", "_table", "root")
 
     def __init__(self) -> None:
-        self._buckets: dict[int, bytes] = {}
+        self._base: _Base | None = None
+        self._buckets: dict[int, bytes] = {}  # those that have changed since; all, without a base
         self._table = np.zeros((2 * _BUCKETS, _HASH_BYTES), dtype=np.uint8)
         self._nodes: memoryview = self._table.reshape(-1).data
         self.root = ZERO
 
     @classmethod
     def of(cls, entries: bytearray) -> StateTree:
-        """The tree over ``key | leaf`` of all entries, in any order; no key stands twice.  They are put in order in
-        place, for they may be many."""
+        """The tree over ``key | leaf`` of all entries, in any order, which are taken over; no key stands twice."""
         tree, rows = cls(), _rows(entries, _ENTRY_BYTES)
-        if len(rows):
-            rows[:] = rows[_by_key(rows)[0]]
-            touched = np.flatnonzero(np.bincount(_numbers(rows).astype(np.intp), minlength=_BUCKETS))
-            tree.publish(tree._hashed(touched, rows))
+        base = tree._base = _Base(rows, np.empty(len(rows), dtype=np.uint32), [])
+        numbers = np.ascontiguousarray(rows[:, :2]).view(">u2")[:, 0]
+        counts = np.bincount(numbers, minlength=_BUCKETS)
+        base.borders.extend([0, *np.cumsum(counts).tolist()])
+        hashes, done = bytearray(), 0
+        for first in range(0, _BUCKETS, _BUCKETS_AT_ONCE):  # the sorted copy of all would be as large as all
+            here = np.flatnonzero((numbers >= first) & (numbers < first + _BUCKETS_AT_ONCE))
+            some = rows[here]
+            order = _by_key(some)[0]
+            base.order[done : done + len(here)] = here[order]
+            data = some[order].tobytes()
+            borders = [(at - done) * _ENTRY_BYTES for at in base.borders[first : first + _BUCKETS_AT_ONCE + 1]]
+            hashes += b"".join(
+                [sha256(b"\x14" + data[start:stop]).digest() for start, stop in pairwise(borders) if start < stop]
+            )
+            done += len(here)
+        if done:
+            levels = tree._levels(np.flatnonzero(counts), hashes)
+            tree.publish(TreeChange(levels[-1][1].tobytes(), {}, {}, levels=levels))
         return tree
 
     def leaf(self, key: bytes) -> bytes | None:
         """The leaf under ``key``, or None."""
-        return _entries(self._buckets.get(_bucket_of(key), b"")).get(key)
+        return _entries(self.bucket(_bucket_of(key))).get(key)
 
     def stage(self, changes: Mapping[bytes, bytes | None]) -> TreeChange:
         """Compute the tree after setting (leaf) or removing (None) the given keys; this tree stays as it is."""
@@ -264,7 +284,7 @@ class StateTree:
     def _stage_one(self, key: bytes, leaf: bytes | None) -> TreeChange:
         """One key, and straight up: this is most of what a single commit hashes."""
         number = _bucket_of(key)
-        bucket = self._buckets.get(number, b"")
+        bucket = self.bucket(number)
         if bucket or leaf is None:
             merged = _entries(bucket)
             if leaf is None:
@@ -295,7 +315,7 @@ class StateTree:
         buckets: dict[int, bytes] = {}
         nodes: dict[int, bytes] = {}
         for number, entries in by_bucket.items():
-            merged = _entries(self._buckets.get(number, b""))
+            merged = _entries(self.bucket(number))
             merged.update((key, leaf) for key, leaf in entries if leaf is not None)
             for key, leaf in entries:
                 if leaf is None:
@@ -328,12 +348,17 @@ class StateTree:
         hashes = bytearray()
         for bucket in buckets.values():
             hashes += sha256(b"\x14" + bucket).digest() if bucket else ZERO
+        levels = self._levels(touched, hashes)
+        return TreeChange(levels[-1][1].tobytes(), buckets, {}, levels=levels)
+
+    def _levels(self, touched: NDArray[np.int64], hashes: bytearray) -> tuple[_Level, ...]:
+        """The hashes of these buckets, and level by level of all nodes above them; the last is the root's."""
         level = touched + _BUCKETS, _rows(hashes, _HASH_BYTES)
         levels = [level]
         for _ in range(_DEPTH):
             level = self._level_above(*level)
             levels.append(level)
-        return TreeChange(level[1].tobytes(), buckets, {}, levels=tuple(levels))
+        return tuple(levels)
 
     def _merged(self, changes: Mapping[bytes, bytes | None]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """The numbers of all touched buckets, ascending, and what will stand in them: entries (n, 64), by key."""
@@ -342,7 +367,7 @@ class StateTree:
         gone = np.fromiter([leaf is None for leaf in changes.values()], dtype=np.bool_, count=len(changes))
         numbers = _numbers(keys).astype(np.intp)  # bincount takes no more than the machine's own width
         touched = np.flatnonzero(np.bincount(numbers, minlength=_BUCKETS))
-        standing = _rows(b"".join([self._buckets.get(number, b"") for number in touched.tolist()]), _ENTRY_BYTES)
+        standing = _rows(b"".join(map(self.bucket, touched.tolist())), _ENTRY_BYTES)
         entries = np.concatenate((standing, np.concatenate((keys, leaves), axis=1)))
         gone = np.concatenate((np.zeros(len(standing), dtype=np.bool_), gone))
         order, last = _by_key(entries)  # of one key the last is kept: what is new stands behind what it replaces
@@ -387,7 +412,7 @@ class StateTree:
     def publish(self, change: TreeChange) -> None:
         """Store what ``stage`` computed on this same tree."""
         for number, bucket in change.buckets.items():
-            if bucket:
+            if bucket or self._base is not None:
                 self._buckets[number] = bucket
             else:
                 self._buckets.pop(number, None)
@@ -405,11 +430,26 @@ class StateTree:
 
     def bucket(self, number: int) -> bytes:
         """``key | leaf`` of all entries of a bucket, by key."""
-        return self._buckets.get(number, b"")
+        bucket = self._buckets.get(number)
+        if bucket is not None:
+            return bucket
+        return b"" if self._base is None else self._base.bucket(number)
 
     def node(self, number: int) -> bytes:
         """A hash of the tree, by its number in the heap."""
         return bytes(self._nodes[number * _HASH_BYTES : (number + 1) * _HASH_BYTES])
+
+
+class _Base(NamedTuple):
+    """What a tree began with: entries as they came, their places in the order of keys, and where in it each bucket
+    begins and the last ends."""
+
+    rows: NDArray[np.uint8]
+    order: NDArray[np.uint32]
+    borders: list[int]
+
+    def bucket(self, number: int) -> bytes:
+        return self.rows[self.order[self.borders[number] : self.borders[number + 1]]].tobytes()
 
 
 _EMPTY_PAIR = ZERO + ZERO

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Final, cast
 
 import msgpack
@@ -16,7 +17,7 @@ import msgpack
 from detmem.machine import encoding
 from detmem.machine.encoding import Metadata
 
-__all__ = ["EMPTY", "decode", "encode", "encode_all", "packer"]
+__all__ = ["EMPTY", "check", "decode", "encode", "encode_all", "packer"]
 
 EMPTY: Final = b"\x92\x80\xc0"
 """The content of a record with neither metadata nor document."""
@@ -103,6 +104,39 @@ def decode(data: bytes | memoryview, pack: Pack | None = None) -> tuple[Metadata
         ):
             return plain, pair[1]
     return encoding.decode_content(data)
+
+
+def check(strings: list[bytes], pack: Pack) -> None:
+    """As ``decode`` of each, for whoever does not ask what they mean; ``CorruptionError``.
+
+    Ordinary contents are seen in a few passes; ``strings`` should not be many more than 64 KiB together.
+    """
+    if {*strings} == {EMPTY} or _all_ordinary(strings, pack):
+        return
+    for one in strings:
+        decode(one, pack)
+
+
+def _all_ordinary(strings: list[bytes], pack: Pack) -> bool:
+    """Whether all are contents beyond doubt."""
+    if len(strings) >= 1 << 16 or sum(map(len, strings)) > encoding.MAX_METADATA_BYTES:
+        return False
+    try:
+        pairs = msgpack.unpackb(b"\xdc" + len(strings).to_bytes(2, "big") + b"".join(strings))
+        metadatas, documents = zip(*pairs, strict=True)
+        values = [value for metadata in metadatas for value in dict.values(metadata)]
+        if list in {*map(type, values)}:
+            lists = [value for value in values if type(value) is list]
+            values = [value for value in values if type(value) is not list] + list(chain.from_iterable(lists))
+        return (
+            {*map(type, pairs)} == {list}
+            and _WORDS.issuperset(map(type, documents))
+            and all(map(_is_plain, values))
+            and all({*map(type, keys)} <= {str} and [*keys] == sorted(keys) for keys in {*map(tuple, metadatas)})
+            and [*map(pack, pairs)] == strings
+        )
+    except (ValueError, TypeError, OverflowError):  # said by ``decode``, with its place
+        return False
 
 
 def _pack_shared(value: object) -> bytes:

@@ -17,12 +17,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detmem.machine import encoding
+from detmem.machine import contents, encoding
 from detmem.machine.commands import SALT_BYTES, Definition
 from detmem.machine.commitment import commit, prefixed, state_key
+from detmem.machine.packed import Column, Packed
 from detmem.machine.vectors import Rows, Vectors
 
-__all__ = ["Record", "Records", "View"]
+__all__ = ["Record", "Records", "Restored", "View", "content_of"]
 
 _STILL_ALIVE = np.iinfo(np.int64).max
 _FIRST_CAPACITY = 64
@@ -61,14 +62,15 @@ class View:
         self.born: NDArray[np.int64] | None = records.born[: records.used] if past else None
         self.erased = dict(records.erased)
         self._salts = records.salts
+        self.packed = records.packed
         self.without_erased = without_erased
         self.name = records.name
         self.definition = records.definition
         self.rows: Rows = records.vectors.moment()
-        self.ids: list[str] = records.ids
-        self.metadatas: list[encoding.Metadata] = records.metadatas
-        self.documents: list[str | None] = records.documents
-        self._count = len(records.slots)
+        self.ids: Sequence[str] = records.ids
+        self.metadatas: Sequence[encoding.Metadata] = records.metadatas
+        self.documents: Sequence[str | None] = records.documents
+        self._count = records.count
 
     @property
     def count(self) -> int:
@@ -98,9 +100,8 @@ class View:
             some = slots[start : start + step]
             rows = self.rows.take(some).astype("<i4", copy=False)
             for row, slot in zip(rows, some.tolist(), strict=True):
-                content = encoding.encode_content(self.metadatas[slot], self.documents[slot])
                 salts = self._salts[slot] if self._salts else b""
-                pairs.append(self.erased.get(slot) or _pair(row.data, content, salts))
+                pairs.append(self.erased.get(slot) or _pair(row.data, content_of(self, slot), salts))
         return pairs
 
     @cached_property
@@ -122,15 +123,16 @@ class View:
     @cached_property
     def in_id_order(self) -> list[int]:
         """Slots of live records, by id.  Order by code points is order by UTF-8 bytes."""
-        ids = self.ids
-        return sorted(self.live.tolist(), key=lambda slot: ids[slot])
+        ids = list(self.ids)
+        return sorted(self.live.tolist(), key=ids.__getitem__)
 
 
 class Records:
     """One collection's records, by slot; a slot is written once, when its record is born.
 
-    ``born`` and ``died`` (int64, by slot) say at which seq.  ``slots`` maps the ids of live records.  ``salts`` by
-    slot, where the definition says erasable.  ``erased`` has the joined commitments of slots whose payload is gone.
+    ``born`` and ``died`` (int64, by slot) say at which seq.  ``slots`` maps the ids of the ``count`` live records.
+    ``salts`` by slot, where the definition says erasable.  ``packed``: the canonical contents of the first slots, where
+    they are at hand.  ``erased`` has the joined commitments of slots whose payload is gone.
     ``created``: the seq that made the collection, where known; ``kept_from``: rows that died at or before it are gone.
     """
 
@@ -139,40 +141,19 @@ class Records:
         self.definition = definition
         self.prefix = prefixed(name.encode())
         self.slots: dict[str, int] = {}
-        self.ids: list[str] = []
-        self.metadatas: list[encoding.Metadata] = []
-        self.documents: list[str | None] = []
+        self.count = 0
+        self.ids: list[str] | Column[str] = []
+        self.metadatas: list[encoding.Metadata] | Column[encoding.Metadata] = []
+        self.documents: list[str | None] | Column[str | None] = []
+        self.packed: Sequence[bytes] = ()
         self.vectors = Vectors(definition.dim)
         self.born = np.zeros(capacity, dtype=np.int64)
         self.died = np.zeros(capacity, dtype=np.int64)
-        self.salts: list[bytes] = []
+        self.salts: list[bytes] | Column[bytes] = []
         self.erased: dict[int, bytes] = {}
         self.created = 0
         self.kept_from = 0
         self._view: View | None = None
-
-    @classmethod
-    def restored(
-        cls,
-        name: str,
-        definition: Definition,
-        ids: list[str],
-        vectors: Vectors,
-        metadatas: list[encoding.Metadata],
-        documents: list[str | None],
-        born: NDArray[np.int64],
-        salts: list[bytes],
-        seq: int,
-    ) -> Records:
-        """Live records at ``seq`` from their columns, which are taken over; no id stands twice."""
-        assert len(ids) == vectors.count == len(metadatas) == len(documents) == len(born)
-        records = cls(name, definition, max(len(ids), 1))
-        records.vectors = vectors
-        records.ids, records.metadatas, records.documents = ids, metadatas, documents
-        records.born[: len(ids)], records.died[: len(ids)] = born, _STILL_ALIVE
-        records.slots = dict(zip(ids, range(len(ids)), strict=True))
-        records.salts, records.kept_from = salts, seq
-        return records
 
     @property
     def used(self) -> int:
@@ -207,14 +188,9 @@ class Records:
         vector, pair = self.vector_bytes(slot), self.erased.get(slot)
         salts = self.salts[slot] if self.salts else b""
         if pair is None:
-            pair = _pair(vector, encoding.encode_content(self.metadatas[slot], self.documents[slot]), salts)
+            pair = _pair(vector, content_of(self, slot), salts)
         erased = slot in self.erased
         return Record(vector, self.metadatas[slot], self.documents[slot], pair[:32], pair[32:], salts, erased)
-
-    def all_commitments(self) -> list[bytes]:
-        """Vector and content commitment, joined, of every live record, in the order of ``slots``."""
-        slots = np.fromiter(self.slots.values(), dtype=np.int64, count=len(self.slots))
-        return View(self, 0).commitments(slots)
 
     def key(self, id: str) -> bytes:
         """The record's key in the state tree."""
@@ -224,6 +200,7 @@ class Records:
         """Mark live records as dead."""
         for id in ids:
             self.died[self.slots.pop(id)] = seq
+        self.count = len(self.slots)
         self._view = None
 
     def extend(
@@ -247,6 +224,7 @@ class Records:
         self.salts.extend(salts)
         self.ids.extend(ids)
         self.slots.update(zip(ids, range(start, stop), strict=True))
+        self.count = len(self.slots)
         self._view = None
 
     def give_up(self, slot: int) -> None:
@@ -270,6 +248,7 @@ class Records:
         self.metadatas = [self.metadatas[slot] for slot in slots]
         self.documents = [self.documents[slot] for slot in slots]
         self.salts = [self.salts[slot] for slot in slots] if self.salts else []
+        self.packed = ()
         self.erased = {new: self.erased[old] for new, old in enumerate(slots) if old in self.erased}
         self.vectors = self.vectors.kept(kept)
         self.born, self.died = self.born[kept], self.died[kept]
@@ -285,6 +264,52 @@ class Records:
             new = np.empty(capacity, dtype=old.dtype)
             new[:used] = old[:used]
             setattr(self, name, new)
+
+
+class Restored(Records):
+    """Live records at ``seq``, packed as a snapshot holds them; in id order, and no id stands twice.
+
+    What finds them by id, and what says when they die, is made when somebody asks for it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        definition: Definition,
+        ids: Packed,
+        born: NDArray[np.int64],
+        vectors: Vectors,
+        packed: Packed,
+        salts: Packed | None,
+        seq: int,
+    ) -> None:
+        assert len(ids) == len(born) == vectors.count == len(packed)
+        super().__init__(name, definition)
+        del self.slots, self.died
+        self.count = len(ids)
+        self.texts = ids
+        self.ids = Column(ids, bytes.decode)
+        self.born, self.vectors, self.packed = born, vectors, packed
+        self.metadatas = Column(packed, lambda data: contents.decode(data)[0])
+        self.documents = Column(packed, lambda data: contents.decode(data)[1])
+        if salts is not None:
+            self.salts = Column(salts, bytes)
+        self.kept_from = seq
+
+    @cached_property
+    def slots(self) -> dict[str, int]:  # type: ignore[override]
+        return dict(zip(self.ids, range(len(self.ids)), strict=True))
+
+    @cached_property
+    def died(self) -> NDArray[np.int64]:  # type: ignore[override]
+        return np.full(len(self.born), _STILL_ALIVE, dtype=np.int64)
+
+
+def content_of(held: View | Records, slot: int) -> bytes:
+    """The canonical bytes of a record's metadata and document."""
+    if slot < len(held.packed):
+        return held.packed[slot]
+    return encoding.encode_content(held.metadatas[slot], held.documents[slot])
 
 
 def _pair(vector: bytes | memoryview, content: bytes, salts: bytes) -> bytes:

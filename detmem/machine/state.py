@@ -11,6 +11,7 @@ It knows no file, clock, thread or float.  The shell serialises ``publish`` agai
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from detmem.machine.commitment import (
     state_keys,
 )
 from detmem.machine.links import Links, Node, entry
-from detmem.machine.records import Records
+from detmem.machine.records import Records, Restored
 from detmem.machine.runs import Operations, Run
 from detmem.machine.stage import NO_ID, Beside, Change, Pending, Request, Stage, definition_leaf
 
@@ -64,35 +65,38 @@ class State:
         seq: int,
         link: bytes,
         log: LogTree,
-        collections: Iterable[tuple[Records, bytes]],
+        collections: Iterable[Restored],
+        entries: bytearray,
         links: Iterable[tuple[Link, int]],
         requests: dict[str, Request],
         erased: dict[Node, int],
     ) -> State:
-        """A state from a snapshot's parts: records with what ``Records.all_commitments`` says of them, joined; links
-        with the seq of their birth.  The root is computed, never taken over.  ``CorruptionError``: a link without its
-        ends.
+        """A state from a snapshot's parts: records; in ``entries``, which are taken over, both commitments of each of
+        them, joined; links with the seq of their birth.  The root is computed, never taken over.  ``CorruptionError``:
+        a link without its ends.
         """
         state = cls()
         state.seq, state.link, state.log = seq, link, log
         state.requests, state.erased, state._kept_from = requests, erased, seq
-        entries = bytearray()
-        for records, pairs in collections:
+        at, rest = 0, bytearray()
+        for records in collections:
             state.collections[records.name] = records
-            entries += state_key(records.prefix, NO_ID) + definition_leaf(records.prefix, records.definition)
-            ids = list(records.slots)
-            for start in range(0, len(ids), _AT_ONCE):  # few small objects at a time
-                texts = prefixed_all([id.encode() for id in ids[start : start + _AT_ONCE]])
-                some = [pairs[at : at + 64] for at in range(64 * start, 64 * (start + len(texts)), 64)]
-                keys, leaves = state_keys(records.prefix, texts), record_leaves(records.prefix, texts, some)
-                entries += b"".join([key + leaf for key, leaf in zip(keys, leaves, strict=True)])
-            del pairs
+            rest += state_key(records.prefix, NO_ID) + definition_leaf(records.prefix, records.definition)
+            for start in range(0, records.count, _AT_ONCE):  # few small objects at a time
+                texts = prefixed_all(records.texts[start : start + _AT_ONCE])
+                end = at + 64 * len(texts)
+                data = bytes(memoryview(entries)[at:end])
+                pairs = [data[place : place + 64] for place in range(0, len(data), 64)]
+                keys, leaves = state_keys(records.prefix, texts), record_leaves(records.prefix, texts, pairs)
+                entries[at:end] = b"".join(chain.from_iterable(zip(keys, leaves, strict=True)))
+                at = end
         state.links = Links.restored(links, seq)
         for edge in state.links:
             for name, id in ((edge.collection, edge.source), (edge.target_collection, edge.target)):
                 if name not in state.collections or id not in state.collections[name].slots:
                     raise CorruptionError(f"a link {edge} with an end that is not there")
-            entries += b"".join(entry(edge))
+            rest += b"".join(entry(edge))
+        entries += rest
         state._tree = StateTree.of(entries)
         return state
 

@@ -13,6 +13,8 @@ from detmem.errors import CorruptionError, DimensionError, DuplicateIdError, Not
 from detmem.machine import commands
 from detmem.machine.commands import ADD, UPDATE, UPSERT, Definition, Operation
 from detmem.machine.commitment import ZERO, commit
+from detmem.machine.packed import Packed
+from detmem.machine.records import Restored, content_of
 from detmem.machine.stage import Stage
 from detmem.machine.state import State
 
@@ -33,6 +35,22 @@ def machine(*ids: str) -> State:
     if ids:
         commit_all(state, *(put(id, index) for index, id in enumerate(ids)))
     return state
+
+
+def restored_anew(state: State) -> State:
+    """The state as a snapshot would bring it back: live records, packed."""
+    collections, pairs = [], bytearray()
+    for name, records in state.collections.items():
+        view = records.view(state.seq)
+        slots = np.array(view.in_id_order, dtype=np.int64)
+        ids, packed = Packed(len(slots), 1 << 20), Packed(len(slots), 1 << 20)
+        ids.append([view.ids[slot].encode() for slot in slots])
+        packed.append([content_of(view, slot) for slot in slots])
+        vectors, born = records.vectors.kept(slots), records.born[slots]
+        collections.append(Restored(name, records.definition, ids, born, vectors, packed, None, state.seq))
+        pairs += b"".join(view.commitments(slots))
+    history = state.links.items(), state.requests, state.erased
+    return State.restored(state.seq, state.link, state.log, collections, pairs, *history)
 
 
 def shown(state: State) -> Any:
@@ -129,15 +147,7 @@ def test_equal_contents_have_equal_roots_whatever_the_way(restored: bool) -> Non
     commit_all(around, commands.drop("c"), commands.create("c", TWO), put("b", 7, {"k": 1}), put("z", 1))
     commit_all(around, commands.delete("c", "z"), put("a", 0), put("b", 1, type=UPSERT), commands.drop("d"))
     if restored:
-        around = State.restored(
-            around.seq,
-            around.link,
-            around.log,
-            [(one, b"".join(one.all_commitments())) for one in around.collections.values()],
-            around.links.items(),
-            around.requests,
-            around.erased,
-        )
+        around = restored_anew(around)
     assert around.root == straight.root
     assert shown(around)[-1] == shown(straight)[-1]
     assert around.log.root != straight.log.root

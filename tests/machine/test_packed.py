@@ -1,0 +1,90 @@
+"""Packed columns say what a list would, whatever is asked, put or appended in which order; and contents are checked
+together as they are one by one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detmem.errors import CorruptionError
+from detmem.machine import contents, encoding
+from detmem.machine.packed import Column, Packed
+
+STRINGS = st.lists(st.binary(max_size=9), max_size=12)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("one"), st.integers(0, 30)),
+        st.tuples(st.just("some"), st.integers(0, 30), st.integers(0, 30)),
+        st.tuples(st.just("put"), st.integers(0, 30), st.binary(max_size=3)),
+        st.tuples(st.just("append"), st.lists(st.binary(max_size=3), max_size=3)),
+        st.tuples(st.just("all")),
+    ),
+    max_size=20,
+)
+
+
+def packed(strings: list[bytes], at_once: int) -> Packed:
+    made = Packed(len(strings), sum(map(len, strings)))
+    for start in range(0, len(strings), at_once):
+        made.append(strings[start : start + at_once])
+    return made
+
+
+@given(STRINGS, st.integers(1, 5), STEPS)
+def test_a_column_is_a_list_of_what_was_read(strings, at_once, steps):
+    column, plain = Column(packed(strings, at_once), bytes.hex), [one.hex() for one in strings]
+    for name, *rest in steps:
+        if name == "append":
+            more = [one.hex() for one in rest[0]]
+            column.extend(more)
+            plain.extend(more)
+        elif name == "some":
+            assert column[min(rest) : max(rest)] == plain[min(rest) : max(rest)]
+        elif name == "all":
+            assert list(column) == plain
+        elif rest[0] < len(plain):
+            if name == "put":
+                column[rest[0]] = plain[rest[0]] = rest[1].hex()
+            assert column[rest[0]] == plain[rest[0]]
+        assert len(column) == len(plain)
+
+
+@given(STRINGS, st.integers(1, 5), st.integers(0, 12), st.integers(0, 12))
+def test_packed_strings_come_back_one_by_one_and_together(strings, at_once, start, stop):
+    made = packed(strings, at_once)
+    assert [made[place] for place in range(len(made))] == strings
+    assert made[start:stop] == strings[start:stop]
+
+
+VALUES = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.text(max_size=4))
+CONTENT = st.builds(
+    lambda metadata, document: encoding.encode_content(encoding.normalise_metadata(metadata, "metadata"), document),
+    st.dictionaries(st.text(min_size=1, max_size=3), st.one_of(VALUES, st.lists(VALUES, max_size=3)), max_size=3),
+    st.none() | st.text(max_size=5),
+)
+
+
+@given(st.lists(CONTENT, min_size=1, max_size=6), st.data())
+def test_contents_together_are_refused_where_one_of_them_is(strings, data):
+    """Also where bytes of one string, cut elsewhere, would make sound contents with the next."""
+    pack = contents.packer()
+    contents.check(strings, pack)
+    whole = bytearray(b"".join(strings))
+    whole[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=4)))
+    ends = [0, *data.draw(st.sampled_from([cuts, [sum(map(len, strings[:n])) for n in range(1, len(strings))]]))]
+    changed = [bytes(whole[start:stop]) for start, stop in zip(ends, [*ends[1:], len(whole)], strict=True)]
+
+    def sound(one: bytes) -> bool:
+        try:
+            contents.decode(one, pack)
+        except CorruptionError:
+            return False
+        return True
+
+    if all(map(sound, changed)):
+        contents.check(changed, pack)
+    else:
+        with pytest.raises(CorruptionError):
+            contents.check(changed, pack)
