@@ -11,12 +11,12 @@ from itertools import zip_longest
 import numpy as np
 
 from detmem.database import Database
-from detmem.errors import Erased, NotFoundError, UsageError
+from detmem.errors import Archived, CorruptionError, Erased, NotFoundError, UsageError
 from detmem.journal.disk import AnyPath
 from detmem.machine import fixed
 from detmem.opening import open
 from detmem.proof.checkpoint import Checkpoint
-from detmem.proof.proofs import ConsistencyProof, Verdict, verdict_of
+from detmem.proof.proofs import ConsistencyProof, Verdict, check_trusted, verdict_of
 from detmem.proof.receipt import Named, Receipt
 
 __all__ = ["check_receipt"]
@@ -35,7 +35,9 @@ def check_receipt(
     one.  With a ``store`` that he trusts: it is asked again as it stood then, R2; and all local lists of an R3.  With
     neither: only that the file is whole, R0; then ``ok`` is False for a receipt that claims more.
 
-    A receipt that does not hold is a verdict; ``CorruptionError`` is a file that is no receipt.
+    A receipt that does not hold is a verdict without a level; where the store has erased or archived what it would have
+    to look at, the level that holds without asking stays, and ``ok`` is False.  ``CorruptionError`` is a file that is
+    no receipt.
     """
     if isinstance(receipt, (bytes, bytearray)):
         receipt = Receipt.decode(bytes(receipt))
@@ -48,6 +50,11 @@ def check_receipt(
             return _checked(receipt, db, trusted)
     said = f"this is what was said (sha256 {receipt.sha256})"
     if receipt.level == "R0":
+        if trusted is not None:
+            try:
+                check_trusted(receipt.checkpoint, trusted, consistency)
+            except CorruptionError as error:
+                return Verdict(False, None, str(error))
         return Verdict(True, "R0", said, ("that the memory held it", "that the answer is right"))
     if trusted is None:
         return Verdict(False, "R0", f"{said}; to show more, give a checkpoint that you trust, or a store")
@@ -63,7 +70,10 @@ def _checked(receipt: Receipt, db: Database, trusted: Checkpoint | None) -> Verd
             receipt.show(receipt.checkpoint, None)
         try:
             again = _asked_again(receipt, db)
-        except (Erased, NotFoundError, UsageError) as error:
+        except (Archived, Erased) as error:
+            level = "R0" if receipt.part is None else "R1"
+            return Verdict(False, level, f"neither shown nor refuted: the store cannot be asked this any more: {error}")
+        except (NotFoundError, UsageError) as error:
             return Verdict(False, None, f"the store cannot be asked this at seq {receipt.seq}: {error}")
         for rank, (said, found) in enumerate(zip_longest(receipt.results, again.results), 1):
             if said != found:

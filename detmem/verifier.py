@@ -24,7 +24,9 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import os
 import re
+import stat
 import struct
 import sys
 import zlib
@@ -668,6 +670,12 @@ class Log:
         return Verified(self.checkpoint(), notes)
 
 
+def file_of(path: Path) -> bytes:
+    """A file of a store; a link, a FIFO or a folder in its place is refused unread."""
+    need(stat.S_ISREG(path.lstat().st_mode), f"{path.name}: expected a regular file")
+    return path.read_bytes()
+
+
 def verify_log(path: Path, wanted: Checkpoint | None = None) -> Verified:
     """An exported log: one sealed segment of nobody's store (exchange.md)."""
     data, log = path.read_bytes(), Log(wanted)
@@ -680,8 +688,8 @@ def verify_log(path: Path, wanted: Checkpoint | None = None) -> Verified:
 
 def verify_store(path: Path, wanted: Checkpoint | None = None) -> Verified:
     """A whole store: HEAD, every segment and frame, every state root by replaying, every snapshot."""
-    need((path / "HEAD").is_file(), "HEAD is missing: nobody can say how much had been acknowledged")
-    head_bytes, notes = (path / "HEAD").read_bytes(), []
+    need(os.path.lexists(path / "HEAD"), "HEAD is missing: nobody can say how much had been acknowledged")
+    head_bytes, notes = file_of(path / "HEAD"), []
     same("size of HEAD", 8192, len(head_bytes))
     heads = [read_head_slot(head_bytes[at : at + 140]) for at in (0, 4096)]
     if None in heads:
@@ -709,7 +717,7 @@ def verify_store(path: Path, wanted: Checkpoint | None = None) -> Verified:
     bad = None
     for number in segments:
         name, last = f"log/{number:020d}.seg", number == segments[-1]
-        data = (path / name).read_bytes()
+        data = file_of(path / name)
         if (
             last
             and number != head.segment
@@ -780,7 +788,7 @@ class Snapshot(NamedTuple):
 
 
 def read_snapshot(path: Path, seq: int) -> Snapshot:
-    name, data = f"snap/{path.name}", path.read_bytes()
+    name, data = f"snap/{path.name}", file_of(path)
     outer = Reader(data, name)
     magic, version, flags, chunk_size, its_seq, *rest, roots, collections = struct.unpack(
         "<8sHHIQQ32s32s32sII", outer.take(136)
@@ -1226,7 +1234,7 @@ def check_receipt(data: bytes, trusted: Checkpoint, via: bytes | None = None) ->
 
 def check_subtree(data: bytes, receipt: Receipt, trusted: Checkpoint, via: bytes | None = None) -> int:
     """R3: in this one of 256 subtrees nothing is missing from the answer.  Returns its number."""
-    need(receipt.subtrees is not None, "the receipt is not of level R3")
+    need(receipt.level != "R0", "a receipt of level R0 has no proof")
     names = "anchor checkpoint collection number others records seq siblings"
     anchor, text, collection, number, others, records, seq, siblings = fields(
         decode(data, "subtree", 256 << 20), "detmem/subtree/v1", names
@@ -1266,11 +1274,12 @@ def check_subtree(data: bytes, receipt: Receipt, trusted: Checkpoint, via: bytes
     found.sort()
     first = found[: receipt.k]
     body = b"".join(struct.pack("<q", raw) + lp(name) + leaf for raw, _, name, leaf in first)
-    same(
-        f"subtree {number}: local list",
-        receipt.subtrees and receipt.subtrees[number],
-        sha256(b"\x21", bytes([number]), u32(len(first)), body),
-    )
+    if receipt.subtrees is not None:
+        same(
+            f"subtree {number}: local list",
+            receipt.subtrees[number],
+            sha256(b"\x21", bytes([number]), u32(len(first)), body),
+        )
     results = {name: pair for name, pair in receipt.results.items() if state_key(collection, name)[0] == number}
     listed = {name: (raw, leaf) for raw, _, name, leaf in first}
     for name, pair in results.items():
@@ -1303,6 +1312,7 @@ def check_refutation(data: bytes, receipt: Receipt, trusted: Checkpoint, via: by
         "refutation: its values",
     )
     need(1 <= len(record_id.encode()) <= 512, "refutation: size of the id")
+    need(receipt.level != "R0", "a receipt of level R0 has no proof")
     need(len(one) == len(two) == (32 if receipt.definition.erasable else 0), "refutation: size of a salt")
     leaf = record_leaf(receipt.collection, record_id, commitment(vector, one), commitment(content, two))
     check_state_part(part, {state_key(receipt.collection, record_id): leaf}, seq, trust(text, trusted, via))
@@ -1378,13 +1388,15 @@ def unbase64(text: str) -> bytes:
 
 def check_note(text: str, verifier_key: str) -> Checkpoint:
     """A signed checkpoint: the signature of this key (NAME+HASH+BASE64) is there and right."""
-    found = re.fullmatch(r"([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/=]+)", verifier_key.strip())
+    found = re.fullmatch(r"([^\s+\x00-\x1f]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/=]+)", verifier_key.strip())
     need(found, "expected a verifier key, NAME+HASH+BASE64")
     assert found is not None
     name, key = found[1], unbase64(found[3])
     need(len(key) == 33 and key[0] == 1, "verifier key: not of Ed25519")
     key_hash = sha256(name.encode(), b"\n", key)[:4]
     same("verifier key: hash", key_hash.hex(), found[2])
+    need(not re.search("[\ud800-\udfff]", text), "note: not UTF-8")
+    need(len(text.encode()) <= 1 << 20, "note: larger than 1 MiB")
     body, _, signatures = text.rpartition("\n\n")
     need(signatures.endswith("\n"), "note: expected signatures behind an empty line")
     lines = signatures[:-1].split("\n")

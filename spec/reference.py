@@ -1803,7 +1803,7 @@ def check_anchor(anchor: Any, seq: int, root: bytes, checkpoint: str) -> None:
         raise Refused("anchor", "absent")
     array(anchor, (int, int, bytes))
     count, index, path = anchor
-    if not 0 <= count < 2**32:
+    if not 1 <= count < 2**32:
         raise Refused("count", str(count))
     if root_from(commit_leaf(seq, count, root), index, size, hashes(path)) != root_of_log:
         raise Refused("anchor", "the path leads elsewhere")
@@ -2097,7 +2097,7 @@ def check_subtree(data: bytes, receipt: bytes, trusted: str) -> str | None:
         if key in entries:
             raise Refused("entries", "twice")
         entries[key] = record_leaf(name, record_id, *commitments)
-        records[record_id] = Record(read_vector(vector), *read_content(body), *commitments, 0)
+        records[record_id] = Record(admit(read_vector(vector)), *read_content(body), *commitments, 0)
     if len(others) % 2 or others[::2] != sorted(set(others[::2])) or list(records) != sorted(records, key=utf8):
         raise Refused("entries", "not in order")
     if not 0 <= number <= 255 or any(key[0] != number for key in entries):
@@ -2192,7 +2192,7 @@ def check_refutation(data: bytes, receipt: bytes, trusted: str) -> None:
     commitments = open_commitments(asked, *(value[n] for n in ("vector", "content", "vector_salt", "content_salt")))
     leaf = record_leaf(asked["collection"], value["id"], *commitments)
     check_part(value["proof"], {state_key(asked["collection"], value["id"]): leaf}, value["seq"], trusted)
-    record = Record(read_vector(value["vector"]), *read_content(value["content"]), *commitments, 0)
+    record = Record(admit(read_vector(value["vector"])), *read_content(value["content"]), *commitments, 0)
     entries = may_answer(asked, {value["id"]: record})
     if not entries or not should_name(asked, entries[0]):
         raise Refused("refutation", "the record does not belong into the answer, or is there")
@@ -2302,7 +2302,7 @@ def read_verifier_key(text: str) -> tuple[str, bytes]:
 
 
 def good_name(name: str) -> bool:
-    return name != "" and "+" not in name and not any(letter.isspace() for letter in name)
+    return name != "" and "+" not in name and not any(letter.isspace() or letter < " " for letter in name)
 
 
 def sign_note(text: str, name: str, seed: bytes) -> str:
@@ -2316,6 +2316,8 @@ def sign_checkpoint(checkpoint: str, name: str, seed: bytes) -> str:
 
 def open_note(note: str, name: str, public: bytes) -> str:
     """The text of a note that this key has signed."""
+    if len(utf8(note)) > 1 << 20:
+        raise Refused("note", "more than 1 MiB")
     at = note.rfind("\n\n")
     lines = note[at + 2 :].split("\n")
     if at < 0 or lines[-1] != "" or not 1 <= len(lines) - 1 <= 100:

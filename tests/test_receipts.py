@@ -236,6 +236,68 @@ def test_salted_records_are_shown_with_their_salts() -> None:
         assert db.prove("notes", "n3").verify(checkpoint, "notes", "n3").ok
 
 
+def test_an_r0_receipt_is_held_against_the_checkpoint_that_is_given() -> None:
+    with detmem.open(":memory:") as db, detmem.open(":memory:") as other:
+        hits = small(db).search(raw=[1, 2, 3, 4], k=3)
+        small(other, 7)
+        said, own = hits.receipt("R0"), db.checkpoint()
+        db["notes"].delete("n0")
+        assert detmem.check_receipt(said, checkpoint=own).level == "R0"
+        assert not detmem.check_receipt(said, checkpoint=other.checkpoint()).ok
+        assert not detmem.check_receipt(said, checkpoint=db.checkpoint()).ok
+        later = db.prove_consistency(own)
+        assert detmem.check_receipt(said, checkpoint=db.checkpoint(), consistency=later).ok
+
+
+def test_a_receipt_that_asks_for_nothing_is_none() -> None:
+    with detmem.open(":memory:") as db:
+        receipt = replace(small(db).search(raw=[1, 2, 3, 4], k=1).receipt("R0"), k=0, results=())
+        with pytest.raises(CorruptionError, match="k must be at least 1"):
+            Receipt.decode(receipt.encode())
+
+
+def test_a_vector_that_no_store_admits_is_no_record() -> None:
+    with detmem.open(":memory:") as db:
+        receipt = small(db).search(raw=[1, 2, 3, 4], k=3, max_distance=1e9).receipt("R3")
+        subtree = db.subtree("notes", key_of("notes", "n0")[0])
+        huge = subtree.records[0]._replace(vector=np.full(4, 2**31 - 1, "<i4").tobytes())
+        with pytest.raises(CorruptionError, match="admitted|norm|2\\^60"):
+            receipt.candidates([huge])
+
+
+def test_a_store_that_may_not_look_any_more_leaves_what_was_shown_before(tmp_path: Path) -> None:
+    """Neither shown nor refuted is told apart from a lie by its level."""
+    with detmem.open(tmp_path / "s") as db:
+        notes = db.collection("notes", dim=2, metric="l2")
+        notes.add([f"n{i}" for i in range(9)], raw=[[i, 0] for i in range(9)])
+        hits = notes.search(raw=[0, 0], k=3)
+        receipts = {level: hits.receipt(level) for level in ("R0", "R1", "R3")}
+        lie = forged(receipts["R1"], db, receipts["R1"].results[:2])
+        db.erase("notes", ["n1"])
+        for level, kept in (("R0", "R0"), ("R1", "R1"), ("R3", "R1")):
+            verdict = detmem.check_receipt(receipts[level], db)
+            assert (verdict.ok, verdict.level) == (False, kept)
+            assert "neither shown nor refuted" in verdict.reason
+        forged_part = replace(lie, collection="others")
+        assert detmem.check_receipt(forged_part, db).level is None
+
+
+def test_keys_and_notes_are_utf8_without_control_characters() -> None:
+    for name in ("a\x01b", "a\ud800", "a b", "a+b", ""):
+        with pytest.raises(UsageError, match="key name"):
+            detmem.SignerKey.generate(name)
+    key = detmem.SignerKey.generate("example.org/memory")
+    with detmem.open(":memory:") as db:
+        small(db)
+        note = key.sign(db.checkpoint())
+        assert key.verifier.open(note) == db.checkpoint()
+    for bad in (note.replace("example", "ex\ud800mple"), "x" * (1 << 20) + note):
+        with pytest.raises(CorruptionError):
+            key.verifier.open(bad)
+        with pytest.raises(verifier.Refused):
+            verifier.check_note(bad, str(key.verifier))
+
+
 def test_bytes_of_a_content_do_not_pass_for_a_salt() -> None:
     """The end of U+12020 is that of a content without metadata: opened so, the record would escape every filter."""
     with detmem.open(":memory:") as db:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -23,6 +24,8 @@ import pytest
 
 import detmem
 from detmem import exchange
+from detmem.proof.proofs import key_of
+from detmem.proof.receipt import Refutation
 from tests import mutations
 from tests.mutations import VECTORS, VERIFIER, lived
 from tests.twin import TWIN, perform, perform_batch
@@ -371,6 +374,48 @@ def filled(path: Path, *, erasable: bool = False) -> detmem.Database:
     notes.delete(["id3", "id40"])
     notes.link("id0", "next", "id1")
     return db
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links and FIFOs")
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+@pytest.mark.parametrize("place", ["HEAD", "log", "snap"])
+def test_something_else_in_place_of_a_file_is_refused_unread(tmp_path: Path, place: str, kind: str) -> None:
+    with filled(tmp_path / "s") as db:
+        db.snapshot()
+    path = tmp_path / "s" / place
+    path = path if place == "HEAD" else sorted(path.iterdir())[-1]
+    VERIFIER.verify_store(tmp_path / "s")
+    path.rename(tmp_path / "moved")
+    if kind == "link":
+        path.symlink_to(tmp_path / "moved")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    with pytest.raises(VERIFIER.Refused, match="regular file"):
+        VERIFIER.verify_store(tmp_path / "s")
+
+
+def test_a_receipt_without_a_proof_is_refuted_by_nothing_and_one_without_lists_meets_a_subtree(tmp_path: Path) -> None:
+    with filled(tmp_path / "s") as db:
+        hits, now = db["notes"].search([1.0, 0.0, 0.0], k=4), VERIFIER.read_checkpoint(str(db.checkpoint()))
+        number = key_of("notes", hits.ids[0])[0]
+        subtree = db.subtree("notes", number).encode()
+        plain, said = (VERIFIER.check_receipt(hits.receipt(level).encode(), now) for level in ("R1", "R0"))
+        assert VERIFIER.check_subtree(subtree, plain, now) == number
+        assert hits.receipt("R1").check_subtree(db.subtree("notes", number), db.checkpoint()).ok
+        for what in (
+            lambda: VERIFIER.check_subtree(subtree, said, now),
+            lambda: VERIFIER.check_refutation(refutation_of(hits.receipt("R0"), db, number).encode(), said, now),
+        ):
+            with pytest.raises(VERIFIER.Refused, match="level R0"):
+                what()
+
+
+def refutation_of(receipt: Any, db: detmem.Database, number: int) -> Any:
+    subtree = db.subtree("notes", number)
+    row = subtree.records[0]
+    return Refutation(db.checkpoint(), receipt.seq, bytes.fromhex(receipt.sha256), row, subtree.part_of(row))
 
 
 @pytest.mark.parametrize("erasable", [False, True])

@@ -30,7 +30,8 @@ _SIGNATURE_BYTES = 64
 _MAX_SIGNATURES = 100
 _MAX_NOTE_BYTES = 1 << 20
 _PRIVATE = "PRIVATE+KEY+"
-_KEY = re.compile(r"([^+\s]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/]+=*)")
+_NAME = r"[^+\s\x00-\x1f\ud800-\udfff]+"  # a note is UTF-8 without control characters
+_KEY = re.compile(rf"({_NAME})\+([0-9a-f]{{8}})\+([A-Za-z0-9+/]+=*)")
 _LINE = re.compile(r"— ([^+\s]+) ([A-Za-z0-9+/]+=*)")
 
 
@@ -65,9 +66,15 @@ class VerifierKey:
         """
         if not isinstance(note, str):
             raise UsageError(f"note: expected str, found {type(note).__name__}")
-        text, border, signatures = note[:_MAX_NOTE_BYTES].rpartition("\n\n")
+        try:
+            size = len(note.encode())
+        except UnicodeEncodeError as error:
+            raise CorruptionError(f"a note that is no UTF-8: {error}") from None
+        if size > _MAX_NOTE_BYTES:
+            raise CorruptionError(f"a note of {size} bytes: expected at most {_MAX_NOTE_BYTES}")
+        text, border, signatures = note.rpartition("\n\n")
         lines = signatures.split("\n")
-        if not border or len(note) > _MAX_NOTE_BYTES or lines.pop() or not 1 <= len(lines) <= _MAX_SIGNATURES:
+        if not border or lines.pop() or not 1 <= len(lines) <= _MAX_SIGNATURES:
             raise CorruptionError("expected a signed note: a text, an empty line, signatures")
         text += "\n"
         ours = []
@@ -110,11 +117,13 @@ class SignerKey:
 
     @classmethod
     def generate(cls, name: str) -> SignerKey:
-        """A new key.  ``name``: not empty, without spaces and plus; a URL without a scheme is the custom."""
+        """A new key.  ``name``: not empty, without spaces, plus and control characters; a URL without a scheme is the
+        custom.
+        """
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-        if not isinstance(name, str) or not re.fullmatch(r"[^+\s]+", name) or name == ORIGIN:
-            raise UsageError(f"key name: expected a text without spaces and plus, found {name!r}")
+        if not isinstance(name, str) or not re.fullmatch(_NAME, name) or name == ORIGIN:
+            raise UsageError(f"key name: expected a text without spaces, plus and control characters, found {name!r}")
         return cls(name, Ed25519PrivateKey.generate().private_bytes_raw())
 
     @property

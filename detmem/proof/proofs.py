@@ -229,6 +229,8 @@ class Anchor(NamedTuple):
         if value is None:
             return None
         count, index, path = items_of(value, "anchor", int, int, bytes)
+        if count < 1:
+            raise CorruptionError(f"expected the number of a commit's operations, found {count}")
         return cls(_count(count), _count(index), path)
 
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from detmem.errors import CorruptionError, UsageError
+from detmem.errors import CorruptionError, RangeError, UsageError
 from detmem.machine import contents, encoding, filters, fixed
 from detmem.machine.commands import SALT_BYTES, Definition
 from detmem.machine.commitment import collection_leaf, commit, prefixed
@@ -220,6 +220,10 @@ class Receipt(ProofFile):
                 continue
             if len(row.vector) != len(self.query):
                 raise BadProof(f"the vector of {row.id!r} has {len(row.vector)} bytes, the query {len(self.query)}")
+            try:
+                fixed.check_admitted(np.frombuffer(row.vector, fixed.RAW)[None])
+            except RangeError as error:
+                raise BadProof(f"the vector of {row.id!r}: {error}") from None
             raw = _raw_distance(self.definition.metric, unpack(f"<{len(query)}i", row.vector), query)
             if self.may_answer(raw):
                 found.append(Named(raw, row.id, row.leaf(self.collection)))
@@ -293,6 +297,8 @@ class Receipt(ProofFile):
     def _read(cls, fields: dict[str, Any]) -> Receipt:
         found = fields_of(fields, **_RECEIPT_TYPES)
         names, leaves, raws = found["result_ids"], hashes_of(found["result_leaves"]), found["result_raws"]
+        if found["k"] < 1:
+            raise CorruptionError(f"k must be at least 1, found {found['k']}")
         if not (len(names) == len(leaves) <= found["k"] and len(raws) == _INT64.size * len(names)):
             raise CorruptionError(f"{len(names)} results, {len(leaves)} leaves, {len(raws)} bytes of distances")
         _check_texts(names)
