@@ -95,7 +95,7 @@ def _report(asked: argparse.Namespace) -> int:
 
 def _verdict(report: detmem.Report) -> str:
     if report.ok:
-        gone = f", {report.erased} payloads erased" if report.erased else ""
+        gone = f", {report.erased} payload{'s' * (report.erased > 1)} erased" if report.erased else ""
         gone += f", {report.archived} archived" if report.archived else ""
         left = f", {report.remaining} to be erased are still there: open it for writing" if report.remaining else ""
         return f"ok {f'1..{report.seq}' if report.seq else 'empty'} state {report.state_root}{gone}{left}"

@@ -54,6 +54,7 @@ _ENTRY_BYTES = 2 * _HASH_BYTES
 _FEW_LEAVES = 4  # one operation makes two
 _NODES_AT_ONCE = 4096
 _BUCKETS_AT_ONCE = 1 << 11
+_FEW_ENTRIES = 1 << 16  # of which buckets are made at once
 _MANY = 64  # changes from which columns are cheaper than one key after the other
 
 
@@ -246,8 +247,16 @@ class StateTree:
 
     @classmethod
     def of(cls, entries: bytearray) -> StateTree:
-        """The tree over ``key | leaf`` of all entries, in any order, which are taken over; no key stands twice."""
+        """The tree over ``key | leaf`` of all entries, in any order, which are taken over; no key stands twice.
+
+        Few are put into buckets; many stay as they came, and are put in order beside."""
         tree, rows = cls(), _rows(entries, _ENTRY_BYTES)
+        if len(rows) <= _FEW_ENTRIES:
+            if len(rows):
+                rows[:] = rows[_by_key(rows)[0]]
+                touched = np.flatnonzero(np.bincount(_numbers(rows).astype(np.intp), minlength=_BUCKETS))
+                tree.publish(tree._hashed(touched, rows))
+            return tree
         base = tree._base = _Base(rows, np.empty(len(rows), dtype=np.uint32), [])
         numbers = np.ascontiguousarray(rows[:, :2]).view(">u2")[:, 0]
         counts = np.bincount(numbers, minlength=_BUCKETS)
@@ -264,9 +273,8 @@ class StateTree:
                 [sha256(b"\x14" + data[start:stop]).digest() for start, stop in pairwise(borders) if start < stop]
             )
             done += len(here)
-        if done:
-            levels = tree._levels(np.flatnonzero(counts), hashes)
-            tree.publish(TreeChange(levels[-1][1].tobytes(), {}, {}, levels=levels))
+        levels = tree._levels(np.flatnonzero(counts), hashes)
+        tree.publish(TreeChange(levels[-1][1].tobytes(), {}, {}, levels=levels))
         return tree
 
     def leaf(self, key: bytes) -> bytes | None:

@@ -267,13 +267,43 @@ def test_a_log_tree_extended_by_many_is_the_one_extended_by_one(counts: list[int
         assert (tree.size, tree.frontier, tree.root) == (alone.size, alone.frontier, alone.root)
 
 
-@given(st.dictionaries(st.integers(0, 30), st.integers(0, 2)), st.dictionaries(st.integers(0, 30), st.integers(0, 2)))
-def test_two_trees_differ_in_the_keys_whose_leaves_differ(one: dict[int, int], two: dict[int, int]) -> None:
+LEAVES = st.dictionaries(st.integers(0, 30), st.integers(0, 2))
+
+
+def tree_of(pairs: list[tuple[bytes, bytes]], few: int) -> StateTree:
+    """The tree over all; of more than ``few`` the entries stay as they came."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commitment, "_FEW_ENTRIES", few)
+        return StateTree.of(bytearray(b"".join(key + leaf for key, leaf in pairs)))
+
+
+@pytest.mark.parametrize("few", [0, 1 << 16])
+@given(LEAVES, st.dictionaries(st.integers(0, 30), st.none() | st.integers(0, 2), max_size=9))
+def test_a_tree_made_at_once_goes_on_like_one_that_grew(few: int, one: dict[int, int], then: dict) -> None:
+    key = {n: bytes([n % 3]) * 2 + bytes([n]) * 30 for n in range(31)}
+    pairs = [(key[n], bytes([leaf]) * 32) for n, leaf in one.items()]
+    made, grown = tree_of(pairs, few), StateTree()
+    grown.publish(grown.stage(dict(pairs)))
+    changes = {
+        key[n]: None if leaf is None else bytes([leaf]) * 32 for n, leaf in then.items() if leaf is not None or n in one
+    }
+    for some in ([{k: v} for k, v in changes.items()], [changes]):
+        for change in some:
+            for tree in (made, grown):
+                tree.publish(tree.stage({k: v for k, v in change.items() if v is not None or tree.leaf(k)}))
+        assert made.root == grown.root
+        assert [made.bucket(n) for n in (0, 257, 514)] == [grown.bucket(n) for n in (0, 257, 514)]
+        assert [made.leaf(k) for k in key.values()] == [grown.leaf(k) for k in key.values()]
+
+
+@pytest.mark.parametrize("few", [0, 1 << 16])
+@given(LEAVES, LEAVES)
+def test_two_trees_differ_in_the_keys_whose_leaves_differ(few: int, one: dict[int, int], two: dict[int, int]) -> None:
     """Keys share buckets: their first bytes take three values."""
     trees = []
     for entries in (one, two):
         pairs = [(bytes([n % 3]) * 2 + bytes([n]) * 30, bytes([leaf]) * 32) for n, leaf in entries.items()]
-        tree = StateTree.of(bytearray(b"".join(key + leaf for key, leaf in pairs)))
+        tree = tree_of(pairs, few)
         grown = StateTree()
         grown.publish(grown.stage(dict(pairs)))
         assert tree.root == grown.root
