@@ -256,6 +256,16 @@ def test_a_receipt_that_asks_for_nothing_is_none() -> None:
             Receipt.decode(receipt.encode())
 
 
+def test_an_anchor_of_a_commit_without_operations_is_none() -> None:
+    with detmem.open(":memory:") as db:
+        receipt = small(db).search(raw=[1, 2, 3, 4], k=1).receipt("R1")
+        assert receipt.part is not None
+        assert receipt.part.anchor is not None
+        empty = receipt.part._replace(anchor=receipt.part.anchor._replace(operations=0))
+        with pytest.raises(CorruptionError, match="number of a commit's operations"):
+            Receipt.decode(replace(receipt, part=empty).encode())
+
+
 def test_a_vector_that_no_store_admits_is_no_record() -> None:
     with detmem.open(":memory:") as db:
         receipt = small(db).search(raw=[1, 2, 3, 4], k=3, max_distance=1e9).receipt("R3")
