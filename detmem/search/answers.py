@@ -42,10 +42,14 @@ class Live(NamedTuple):
 
 
 class _Views(NamedTuple):
-    """Queries as a plane sees them: ``data`` (q, steps, 4, 8 or 64) and ``constants`` (q, 5)."""
+    """Queries as a plane sees them: ``data`` (q, steps, 4, 8 or 64) and ``constants`` (q, 6)."""
 
     data: NDArray[Any]
     constants: NDArray[np.int64]
+
+    def of(self, members: slice) -> _Views:
+        """Those of some queries."""
+        return _Views(self.data[members], self.constants[members])
 
     def tiles(self, tile: int) -> NDArray[Any]:
         """For ``scan_tiles``: int8 (q / tile, steps, tile, 4), or int16 (q / tile, tile, steps, 64)."""
@@ -54,14 +58,30 @@ class _Views(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """Queries, as they came and as the planes see them; in tiles they are scanned with one limb, half the work."""
+    """Queries, as they came and as the planes see them; in tiles they are scanned with one limb, half the work.
+
+    ``rest``: the coordinates of the front that are looked up, int16 (q, n, 64).
+    """
 
     exact: NDArray[np.int32]
     squares: NDArray[np.int64]
     coarse: _Views
+    coarse_scanned: _Views
     front: _Views
-    coarse_tiles: _Views
-    front_tiles: _Views
+    rest: _Views
+
+
+class _Noted(NamedTuple):
+    """What scans leave of a segment: ``lowest`` (q, blocks), and of a front ``above`` (q, blocks, 16)."""
+
+    lowest: NDArray[np.int64]
+    above: NDArray[np.uint8]
+
+    @staticmethod
+    def of(segment: Segment, count: int) -> _Noted:
+        """Room for it."""
+        blocks = segment.stop if segment.two_planes else 0
+        return _Noted(np.empty((count, segment.stop), dtype=np.int64), np.empty((count, blocks, BLOCK), dtype=np.uint8))
 
 
 class _Found:
@@ -69,7 +89,7 @@ class _Found:
 
     def __init__(self, count: int, k: int) -> None:
         self.heaps = np.empty((count, k), dtype=np.int64)
-        self.states = np.empty((count, 2), dtype=np.int64)
+        self.states = np.zeros((count, 2), dtype=np.int64)
         self._parts: list[NDArray[np.int64]] = []
 
     def add(self, part: NDArray[np.int64], first: int) -> None:
@@ -144,62 +164,64 @@ class _Scan:
         coarse = [_empty_views(padded, steps, width) for width in widths]
         for views in coarse:
             self._kernels.coarse_queries(queries, views.data, views.constants, squares)
-        front = coarse
+        front, rest = coarse[-1], _Views(np.zeros((padded, 0, BLOCK * LANE), dtype=np.int16), coarse[-1].constants)
         if learned is not None and any(segment.two_planes for segment in self._segments):
-            front = [_empty_views(padded, steps_of(learned.width), width) for width in widths]
-            for views in front:
-                if not self._kernels.front_queries(queries, learned.matrix, learned.scale, views.data, views.constants):
-                    self._segments, front = [segment.without_front() for segment in self._segments], coarse
-                    break
-        return _Asked(queries, squares, coarse[0], front[0], coarse[-1], front[-1])
+            front = _empty_views(padded, steps_of(learned.width), widths[-1])
+            rest = _Views(
+                np.zeros((padded, learned.lines_of_rest, BLOCK * LANE), dtype=np.int16), np.zeros_like(front.constants)
+            )
+            if not self._kernels.front_queries(
+                queries, learned.matrix, learned.scale, learned.width, learned.typical, *front, *rest
+            ):
+                self._segments = [segment.without_front() for segment in self._segments]
+        return _Asked(queries, squares, coarse[0], coarse[-1], front, rest)
 
     def one(self, asked: _Asked, number: int, found: _Found, threads: int, run: Run) -> None:
         """Answer one query; its scan may be shared."""
-        lowest = []
+        noted: list[_Noted] = []
         for segment, live in zip(self._segments, self._live, strict=True):
             views = asked.front if segment.two_planes else asked.coarse
-            lowest.append(np.empty((1, segment.stop), dtype=np.int64))
+            noted.append(_Noted.of(segment, 1))
             fixed = (segment.plane, views.data[number], views.constants[number], live[2], live[3])
             tasks = max(1, min(threads, (segment.stop - segment.start) * segment.block_bytes // _TASK_BYTES))
             bounds = [segment.start + (segment.stop - segment.start) * part // tasks for part in range(tasks + 1)]
-            run([_bound(self._kernels.scan, *fixed, start, stop, lowest[-1][0]) for start, stop in pairwise(bounds)])
-        self._decide(asked, slice(number, number + 1), lowest, found)
+            into = (noted[-1].lowest[0], noted[-1].above[0])
+            run([_bound(self._kernels.scan, *fixed, start, stop, *into) for start, stop in pairwise(bounds)])
+        self._decide(asked, slice(number, number + 1), noted, found)
 
     def group(self, asked: _Asked, first: int, found: _Found) -> None:
         """Answer the queries from ``first`` on, tile by tile."""
         tile, count = self._kernels.TILE, len(found.heaps)
         members = slice(first, first + -(-count // tile) * tile)
-        lowest = []
+        noted: list[_Noted] = []
         for segment, live in zip(self._segments, self._live, strict=True):
-            views = asked.front_tiles if segment.two_planes else asked.coarse_tiles
-            some = _Views(views.data[members], views.constants[members])
+            views = asked.front if segment.two_planes else asked.coarse_scanned
+            some = views.of(members)
             tiles = some.tiles(tile)
-            lowest.append(np.empty((len(some.data), segment.stop), dtype=np.int64))
+            noted.append(_Noted.of(segment, len(some.data)))
             step = max(1, _CACHED // segment.block_bytes)
             for start in range(segment.start, segment.stop, step):
                 stop = min(start + step, segment.stop)
                 self._kernels.scan_tiles(
-                    segment.plane, tiles, some.constants, live[2], live[3], start, stop, lowest[-1]
+                    segment.plane, tiles, some.constants, live[2], live[3], start, stop, *noted[-1]
                 )
-        self._decide(asked, slice(first, first + count), lowest, found)
+        self._decide(asked, slice(first, first + count), noted, found)
 
-    def _decide(self, asked: _Asked, members: slice, lowest: list[NDArray[np.int64]], found: _Found) -> None:
+    def _decide(self, asked: _Asked, members: slice, noted: list[_Noted], found: _Found) -> None:
         """From lower bounds of blocks to the rows that may answer."""
-        squares, coarse = asked.squares[members], asked.coarse
-        sizes = np.zeros(len(found.heaps), dtype=np.int64)
-        for segment, live, least in zip(self._segments, self._live, lowest, strict=True):
+        squares, coarse, rest = asked.squares[members], asked.coarse.of(members), asked.rest.of(members)
+        scanned, exact = asked.front.constants[members], asked.exact[members]
+        for segment, live, (lowest, _) in zip(self._segments, self._live, noted, strict=True):
             self._kernels.seed(
-                segment.coarse, coarse.data[members], coarse.constants[members], squares, self._metric_is_ip,
-                live, segment.start, segment.stop, least, found.heaps, sizes,
+                segment.coarse, *coarse, squares, self._metric_is_ip,
+                live, segment.start, segment.stop, lowest, found.heaps, found.states,
             )  # fmt: skip
-        self._kernels.thresholds(found.heaps, sizes, squares, self._metric_is_ip, found.states)
-        for segment, live, least in zip(self._segments, self._live, lowest, strict=True):
-            views = asked.front if segment.two_planes else coarse
+        found.states[:, 0] = 0  # what was kept are bounds, of rows that come again
+        for segment, live, note in zip(self._segments, self._live, noted, strict=True):
             part = self._kernels.collect(
-                segment.plane, views.data[members], views.constants[members],
-                segment.coarse, coarse.data[members], coarse.constants[members], segment.two_planes,
-                segment.exact, asked.exact[members], squares, self._metric_is_ip,
-                live, segment.start, segment.stop, least, found.heaps, found.states,
+                segment.plane, scanned, segment.rest, *rest, segment.coarse, *coarse,
+                segment.exact, exact, squares, self._metric_is_ip,
+                live, segment.start, segment.stop, *note, found.heaps, found.states,
             )  # fmt: skip
             found.add(part, segment.first)
 
@@ -219,7 +241,7 @@ def _of_segment(live: Live, segment: Segment) -> tuple[Any, ...]:
 
 def _empty_views(count: int, steps: int, width: int) -> _Views:
     data = np.zeros((count, steps, width), dtype=np.int16 if width == BLOCK * LANE else np.int8)
-    return _Views(data, np.zeros((count, 5), dtype=np.int64))
+    return _Views(data, np.zeros((count, 6), dtype=np.int64))
 
 
 def _bound(function: Callable[..., object], *args: Any) -> Callable[[], None]:

@@ -15,17 +15,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SCALE", "Front", "FrontRows", "encode", "learn"]
+__all__ = ["SCALE", "Errors", "Front", "FrontRows", "encode", "learn"]
 
 SCALE = 10  # bits of the matrix: an entry is a component of a direction times 2^10
 
-_WIDTHS = (32, 48, 64, 96, 128, 160, 192, 256)
+_LINE = 64
+_WIDTHS = (32, 48, 64, 96, 128, 160, 192, 224, 256)
 _LEAST_DIMENSION = 48
 _ROUNDS = 5  # of the subspace iteration: the directions need not be good, only better than none
 _SPARE = 16  # directions iterated beside those that are kept
 _QUERIES = 64  # sample rows that play the query
 _NEAREST = 10  # neighbours that a search is expected to ask for
 _OVERHEAD = 24  # bytes a row that both planes read beside the components
+_APART = 3  # times the bytes: what is not read in order costs more
+_LOOKUP = 64  # bytes beside the coordinates that are looked up for one row
 _MUST_SAVE = 0.9  # of the bytes: less is not worth the memory
 _BYTE = 127
 _REDUCED_BITS = 39  # of the squared norm of a reduced row
@@ -39,10 +42,15 @@ Float64 = NDArray[np.float64]
 
 
 class Front(NamedTuple):
-    """``matrix`` int16 (m, d): R.  ``reduction``: rows are divided by 2^reduction first.  ``gram`` = R R^T, ``solve`` =
-    2^SCALE (R R^T)^-1, both float64 (m, m); the first is exact."""
+    """``matrix`` int16 (m, d): R, of whose rows the first ``width`` are scanned, and the rest looked up.
+
+    ``typical``: rho of a row, for what is noted of a scan.  ``reduction``: rows are divided by 2^reduction first.
+    ``gram`` = R R^T, ``solve`` = 2^SCALE (R R^T)^-1, both float64 (m, m); the first is exact.
+    """
 
     matrix: NDArray[np.int16]
+    width: int
+    typical: int
     reduction: int
     gram: Float64
     solve: Float64
@@ -53,23 +61,29 @@ class Front(NamedTuple):
         return SCALE
 
     @property
-    def width(self) -> int:
-        """Coordinates of a row in the front."""
-        return len(self.matrix)
+    def lines_of_rest(self) -> int:
+        """Lines of 64 bytes that hold the coordinates of a row that are looked up."""
+        return -(-(len(self.matrix) - self.width) // _LINE)
+
+
+class Errors(NamedTuple):
+    """By row: rho int32 >= ||x - x~||, eps int64 >= 2^-SCALE ||R (x - x~)||, and length int64 >= 2^shift ||z||."""
+
+    rho: Int32
+    eps: Int64
+    length: Int64
 
 
 class FrontRows(NamedTuple):
-    """Some rows in the front: z int8 (n, m) and, by row, shift uint8, rho int32, eps and length int64.
+    """Some rows in the front: z int8 (n, m) and shift uint8 (n,); a row is near x~ = 2^(shift - SCALE) R^T z.
 
-    The row is near x~ = 2^(shift - SCALE) R^T z: rho >= ||x - x~||, eps >= 2^-SCALE ||R (x - x~)||, and length >=
-    2^shift ||z||.
+    ``near`` bounds what ``width`` coordinates leave, R and z cut to them; ``all`` what all of them leave.
     """
 
     z: Int8
     shift: NDArray[np.uint8]
-    rho: Int32
-    eps: Int64
-    length: Int64
+    near: Errors
+    all: Errors
 
 
 def learn(sample: Int32, population: int) -> Front | None:
@@ -85,13 +99,13 @@ def learn(sample: Int32, population: int) -> Front | None:
     directions = _directions(floats, widths[-1])
     if directions is None:
         return None
-    width = _best_width(floats, directions, widths, population)
-    return None if width is None else _front(directions[:width], reduction)
+    chosen = _best_widths(floats, directions, widths, population)
+    made = None if chosen is None else _front(directions[: chosen[1]], chosen[0], reduction)
+    return made and made._replace(typical=int(np.median(encode(made, sample[:_QUERIES]).near.rho)))
 
 
 def encode(front: Front, rows: Int32) -> FrontRows:
     """Rows int32 (n, d) as a front sees them, with bounds that hold for any front and any row."""
-    count, dimension = rows.shape
     reduction = front.reduction
     half = (1 << reduction) >> 1
     wide = rows.astype(np.int64)
@@ -107,12 +121,28 @@ def encode(front: Front, rows: Int32) -> FrontRows:
     z = np.clip(np.floor(wanted * np.ldexp(1.0, (-shift).astype(np.int32))[:, None] + 0.5), -_BYTE, _BYTE).astype(
         np.int64
     )
-    back = (z.astype(np.float64) @ front.gram).astype(np.int64)  # R R^T z
-    z_squares = np.einsum("ij,ij->i", z, z)
-    lengths = _root_up(z_squares) << shift
-    fits &= lengths < 2 * _root_up(reduced_squares) + (np.int64(front.width) << shift)
+    found = [
+        _errors(front, image[:, :width], z[:, :width], shift, reduced_squares, rows.shape[1], fits)
+        for width in (front.width, len(front.matrix))
+    ]
+    norms = _root_up(squares)
+    bad = ~fits  # z = 0 says nothing about a row, and is always true of it
+    z[bad], shift[bad] = 0, -reduction
+    for errors in found:
+        errors.rho[bad], errors.eps[bad], errors.length[bad] = norms[bad], norms[bad] + (norms[bad] >> 1) + 1, 0
+    return FrontRows(z.astype(np.int8), (shift + reduction).astype(np.uint8), *found)
+
+
+def _errors(
+    front: Front, image: Int64, z: Int64, shift: Int64, squares: Int64, dimension: int, fits: NDArray[np.bool_]
+) -> Errors:
+    """What the coordinates z leave of rows of these reduced ``squares``; rows without a bound leave ``fits``."""
+    width, reduction = z.shape[1], front.reduction
+    back = (z.astype(np.float64) @ front.gram[:width, :width]).astype(np.int64)  # R R^T z
+    length = _root_up(np.einsum("ij,ij->i", z, z)) << shift
+    fits &= length < 2 * _root_up(squares) + (np.int64(width) << shift)
     # 2^2S ||y - y~||^2, for the reduced row y
-    rest = (reduced_squares << (2 * SCALE)) - (np.einsum("ij,ij->i", image, z) << (shift + SCALE + 1))
+    rest = (squares << (2 * SCALE)) - (np.einsum("ij,ij->i", image, z) << (shift + SCALE + 1))
     rest += np.einsum("ij,ij->i", z, back) << (2 * shift)
     fits &= rest >= 0
     rho = (_root_up(np.where(fits, rest, 0)) >> SCALE) + 1
@@ -121,18 +151,12 @@ def encode(front: Front, rows: Int32) -> FrontRows:
     fits &= errors.max(axis=1) < 1 << 26
     errors[~fits] = 0
     eps = (_root_up(np.einsum("ij,ij->i", errors, errors)) >> _EPS_BITS) + 1
-    pad = 0 if reduction == 0 else (half * (math.isqrt(dimension) + 1))
+    pad = 0 if reduction == 0 else ((1 << reduction) >> 1) * (math.isqrt(dimension) + 1)
     rho = (rho << reduction) + pad
-    eps = (eps << reduction) + pad + (pad >> 1)
-    lengths <<= reduction
-    shift += reduction
-    fits &= lengths < 1 << 30
-    norms = _root_up(squares)
-    bad = ~fits  # z = 0 says nothing about a row, and is always true of it
-    z[bad], shift[bad], lengths[bad] = 0, 0, 0
-    rho[bad], eps[bad] = norms[bad], norms[bad] + (norms[bad] >> 1) + 1
-    assert count == 0 or rho.max() < 1 << 31
-    return FrontRows(z.astype(np.int8), shift.astype(np.uint8), rho.astype(np.int32), eps, lengths)
+    fits &= length << reduction < 1 << 30
+    rho[~fits] = 0
+    assert len(rho) == 0 or rho.max() < 1 << 31
+    return Errors(rho.astype(np.int32), (eps << reduction) + pad + (pad >> 1), length << reduction)
 
 
 def _root_up(squares: Int64) -> Int64:
@@ -165,7 +189,7 @@ def _directions(floats: Float64, count: int) -> Float64 | None:
     return strongest
 
 
-def _front(directions: Float64, reduction: int) -> Front | None:
+def _front(directions: Float64, width: int, reduction: int) -> Front | None:
     matrix = np.floor(directions * math.ldexp(1.0, SCALE) + 0.5)
     gram = matrix @ matrix.T
     sums = np.abs(gram).sum(axis=1)
@@ -174,12 +198,28 @@ def _front(directions: Float64, reduction: int) -> Front | None:
     if float(sums.max()) > math.ldexp(1.5, 2 * SCALE) or not (2.0 * np.diagonal(gram) > sums).all():
         return None
     solve = np.linalg.inv(gram) * math.ldexp(1.0, SCALE)
-    return Front(np.ascontiguousarray(matrix, dtype=np.int16), reduction, gram, solve)
+    return Front(np.ascontiguousarray(matrix, dtype=np.int16), width, 1, reduction, gram, solve)
 
 
-def _best_width(floats: Float64, directions: Float64, widths: list[int], population: int) -> int | None:
-    """The width that reads the fewest bytes, by the survivors of sample rows that play the query."""
-    count, dimension = floats.shape
+def _best_widths(floats: Float64, directions: Float64, widths: list[int], population: int) -> tuple[int, int] | None:
+    """How many coordinates to scan, and how many to have in all: those that read the fewest bytes."""
+    dimension = floats.shape[1]
+    opened = dict(zip(widths, _survivors(floats, directions, widths, population), strict=True))
+    best, chosen = _MUST_SAVE * (dimension + _OVERHEAD), None
+    for width in widths:
+        blocks = _blocks_opened(opened[width])
+        for all in (other for other in widths if other >= width):
+            lines = -(-(all - width) // _LINE)
+            looked_up = opened[width] * (lines * _LINE + _LOOKUP) if lines else 0.0
+            read = width + _OVERHEAD + _APART * (blocks * width + looked_up + _blocks_opened(opened[all]) * dimension)
+            if read < best:
+                best, chosen = read, (width, all)
+    return chosen
+
+
+def _survivors(floats: Float64, directions: Float64, widths: list[int], population: int) -> list[float]:
+    """The share of rows that each width leaves, by sample rows that play the query."""
+    count = len(floats)
     queries = floats[:: max(1, count // _QUERIES)][:_QUERIES]
     norms = np.einsum("ij,ij->i", floats, floats)
     products = queries @ floats.T
@@ -188,7 +228,7 @@ def _best_width(floats: Float64, directions: Float64, widths: list[int], populat
     place = min(count - 1, 1 + _NEAREST * count // population)
     limits = np.partition(distances, place, axis=1)[:, place]
     rows_in, queries_in = floats @ directions.T, queries @ directions.T
-    best, best_width = _MUST_SAVE * (dimension + _OVERHEAD), None
+    shares = []
     for width in widths:
         held, asked = rows_in[:, :width], queries_in[:, :width]
         rows_out = np.sqrt(np.maximum(norms - np.einsum("ij,ij->i", held, held), 0.0))
@@ -201,13 +241,10 @@ def _best_width(floats: Float64, directions: Float64, widths: list[int], populat
             np.outer(queries_out, np.sqrt(rows_out * rows_out + rounding * rounding))
             + np.outer(np.sqrt(asked_squares), rounding)
         )
-        opened = _blocks_opened((bounds <= limits[:, None]).mean())
-        read = width + _OVERHEAD + opened * (dimension + width)
-        if read < best:
-            best, best_width = read, width
-    return best_width
+        shares.append(float((bounds <= limits[:, None]).mean()))
+    return shares
 
 
 def _blocks_opened(share: float) -> float:
     """Of blocks of 16 rows, those with a survivor, if survivors fall anywhere."""
-    return float(1.0 - (1.0 - share) ** 16)
+    return 1.0 - (1.0 - share) ** 16

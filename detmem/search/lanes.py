@@ -1,6 +1,7 @@
 """Sixteen rows at once: what the kernels do in vector registers.
 
-``dots`` multiplies the coarse bytes of a block with one query, ``dots_of_tile`` with ``TILE`` queries.  The type of the
+``dots`` multiplies the coarse bytes of a block with one query, ``dots_of_tile`` with ``TILE`` queries, ``dot_of_row``
+the bytes of one row with one query.  The type of the
 query chooses how (spec/search.md, "Kernels"):
 
 * int16, each group of 4 dimensions once for each of the 16 rows: plain multiplications and additions (portable);
@@ -30,6 +31,7 @@ __all__ = [
     "TILE",
     "UNSIGNED",
     "byte_dot_product",
+    "dot_of_row",
     "dots",
     "dots_of_tile",
     "fetch",
@@ -111,6 +113,11 @@ def _plain_dots_of_tile(data, block, queries, tile, products):
             _plain_sum(rows, queries[tile, :, member].astype(np.int64), products[member])
 
 
+def _plain_dot_of_row(data, row, query):
+    """The product of one row with a query, int64: ``data`` int8 (rows, n, 64), ``query`` int16 (n, 64), n at most 4."""
+    return (data[row].astype(np.int64) * query).sum()
+
+
 def _plain_lower(products, member, first, base, shift, rho, surplus, t, alpha, shared, out):
     """out[lane] = base - (products - surplus) * 2^(shift + t) - rho * alpha - shared, for 16 rows from ``first`` on.
 
@@ -122,18 +129,29 @@ def _plain_lower(products, member, first, base, shift, rho, surplus, t, alpha, s
     out[:] = base[rows] - scaled - rho[rows].astype(np.int64) * alpha - shared
 
 
-def _plain_least(products, member, first, base, shift, rho, surplus, t, alpha):
-    """The least ``lower`` of the 16 rows, with nothing shared."""
+def _plain_least(products, member, first, base, shift, rho, surplus, t, alpha, quantum, above, place):
+    """The least ``lower`` of the 16 rows, with nothing shared.
+
+    How many times 2^quantum each is above that, 255 if more, goes to ``above``, uint8, from its element ``place`` on.
+    """
     out = np.empty(16, dtype=np.int64)
     _plain_lower(products, member, first, base, shift, rho, surplus, t, alpha, 0, out)
-    return out.min()
+    return _plain_steps(out, quantum, above, place)
 
 
-def _plain_least_shown(products, member, first, base, shift, rho, surplus, t, alpha, mask):
+def _plain_least_shown(products, member, first, base, shift, rho, surplus, t, alpha, quantum, above, place, mask):
     """``least`` of those that bool ``mask`` shows; 2^63 - 1 if there are none."""
     out = np.empty(16, dtype=np.int64)
     _plain_lower(products, member, first, base, shift, rho, surplus, t, alpha, 0, out)
-    return np.where(mask[first : first + 16], out, _NONE).min()
+    return _plain_steps(np.where(mask[first : first + 16], out, _NONE), quantum, above, place)
+
+
+def _plain_steps(bounds, quantum, above, place):
+    least = bounds.min()
+    above.reshape(-1)[place : place + 16] = np.minimum(
+        (bounds.view(np.uint64) - least.view(np.uint64)) >> np.uint64(quantum), 255
+    )
+    return least
 
 
 def _plain_fetch(data, block):
@@ -286,6 +304,28 @@ def _dots_of_tile(typingctx, data, block, queries, tile, products):
     return types.void(data, types.int64, queries, types.int64, products), emit
 
 
+@intrinsic
+def _dot_of_row(typingctx, data, row, query):
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lines = _length(context, builder, signature, args, 0, 1)
+        place = builder.mul(args[1], builder.mul(lines, _number(_LINE)))
+        start = builder.gep(_data(context, builder, signature, args, 0, _I8), [place])
+        factors = _data(context, builder, signature, args, 2, ir.IntType(16))
+        numbers = ir.VectorType(_I32, 16)
+        total = cgutils.alloca_once_value(builder, ir.Constant(numbers, None))
+        with cgutils.for_range(builder, lines) as loop:
+            for part in range(0, _LINE, 16):
+                at = builder.add(builder.mul(loop.index, _number(_LINE)), _number(part))
+                some = builder.sext(_load(builder, start, at, _I8, 16), numbers)
+                weights = builder.sext(_load(builder, factors, at, ir.IntType(16), 16), numbers)
+                builder.store(builder.add(builder.load(total), builder.mul(some, weights)), total)
+        added = ir.FunctionType(_I32, [numbers])
+        function = cgutils.get_or_insert_function(builder.module, added, "llvm.vector.reduce.add.v16i32")
+        return builder.sext(builder.call(function, [builder.load(total)]), _I64)
+
+    return types.int64(data, types.int64, query), emit
+
+
 def _bounds(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     """The bounds of 16 rows, from the arguments that the three below begin with: <16 x i64>."""
     first, surplus, t, alpha = args[2], args[6], args[7], args[8]
@@ -303,10 +343,18 @@ def _bounds(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     return builder.sub(builder.sub(column(3, _I64, first), builder.shl(product, shifts)), error)
 
 
-def _least_of(builder: Any, bounds: Any) -> Any:
+def _least_of(context: Any, builder: Any, signature: Any, args: Any, bounds: Any) -> Any:
+    """The least of the bounds; how far the others are above it goes to ``above``."""
     smallest = ir.FunctionType(_I64, [bounds.type])
     function = cgutils.get_or_insert_function(builder.module, smallest, "llvm.vector.reduce.smin.v16i64")
-    return builder.call(function, [bounds])
+    lowest = builder.call(function, [bounds])
+    distance = builder.sub(bounds, _everywhere(builder, lowest, 16))
+    steps = builder.lshr(distance, _everywhere(builder, args[9], 16))
+    most = ir.Constant(bounds.type, [255] * 16)
+    octets = builder.trunc(builder.select(builder.icmp_unsigned("<", steps, most), steps, most), ir.VectorType(_I8, 16))
+    place = builder.gep(_data(context, builder, signature, args, 10, _I8), [args[11]])
+    builder.store(octets, builder.bitcast(place, octets.type.as_pointer()), align=1)
+    return lowest
 
 
 @intrinsic
@@ -322,24 +370,25 @@ def _lower(typingctx, products, member, first, base, shift, rho, surplus, t, alp
 
 
 @intrinsic
-def _least(typingctx, products, member, first, base, shift, rho, surplus, t, alpha):
+def _least(typingctx, products, member, first, base, shift, rho, surplus, t, alpha, quantum, above, place):
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _least_of(builder, _bounds(context, builder, signature, args))
+        return _least_of(context, builder, signature, args, _bounds(context, builder, signature, args))
 
     n = types.int64
-    return n(products, n, n, base, shift, rho, n, n, n), emit
+    return n(products, n, n, base, shift, rho, n, n, n, n, above, n), emit
 
 
 @intrinsic
-def _least_shown(typingctx, products, member, first, base, shift, rho, surplus, t, alpha, mask):
+def _least_shown(typingctx, products, member, first, base, shift, rho, surplus, t, alpha, quantum, above, place, mask):
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         bounds = _bounds(context, builder, signature, args)
-        bits = _load(builder, _data(context, builder, signature, args, 9, _I8), args[2], _I8, 16)
+        bits = _load(builder, _data(context, builder, signature, args, 12, _I8), args[2], _I8, 16)
         shown = builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, [0] * 16))
-        return _least_of(builder, builder.select(shown, bounds, ir.Constant(bounds.type, [_NONE] * 16)))
+        chosen = builder.select(shown, bounds, ir.Constant(bounds.type, [_NONE] * 16))
+        return _least_of(context, builder, signature, args, chosen)
 
     n = types.int64
-    return n(products, n, n, base, shift, rho, n, n, n, mask), emit
+    return n(products, n, n, base, shift, rho, n, n, n, n, above, n, mask), emit
 
 
 @intrinsic
@@ -362,7 +411,10 @@ def _fetch(typingctx, data, block):
 
 # Each as it is called: emitted under the jit, plain without.
 _CALLED: dict[bool, tuple[Any, ...]] = {
-    False: (_dots, _dots_of_tile, _lower, _least, _least_shown, _fetch),
-    True: (_plain_dots, _plain_dots_of_tile, _plain_lower, _plain_least, _plain_least_shown, _plain_fetch),
-}
-dots, dots_of_tile, lower, least, least_shown, fetch = _CALLED[bool(_SETTINGS.DISABLE_JIT)]
+    False: (_dots, _dots_of_tile, _dot_of_row, _lower, _least, _least_shown, _fetch),
+    True: (
+        _plain_dots, _plain_dots_of_tile, _plain_dot_of_row,
+        _plain_lower, _plain_least, _plain_least_shown, _plain_fetch,
+    ),
+}  # fmt: skip
+dots, dots_of_tile, dot_of_row, lower, least, least_shown, fetch = _CALLED[bool(_SETTINGS.DISABLE_JIT)]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from detmem.machine.vectors import BLOCK, Piece, Rows, steps_of
 from detmem.search import front
-from detmem.search.front import Front
+from detmem.search.front import Errors, Front
 
 __all__ = ["Moment", "Plain", "Planes", "Segment"]
 
@@ -33,8 +33,10 @@ Plane = tuple[Any, ...]
 
 
 class Segment(NamedTuple):
-    """Blocks start..stop of a chunk, to be scanned by ``plane``; with ``two_planes`` survivors meet ``coarse`` next.
+    """Blocks start..stop of a chunk, to be scanned by ``plane``; with ``two_planes`` survivors meet ``rest`` and
+    ``coarse`` next.
 
+    ``rest`` = (the coordinates of the front that are not scanned, int8 (rows, n, 64); rho, one, two with all of them).
     ``exact`` = (coarse bytes, residual, shift).  The first row of the chunk is slot ``first``; ``used`` rows are there.
     """
 
@@ -43,6 +45,7 @@ class Segment(NamedTuple):
     start: int
     stop: int
     plane: Plane
+    rest: Plane
     coarse: Plane
     exact: Plane
     two_planes: bool
@@ -54,7 +57,13 @@ class Segment(NamedTuple):
 
     def without_front(self) -> Segment:
         """The same rows by their coarse plane."""
-        return self._replace(plane=self.coarse, two_planes=False)
+        return self._replace(plane=self.coarse, rest=_NO_REST, two_planes=False)
+
+
+_NO_REST: Plane = (
+    np.empty((0, 0, _LINE), dtype=np.int8), np.empty(0, dtype=np.int32),
+    np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64),
+)  # fmt: skip
 
 
 class Moment(NamedTuple):
@@ -75,8 +84,8 @@ class _Measured:
         self.one = np.empty(0, dtype=np.int64)
         self.front: _FrontPlane | None = None
 
-    def follow(self, piece: Piece, kernels: Any, metric_is_ip: bool) -> None:
-        """Measure the rows that are new."""
+    def follow(self, piece: Piece, kernels: Any, metric_is_ip: bool) -> bool:
+        """Measure the rows that are new; returns whether there were any."""
         capacity = len(piece.shift)
         if len(self.base) < capacity:
             self.base = _grown(self.base, capacity, _ABSENT)
@@ -88,6 +97,8 @@ class _Measured:
                 coarse, residual, shift, self.rows, piece.count, metric_is_ip, self.base, self.rho, self.one
             )
             self.rows = piece.count
+            return True
+        return False
 
     def segments(self, piece: Piece, learned: Front | None) -> list[Segment]:
         """The part of a piece that has a front, and the rest."""
@@ -97,51 +108,73 @@ class _Measured:
         split = 0
         segments = []
         if self.front is not None and self.front.learned is learned:
-            split = min(self.front.rows, piece.count) // BLOCK
-            plane = self.front.plane(self.base)
-            segments.append(Segment(piece.first, piece.count, 0, split, plane, coarse, exact, True))
-        segments.append(Segment(piece.first, piece.count, split, blocks, coarse, coarse, exact, False))
+            split = blocks if self.front.rows >= piece.count else self.front.rows // BLOCK
+            plane, rest = self.front.planes(self.base)
+            segments.append(Segment(piece.first, piece.count, 0, split, plane, rest, coarse, exact, True))
+        segments.append(Segment(piece.first, piece.count, split, blocks, coarse, _NO_REST, coarse, exact, False))
         return [segment for segment in segments if segment.start < segment.stop]
 
 
 class _FrontPlane:
-    """The front of a chunk's first rows, whole blocks only."""
+    """The front of a chunk's first rows."""
 
     def __init__(self, learned: Front) -> None:
         self.learned = learned
         self.rows = 0
         self.data = np.empty((0, steps_of(learned.width), _LINE), dtype=np.int8)
+        self.rest = np.empty((0, learned.lines_of_rest, _LINE), dtype=np.int8)
         self.shift = np.empty(0, dtype=np.uint8)
-        self.rho = np.empty(0, dtype=np.int32)
-        self.one = np.empty(0, dtype=np.int64)
-        self.two = np.empty(0, dtype=np.int64)
+        self.near, self.all = _BlockErrors(), _BlockErrors()
 
-    def extend(self, piece: Piece, most: int) -> int:
-        """Take in up to ``most`` more rows; returns how many."""
+    def extend(self, piece: Piece, count: int) -> int:
+        """Take in rows up to ``count``; returns how many."""
         capacity = len(piece.shift)
         if len(self.shift) < capacity:
             self.data = _grown(self.data, capacity // BLOCK, 0)
-            self.shift, self.rho = _grown(self.shift, capacity, 0), _grown(self.rho, capacity, 0)
-            self.one, self.two = _grown(self.one, capacity // BLOCK, 0), _grown(self.two, capacity // BLOCK, 0)
-        start, stop = self.rows, min(piece.count // BLOCK * BLOCK, self.rows + most // BLOCK * BLOCK)
-        for at in range(start, stop, _BUILT_AT_ONCE):
-            self._put(piece, at, min(at + _BUILT_AT_ONCE, stop))
-        self.rows = max(start, stop)
+            self.rest, self.shift = _grown(self.rest, capacity, 0), _grown(self.shift, capacity, 0)
+            self.near.grow(capacity)
+            self.all.grow(capacity)
+        start = self.rows
+        for at in range(start, count, _BUILT_AT_ONCE):
+            self._put(piece, at, min(at + _BUILT_AT_ONCE, count))
+        self.rows = max(start, count)
         return self.rows - start
 
     def _put(self, piece: Piece, start: int, stop: int) -> None:
         encoded = front.encode(self.learned, piece.between(start, stop))
-        self.shift[start:stop], self.rho[start:stop] = encoded.shift, encoded.rho
-        blocks, steps = slice(start // BLOCK, stop // BLOCK), self.data.shape[1]
+        width, steps, rows = self.learned.width, self.data.shape[1], np.arange(start, stop)
         padded = np.zeros((stop - start, 4 * steps), dtype=np.int8)
-        padded[:, : encoded.z.shape[1]] = encoded.z
-        self.data[blocks] = padded.reshape(-1, BLOCK, steps, 4).transpose(0, 2, 1, 3).reshape(-1, steps, _LINE)
-        self.one[blocks] = encoded.eps.reshape(-1, BLOCK).max(axis=1)
-        self.two[blocks] = encoded.length.reshape(-1, BLOCK).max(axis=1)
+        padded[:, :width] = encoded.z[:, :width]
+        self.data.reshape(-1, steps, BLOCK, 4)[rows // BLOCK, :, rows % BLOCK] = padded.reshape(-1, steps, 4)
+        self.rest.reshape(len(self.rest), -1)[start:stop, : encoded.z.shape[1] - width] = encoded.z[:, width:]
+        self.shift[start:stop] = encoded.shift
+        self.near.put(start, encoded.near)
+        self.all.put(start, encoded.all)
 
-    def plane(self, base: NDArray[np.int64]) -> Plane:
-        """As the kernels take it; the norms are those of the exact rows."""
-        return self.data, self.shift, self.rho, self.one, self.two, base
+    def planes(self, base: NDArray[np.int64]) -> tuple[Plane, Plane]:
+        """What is scanned, and what is looked up, as the kernels take them; the norms are those of the exact rows."""
+        near, all = self.near, self.all
+        return (self.data, self.shift, near.rho, near.one, near.two, base), (self.rest, all.rho, all.one, all.two)
+
+
+class _BlockErrors:
+    """``Errors`` by row (rho), and the largest of each block (eps as one, length as two)."""
+
+    def __init__(self) -> None:
+        self.rho = np.empty(0, dtype=np.int32)
+        self.one = np.empty(0, dtype=np.int64)
+        self.two = np.empty(0, dtype=np.int64)
+
+    def grow(self, capacity: int) -> None:
+        self.rho = _grown(self.rho, capacity, 0)
+        self.one, self.two = _grown(self.one, capacity // BLOCK, 0), _grown(self.two, capacity // BLOCK, 0)
+
+    def put(self, start: int, errors: Errors) -> None:
+        """Those of rows that begin at ``start``."""
+        rows = np.arange(start, start + len(errors.rho))
+        self.rho[rows] = errors.rho
+        np.maximum.at(self.one, rows // BLOCK, errors.eps)
+        np.maximum.at(self.two, rows // BLOCK, errors.length)
 
 
 class Planes:
@@ -165,11 +198,13 @@ class Planes:
         budget = _BUILT_PER_QUERY * queries
         segments: list[Segment] = []
         for measured, piece in zip(self._measured, rows.pieces, strict=False):
-            measured.follow(piece, self._kernels, self._metric_is_ip)
+            grew = measured.follow(piece, self._kernels, self._metric_is_ip)
             if self._learned is not None:
                 if measured.front is None or measured.front.learned is not self._learned:
                     measured.front = _FrontPlane(self._learned)
-                budget -= measured.front.extend(piece, budget)
+                # the rows of a block that is still filling wait for a search that finds nothing new
+                ready = piece.count // BLOCK * BLOCK if grew else piece.count
+                budget -= measured.front.extend(piece, min(ready, measured.front.rows + budget))
             segments.extend(measured.segments(piece, self._learned))
         return Moment(segments, self._learned, steps_of(rows.dimension))
 

@@ -53,7 +53,8 @@ SCRIPT = textwrap.dedent("""
             moment = vectors.moment()
             live = search.Live(died, 3, mask)
             for kernel in usable:
-                for learned in (None, front._front(np.eye(dimension)[: max(1, dimension // 2)], 12)):
+                half, third = max(1, dimension // 2), max(1, dimension // 3)
+                for learned in (None, front._front(np.eye(dimension)[:half], third, 12)):
                     follower = search.Follower(metric)
                     followed = follower.follow(moment, kernel, 1)
                     if learned is not None:

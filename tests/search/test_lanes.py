@@ -32,11 +32,13 @@ def one_tile(data, block, queries, tile, products):
 
 
 @njit
-def all_bounds(products, member, first, base, shift, rho, numbers, mask, out):
+def all_bounds(products, member, first, base, shift, rho, numbers, quantum, mask, out, above, above_shown):
     surplus, t, alpha, shared = numbers
     lanes.lower(products, member, first, base, shift, rho, surplus, t, alpha, shared, out)
-    least = lanes.least(products, member, first, base, shift, rho, surplus, t, alpha)
-    return least, lanes.least_shown(products, member, first, base, shift, rho, surplus, t, alpha, mask)
+    least = lanes.least(products, member, first, base, shift, rho, surplus, t, alpha, quantum, above, 0)
+    return least, lanes.least_shown(
+        products, member, first, base, shift, rho, surplus, t, alpha, quantum, above_shown, 16, mask
+    )
 
 
 def queries(random, kind, shape):
@@ -95,8 +97,11 @@ def test_bounds_are_those_of_python_ints():
         numbers = tuple(int(random.integers(0, top, endpoint=True)) for top in (2**30, 15, 2**31, 2**61))
         surplus, t, alpha, shared = numbers
         member, first = int(random.integers(3)), 16 * int(random.integers(3))
-        out = np.empty(16, dtype=np.int64)
-        least, least_shown = all_bounds(products, member, first, base, shift, rho, numbers, mask, out)
+        quantum = int(random.integers(0, 50, endpoint=True))
+        out, above, above_shown = np.empty(16, dtype=np.int64), np.empty(16, np.uint8), np.empty((2, 16), np.uint8)
+        least, least_shown = all_bounds(
+            products, member, first, base, shift, rho, numbers, quantum, mask, out, above, above_shown
+        )
         plain = [
             int(base[i]) - ((int(products[member, i - first]) - surplus) << (int(shift[i]) + t)) - int(rho[i]) * alpha
             for i in range(first, first + 16)
@@ -104,6 +109,9 @@ def test_bounds_are_those_of_python_ints():
         shown = [value for value, live in zip(plain, mask[first:], strict=False) if live]
         assert out.tolist() == [value - shared for value in plain]
         assert (least, least_shown) == (min(plain), min(shown, default=2**63 - 1))
+        assert above.tolist() == [min((value - least) >> quantum, 255) for value in plain]
+        hidden = [value if live else 2**63 - 1 for value, live in zip(plain, mask[first:], strict=False)]
+        assert above_shown[1].tolist() == [min((value - least_shown) >> quantum, 255) for value in hidden]
 
 
 @pytest.mark.parametrize("triple", ["s390x-linux-gnu", "mips64el-unknown-linux-gnuabi64"])

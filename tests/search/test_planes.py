@@ -45,9 +45,9 @@ def matrices(draw, most_rows: int = 70, most_dimensions: int = 70):
 def any_front(random: np.random.Generator, dimension: int, width: int) -> Front:
     """A front that learned nothing: any directions at all."""
     basis = np.linalg.qr(random.standard_normal((dimension, width)))[0].T
-    made = front._front(basis, int(random.integers(0, 14)))
+    made = front._front(basis, int(random.integers(1, width, endpoint=True)), int(random.integers(0, 14)))
     assert made is not None
-    return made
+    return made._replace(typical=int(random.choice([1, 1 << 10, 1 << 20, 1 << 31])))
 
 
 # --------------------------------------------------------------------------------------------------------------- rows
@@ -129,7 +129,8 @@ def test_the_split_is_that_of_the_specification(rows):
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @given(case=matrices())
 def test_no_bound_of_a_plane_is_above_the_true_distance(kernel, metric, case):
-    """For every row and any query, large and small beside each other, with the coarse plane and with any front."""
+    """For every row and any query, large and small beside each other: by the coarse plane, by any front, and by what a
+    scan of it notes and looks up; for one query, and in a tile."""
     from detmem.search import kernels
 
     rows, random = case
@@ -142,23 +143,58 @@ def test_no_bound_of_a_plane_is_above_the_true_distance(kernel, metric, case):
     follower._planes._learned, follower._planes._learned_rows = learned, NEVER
     followed = follower.follow(moment, kernel, 1)
     scan = answers._Scan(kernels, followed, search.Live(np.full(len(rows), NEVER), 0, None), metric == "ip")
-    asked = scan.view(queries, kernel == "native", 1)
     products, bounds = np.empty((1, 16), dtype=np.int64), np.empty(16, dtype=np.int64)
-    for segment in scan._segments:
-        for plane, views in (
-            (segment.plane, asked.front if segment.two_planes else asked.coarse),
-            (segment.coarse, asked.coarse),
-        ):
-            for number, query in enumerate(queries.tolist()):
+    no_mask, slots = np.zeros(0, dtype=np.bool_), np.zeros(16, dtype=np.int64)
+
+    def check(segment, block, number):
+        query = queries[number].tolist()
+        for place in range(16 * block, min(16 * block + 16, segment.used)):
+            pairs = list(zip(rows[segment.first + place].tolist(), query, strict=True))
+            bound = int(bounds[place % 16])
+            if metric == "ip":
+                assert bound <= -sum(x * q for x, q in pairs)
+            else:
+                assert 2 * bound + sum(q * q for q in query) <= sum((x - q) ** 2 for x, q in pairs)
+
+    for tile in (1, kernels.TILE):  # with the limbs of one query, and of many
+        asked = scan.view(queries, kernel == "native", tile)
+        for segment in scan._segments:
+            views = asked.front if segment.two_planes else asked.coarse_scanned
+            noted = answers._Noted.of(segment, len(views.data))
+            for number in range(len(queries)):
+                query, constants = views.data[number], views.constants[number]
+                note = noted.lowest[number], noted.above[number]
+                if tile == 1:
+                    kernels.scan(segment.plane, query, constants, no_mask, False, segment.start, segment.stop, *note)
+            if tile > 1:
+                tiles = views.tiles(tile)
+                kernels.scan_tiles(
+                    segment.plane, tiles, views.constants, no_mask, False, segment.start, segment.stop, *noted
+                )
+            for number in range(len(queries)):
                 for block in range(segment.start, segment.stop):
-                    kernels._bound(block, plane, views.data[number], views.constants[number], products, bounds)
-                    for place in range(16 * block, min(16 * block + 16, segment.used)):
-                        pairs = list(zip(rows[segment.first + place].tolist(), query, strict=True))
-                        bound = int(bounds[place % 16])
-                        if metric == "ip":
-                            assert bound <= -sum(x * q for x, q in pairs)
-                        else:
-                            assert 2 * bound + sum(q * q for q in query) <= sum((x - q) ** 2 for x, q in pairs)
+                    bounds[:] = noted.lowest[number, block]
+                    check(segment, block, number)
+                    coarse = asked.coarse
+                    kernels._bound(
+                        block, segment.coarse, coarse.data[number], coarse.constants[number], products, bounds
+                    )
+                    check(segment, block, number)
+                    if segment.two_planes:
+                        above, no_limit = noted.above[number], kernels._NONE - 1
+                        constants, rest = views.constants[number], asked.rest
+                        count = kernels._candidates(
+                            block, block + 1, noted.lowest[number], above, constants[5], no_limit, slots, bounds
+                        )
+                        assert slots.tolist() == list(range(16 * block, 16 * block + 16))
+                        check(segment, block, number)
+                        if len(learned.matrix) > learned.width:
+                            left = kernels._looked_up(
+                                count, segment.plane, constants, above, segment.rest, rest.data[number],
+                                rest.constants[number], no_limit, slots, bounds,
+                            )  # fmt: skip
+                            assert left == count
+                            check(segment, block, number)
 
 
 @pytest.mark.parametrize("kernel", COMPILED)
@@ -203,12 +239,12 @@ def test_rows_without_directions_are_no_fault(sample):
 @pytest.mark.parametrize("kernel", COMPILED)
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_answers_stay_the_same_while_a_front_is_learned_and_built_behind_new_rows(kernel, metric, monkeypatch):
-    monkeypatch.setattr(planes, "_FRONT_ROWS", 512)
+    monkeypatch.setattr(planes, "_FRONT_ROWS", 2048)
     monkeypatch.setattr(planes, "_WORK_BEFORE", 1 << 14)
     monkeypatch.setattr(planes, "_BUILT_PER_QUERY", 128)
     random = np.random.default_rng(SEED)
     rows = clustered(random, 3000, 96)
-    rows[1234] = 2**26  # one that no front of the others holds
+    rows[2834] = 2**26  # one that no front of the others holds
     ids = [f"{i:05d}" for i in range(3000)]
     many, follower = Vectors(96), search.Follower(metric)
     seen = set()
