@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(ROOT))
 import detmem
+from detmem.machine.vectors import steps_of
 
 __all__ = [
     "COLUMNS",
@@ -48,6 +49,7 @@ __all__ = [
     "opened",
     "race",
     "report",
+    "scanned_bytes",
     "score",
     "standing",
     "store",
@@ -148,6 +150,20 @@ def opened(path: Path, kernel: str = "", threads: int = 1) -> Iterator[Any]:
                 os.environ[name] = value
     with db:
         yield db["rows"]
+
+
+def scanned_bytes(engine: Engine) -> float:
+    """What detmem reads of each row for one query: components, and what bounds their error."""
+    collection = engine.ask.__self__
+    ((follower, _),) = collection._database._finder._followers.values()
+    if follower._planes is None:  # so few that the exact rows are read
+        return 4.0 * collection.dim
+    measured = follower._planes._measured[0]
+    rows = len(measured.base)
+    if measured.front is not None:
+        return sum(part.nbytes for part in measured.front.planes(measured.base)[0]) / rows
+    by_row = sum(part.nbytes for part in (measured.base, measured.rho, measured.one)) / rows
+    return 4 * steps_of(collection.dim) + 1 + by_row  # the 1 is the shift
 
 
 def _detmem(name: str, threads: int, collection: Any) -> Engine:
