@@ -118,8 +118,7 @@ def dequantize(raw: ArrayLike, format: str = "Q16.16") -> Float64:
 def distances_to_float(raw: Int64, metric: str, format: str) -> Float64:
     """Distances for people: raw / 2^2f, and for ``cosine`` raw / 2^(2f+1).  Nothing is ever ranked by them."""
     halvings = 2 * fraction_bits(format) + (canonical_metric(metric) == "cosine")
-    distances: Float64 = np.asarray(raw, dtype=np.int64).astype(np.float64)
-    distances *= math.ldexp(1.0, -halvings)
+    distances: Float64 = np.multiply(raw, math.ldexp(1.0, -halvings), dtype=np.float64)
     return distances
 
 
@@ -393,9 +392,10 @@ def _normalised(array: NDArray[Any], bits: int, what: str) -> Int32:
     ``units`` settles nearly every row in float64, with proof; the others, and every refusal, are decided in integers.
     """
     result = np.empty(array.shape, dtype=np.int32)
-    matrix, raw = (array, result) if array.ndim == 2 else (array[None, :], result[None, :])
-    if len(matrix) == 1 and array.dtype.kind == "f" and units.propose_one(matrix[0], bits, raw[0]):
+    one = array.size == array.shape[-1] and array.dtype.kind == "f"
+    if one and units.propose_one(array.reshape(-1), bits, result.reshape(-1)):
         return result
+    matrix, raw = (array, result) if array.ndim == 2 else (array[None, :], result[None, :])
     room = units.room_for(*matrix.shape)
     for start, rows in _row_blocks(matrix):
         if rows.dtype.kind in "iu":

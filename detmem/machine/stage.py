@@ -121,8 +121,7 @@ class Beside:
     erased: dict[Node, None] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A commit, computed and not yet published."""
 
     seq: int
