@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import ROOT, table, write
+from common import ROOT, commit_of, table, write
 
 DIM = 384
 SMALL, LARGE, COUNTED = 2_800, 100_000, 400  # rows

@@ -310,7 +310,7 @@ class StateTree:
                 both = b"".join((b"\x15", nodes[at - _HASH_BYTES : at], node))
             else:
                 both = b"".join((b"\x15", node, nodes[at + _HASH_BYTES : at + 2 * _HASH_BYTES]))
-            node = sha256(both).digest() if both != _EMPTY_NODE else ZERO
+            node = ZERO if leaf is None and both == _EMPTY_NODE else sha256(both).digest()
             path.append(node)
             at = at >> 1 & -_HASH_BYTES
         return TreeChange(node, buckets, {}, tuple(path))

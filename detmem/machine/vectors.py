@@ -176,7 +176,7 @@ class Vectors:
 
     def append(self, rows: Int32) -> None:
         """Take admitted rows, int32 of any byte order (n, dim), behind the others; they are copied."""
-        assert (rows.dtype.kind, rows.dtype.itemsize) == ("i", 4)
+        assert rows.dtype.str[1:] == "i4"
         assert rows.shape[1:] == (self.dimension,)
         after = self.count + len(rows)
         if after - self._tail.first <= _TAIL_ROWS:
