@@ -307,10 +307,10 @@ class StateTree:
         at = (_BUCKETS + number) * _HASH_BYTES
         while at > _HASH_BYTES:
             if at & _HASH_BYTES:  # a right child
-                both = b"".join((b"\x15", nodes[at - _HASH_BYTES : at], node))
+                both = b"\x15" + nodes[at - _HASH_BYTES : at] + node
             else:
-                both = b"".join((b"\x15", node, nodes[at + _HASH_BYTES : at + 2 * _HASH_BYTES]))
-            node = ZERO if leaf is None and both == _EMPTY_NODE else sha256(both).digest()
+                both = b"\x15" + node + nodes[at + _HASH_BYTES : at + 2 * _HASH_BYTES]
+            node = sha256(both).digest() if both != _EMPTY_NODE else ZERO
             path.append(node)
             at = at >> 1 & -_HASH_BYTES
         return TreeChange(node, buckets, {}, tuple(path))

@@ -210,7 +210,7 @@ class Records:
         metadatas: Iterable[encoding.Metadata],
         documents: Iterable[str | None],
         born: int | NDArray[np.int64],
-        salts: Iterable[bytes] = (),
+        salts: Sequence[bytes] = (),
     ) -> None:
         """Append live records; the caller has seen that none of the ids is live."""
         start, stop = self.used, self.used + len(ids)
@@ -221,7 +221,8 @@ class Records:
         self.died[start:stop] = _STILL_ALIVE
         self.metadatas.extend(metadatas)
         self.documents.extend(documents)
-        self.salts.extend(salts)
+        if salts:
+            self.salts.extend(salts)
         self.ids.extend(ids)
         self.slots.update(zip(ids, range(start, stop), strict=True))
         self.count = len(self.slots)

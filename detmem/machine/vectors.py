@@ -176,11 +176,11 @@ class Vectors:
 
     def append(self, rows: Int32) -> None:
         """Take admitted rows, int32 of any byte order (n, dim), behind the others; they are copied."""
-        assert rows.dtype.str[1:] == "i4"
+        assert (rows.dtype.kind, rows.dtype.itemsize) == ("i", 4)
         assert rows.shape[1:] == (self.dimension,)
         after = self.count + len(rows)
         if after - self._tail.first <= _TAIL_ROWS:
-            self._tail.parts.append(np.array(rows, dtype=np.int32))
+            self._tail.parts.append(rows.astype(np.int32))
         else:
             self._settle()
             self._split(rows.astype(np.int32, copy=False))
