@@ -1,20 +1,22 @@
 """What does one operation cost, next to another commit of this project?
 
-Pairs of child processes, one on this checkout and one on the other's, take turns block by block; the figure is the median
-of the ratios of neighbouring blocks, over several pairs.  Every call is of one record, under the policy ``os``, so that
-no disk is waited for.  Where valgrind is installed its callgrind counts instructions as well: what twice as many
-operations take more, divided by their number.  That is the same on a busy machine; a search is counted over few rows,
-by the reference kernel, for valgrind does not know every instruction of the others.
-Usage: single_ops.py OTHER_CHECKOUT [--pairs N] [--turns N] [--no-count] [--quick]; other is for example made by
-``git worktree add ../before COMMIT``.
+Pairs of child processes, one on this checkout and one on the other's, take turns block by block.  A turn is quiet where
+neither side took a tenth more than its best; the figure is the median of the ratios of the quiet turns, over all pairs.
+Every call is of one record, under the policy ``os``, so that no disk is waited for.
+
+Where valgrind is installed its callgrind counts instructions as well: what twice as many operations take more, divided
+by their number.  That is the same on a busy machine.  A search is counted over few rows, by the reference kernel, for
+valgrind does not know every instruction of the others; nor those that hash, which weigh more there than they do.
+Usage: single_ops.py OTHER_CHECKOUT [--pairs N] [--turns N] [--no-count] [--large ROWS]; the other is for example made
+by ``git worktree add ../before COMMIT``.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -33,49 +35,57 @@ DIM = 384
 SMALL, LARGE, COUNTED = 2_800, 100_000, 400  # rows
 BLOCK = 40  # operations of one turn
 COUNT = 200  # operations counted, and twice as many
+QUIET = 1.1
 TEXT = "a short document about something"
+LABELS = {"search, small": f"search, {SMALL:,} rows", "search, large": "search, {large:,} rows"}
 ONE_THREAD = ("NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")  # that spin would be counted
 
 
 def main(other: Path, pairs: int, turns: int, count: bool, large: int) -> None:
-    sides = {"this": ROOT, "other": other.resolve()}
-    sizes = {"search, small": SMALL, "search, large": large}
-    rows, ratios, spent = [], {name: [] for name in WORK}, {name: ([], []) for name in WORK}
-    for number in range(pairs):
-        with _child(sides["this"], large) as this, _child(sides["other"], large) as peer:
-            for name in WORK:
-                for turn in range(turns):
-                    order = [(this, 0), (peer, 1)]
-                    taken = [0.0, 0.0]
-                    for ask, place in order if (turn + number) % 2 == 0 else reversed(order):
-                        taken[place] = ask(name)
-                    ratios[name].append(taken[0] / taken[1])
-                    for place in (0, 1):
-                        spent[name][place].append(taken[place])
+    sides = (ROOT, other.resolve())
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in WORK}
+    for pair in range(pairs):
+        with _child(sides[0], large) as ours, _child(sides[1], large) as theirs:
+            for name, turn in itertools.product(WORK, range(turns)):
+                if (turn + pair) % 2 == 0:
+                    own = ours(name)
+                    taken[name].append((own, theirs(name)))
+                else:
+                    peer = theirs(name)
+                    taken[name].append((ours(name), peer))
     counts = _counts(sides) if count else {}
-    for name in WORK:
-        low, _, high = statistics.quantiles(ratios[name], n=4)
-        ours, theirs = (f"{statistics.median(each):.1f}" for each in spent[name])
-        rows.append([_label(name, sizes), ours, theirs, f"{statistics.median(ratios[name]):.3f}", f"{low:.3f}..{high:.3f}"])
+    rows = []
+    for name, each in taken.items():
+        best = [min(times) for times in zip(*each, strict=True)]
+        quiet = [turn for turn in each if all(one < QUIET * least for one, least in zip(turn, best, strict=True))]
+        quiet = quiet if len(quiet) > 1 else each
+        medians = [f"{statistics.median(times):.1f}" for times in zip(*quiet, strict=True)]
+        ratios = [peer / own for own, peer in quiet]
+        low, high = (f"{point:.3f}" for point in statistics.quantiles(ratios, n=4)[::2])
+        row = [
+            LABELS.get(name, name).format(large=large),
+            *medians,
+            f"{statistics.median(ratios):.3f}",
+            f"{low}..{high}",
+        ]
         if name in counts:
-            one, two = counts[name]
-            rows[-1] += [f"{one:,.0f}", f"{two:,.0f}", f"{one / two:.3f}"]
-        else:
-            rows[-1] += ["", "", ""]
-    columns = ["operation", "this, us", "other, us", "ratio", "quarter..three quarters of the turns"]
-    columns += ["this, instructions", "other, instructions", "ratio"]
+            own, peer = counts[name]
+            row += [f"{own:,.0f}", f"{peer:,.0f}", f"{peer / own:.3f}"]
+        elif counts:
+            row += [""] * 3
+        rows.append([*row, f"{len(quiet)} of {len(each)}"])
+    columns = ["operation", "this, us", "other, us", "other / this", "middle half"]
+    if counts:
+        columns += ["this, instructions", "other, instructions", "other / this"]
     body = (
-        f"This commit against {commit_of(other)}, records of {DIM} dimensions with a small map and a short text, one a "
-        f"call, policy `os`. {pairs} pairs of processes, {turns} turns each, blocks of {BLOCK} calls, of which the median "
-        f"counts; **a ratio below 1 is faster now**.\n\n{table(columns, rows)}"
+        f"Against commit {commit_of(other)}: records of {DIM} dimensions with a small map and a short text, one a "
+        f"call, policy `os`, one thread.  {pairs} pairs of processes, {turns} turns each, the median of {BLOCK} calls "
+        f"a turn; a turn is quiet where neither side took more than {QUIET} times its best, and only those count.  "
+        f"**Above 1 is faster now.**\n\n{table([*columns, 'quiet turns'], rows)}"
     )
     if counts:
-        body += f"\n\nInstructions: callgrind, {2 * COUNT} operations less {COUNT}; searches over {COUNTED} rows."
-    write("single_ops", "One operation", body)
-
-
-def _label(name: str, sizes: dict[str, int]) -> str:
-    return f"{name} ({sizes[name]:,} rows)" if name in sizes else name
+        body += f"\n\nInstructions by callgrind: {2 * COUNT} operations less {COUNT}; searches over {COUNTED} rows."
+    write("single_ops", "One operation, before and after", body)
 
 
 # ------------------------------------------------------------------------------------------------------------ one child
@@ -99,7 +109,9 @@ class _Store:
             numbers = range(start, min(count, start + 10_000))
             vectors = self.rng.standard_normal((len(numbers), DIM)).astype(np.float32)
             metadatas = [{"number": number} for number in numbers]
-            collection.add([f"r{number}" for number in numbers], vectors, metadatas=metadatas, documents=[TEXT] * len(numbers))
+            collection.add(
+                [f"r{number}" for number in numbers], vectors, metadatas=metadatas, documents=[TEXT] * len(numbers)
+            )
         return collection
 
     def vector(self) -> Any:
@@ -193,28 +205,23 @@ def _child(checkout: Path, large: int) -> Iterator[Callable[[str], float]]:
         child.stdin.close()
 
 
-def _counts(sides: dict[str, Path]) -> dict[str, tuple[float, float]]:
+def _counts(sides: tuple[Path, Path]) -> dict[str, tuple[float, float]]:
     """Instructions of one operation, this commit's and the other's; empty without valgrind."""
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         return {}
-    counts = {}
-    for name in WORK:
-        if name != "search, large":
-            this, other = (_counted(valgrind, sides[side], name) for side in ("this", "other"))
-            counts[name] = this, other
-    return counts
+    names = [name for name in WORK if name != "search, large"]
+    return {name: (_counted(valgrind, sides[0], name), _counted(valgrind, sides[1], name)) for name in names}
 
 
 def _counted(valgrind: str, checkout: Path, name: str) -> float:
+    environment = {**_environment(checkout), "DETMEM_KERNEL": "reference"}
     totals = []
     for count in (COUNT, 2 * COUNT):
         command = [valgrind, "--tool=callgrind", "--callgrind-out-file=/dev/null", sys.executable, __file__]
-        environment = {**_environment(checkout), "DETMEM_KERNEL": "reference"}
-        done = subprocess.run(
-            [*command, "--perform", name, "--count", str(count)], env=environment, capture_output=True, text=True, check=True
-        )
-        totals.append(int(re.search(r"Collected : (\d+)", done.stderr)[1]))
+        command += ["--perform", name, "--count", str(count)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        totals.append(int(done.stderr.partition("Collected : ")[2].split()[0]))
     return (totals[1] - totals[0]) / COUNT
 
 
@@ -233,5 +240,7 @@ if __name__ == "__main__":
         serve(arguments.large)
     elif arguments.perform:
         perform(arguments.perform, arguments.count)
+    elif arguments.other is None:
+        sys.stderr.write("single_ops: no other checkout was named, so there is nothing to compare\n")
     else:
         main(arguments.other, arguments.pairs, arguments.turns, not arguments.no_count, arguments.large)

@@ -133,7 +133,8 @@ def as_array(
     ``dimension`` and ``collection`` only make the refusal of ragged rows say what was expected.
     ``DimensionError``: ragged, or neither 1-D nor 2-D.  ``UsageError``: not numbers.
     """
-    array = _numeric(x, what, dimension, collection)
+    # The common case, and the second look at an array, too.
+    array = x if type(x) is np.ndarray and x.dtype in _NATIVE else _numeric(x, what, dimension, collection)
     if array.ndim not in (1, 2):
         raise DimensionError(f"{what}: expected a 1-D or a 2-D array, found {array.ndim}-D of shape {array.shape}")
     return array
@@ -181,8 +182,6 @@ def check_admitted(matrix: Int32) -> None:
 
 def _numeric(x: ArrayLike, what: str, dimension: int | None = None, collection: str | None = None) -> NDArray[Any]:
     """An ndarray of float16/32/64 or integers, of any shape."""
-    if type(x) is np.ndarray and x.dtype in _NATIVE:  # the common case; the second look at an array, too
-        return x
     if isinstance(x, np.ma.MaskedArray):
         raise UsageError(f"{what}: expected plain numbers, found a masked array, whose mask would be lost")
     try:

@@ -381,8 +381,7 @@ class Stage:
         return pending
 
     def _touched(self, name: str) -> Pending:
-        pending = self._existing(name)
-        self._pending[name] = pending
+        pending = self._pending[name] = self._existing(name)
         return pending
 
     def _check_unchanged(self, operation: Operation) -> None:

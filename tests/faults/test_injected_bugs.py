@@ -146,7 +146,7 @@ CHECKS = [
     _bug("replayed roots are not compared", recovery.advance, "change.state_root != frame.state_root", "False"),
     _bug("no CRC of a frame's header", frame._read_header, "or crc != computed", ""),
     _bug("no CRC of a later header", frame.last_durable, "if crc == crc32(header[:-_CRC_BYTES], seed)", "if True"),
-    _bug("the CRC is not seeded", frame.SegmentHeader.seed.fget, "crc32(self.store_id + self.first_seq.to_bytes(8, \"little\"))", "0"),
+    _bug("the CRC is not seeded", frame.SegmentHeader.seed.func, "crc32(self.store_id + self.first_seq.to_bytes(8, \"little\"))", "0"),
     _bug("no link check", frame.SegmentReader._check_link, "or computed != stored", ""),
     _bug("no seq check", frame.SegmentReader._next, "if seq != self.seq + 1 or durable_seq >= seq", "if False"),
     _bug("no digest of a seal", frame._read_seal, "if bytes(data[_SEAL_BODY.size :]) != _seal_digest(first_seq, body)", "if False"),
