@@ -53,7 +53,7 @@ def entries(values: object, count: int, bare: bool, what: str) -> list[Any]:
     """One entry for each record, None where there is none."""
     if values is None:
         return [None] * count
-    if bare and isinstance(values, (str, Mapping)):
+    if bare and isinstance(values, (str, dict, Mapping)):  # a dict is a Mapping, which takes longer to see
         return [values]
     entries = listed(values, what, "a list with an entry for each id")
     if len(entries) != count:
@@ -63,7 +63,7 @@ def entries(values: object, count: int, bare: bool, what: str) -> list[Any]:
 
 def listed(values: object, what: str, expected: str) -> list[Any]:
     """A list from a list, a tuple, a 1-D array or another sequence; never from a set or a generator."""
-    if isinstance(values, (list, tuple)):  # also Sequences, which takes longer to see
+    if isinstance(values, (list, tuple)):  # these are Sequences, which takes longer to see
         return list(values)
     if isinstance(values, np.ndarray) and values.ndim == 1:
         return list(values.tolist())
