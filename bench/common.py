@@ -29,6 +29,7 @@ __all__ = [
     "Paired",
     "Side",
     "Timing",
+    "commit_of",
     "contest",
     "header",
     "paired",
@@ -189,7 +190,7 @@ def header() -> str:
     versions = [f"Python {platform.python_version()}"] + [f"{name} {version(name)}" for name in PACKAGES]
     machine = f"{_processor()}, {os.cpu_count()} logical cores, {platform.system()} {platform.machine()}"
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    return f"{machine}; {today}; commit {_commit()}; {', '.join(versions)}"
+    return f"{machine}; {today}; commit {commit_of(ROOT)}; {', '.join(versions)}"
 
 
 def results_to(folder: Path) -> None:
@@ -235,16 +236,17 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str:
-    commit = _git("rev-parse", "--short=12", "HEAD")
+def commit_of(checkout: Path) -> str:
+    """The commit of a checkout, with ``+changes`` where its files are others; or the word none."""
+    commit = _git(checkout, "rev-parse", "--short=12", "HEAD")
     if commit is None:
         return "none"
-    return commit + ("+changes" if _git("status", "--porcelain") else "")
+    return commit + ("+changes" if _git(checkout, "status", "--porcelain") else "")
 
 
-def _git(*arguments: str) -> str | None:
+def _git(checkout: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", *arguments], cwd=checkout, capture_output=True, text=True, check=True)
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None  # an unpacked sdist has no history; the header says "none"
     return done.stdout.strip()

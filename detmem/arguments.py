@@ -53,7 +53,7 @@ def entries(values: object, count: int, bare: bool, what: str) -> list[Any]:
     """One entry for each record, None where there is none."""
     if values is None:
         return [None] * count
-    if bare and isinstance(values, (str, Mapping)):
+    if bare and isinstance(values, (str, dict, Mapping)):  # a dict is a Mapping, which takes longer to see
         return [values]
     entries = listed(values, what, "a list with an entry for each id")
     if len(entries) != count:
@@ -63,6 +63,8 @@ def entries(values: object, count: int, bare: bool, what: str) -> list[Any]:
 
 def listed(values: object, what: str, expected: str) -> list[Any]:
     """A list from a list, a tuple, a 1-D array or another sequence; never from a set or a generator."""
+    if isinstance(values, (list, tuple)):  # these are Sequences, which takes longer to see
+        return list(values)
     if isinstance(values, np.ndarray) and values.ndim == 1:
         return list(values.tolist())
     if isinstance(values, Sequence) and not isinstance(values, (str, bytes, bytearray, memoryview)):
@@ -88,7 +90,11 @@ def merged(
 
 def copied(metadata: encoding.Metadata) -> encoding.Metadata:
     """A map that the caller may change."""
-    return {key: list(value) if isinstance(value, list) else value for key, value in metadata.items()}
+    copy = metadata.copy()
+    for key, value in metadata.items():
+        if isinstance(value, list):
+            copy[key] = value.copy()
+    return copy
 
 
 def includes(include: object, known: tuple[str, ...]) -> frozenset[str]:

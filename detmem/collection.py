@@ -264,7 +264,7 @@ class Collection:
         most = None if limit is None else encoding.whole_number(limit, "limit", 0)
         chosen = filters.parse(where)
         if ids is None:
-            _, view = self._view()
+            view = self._view()
             slots: list[int] = []
             lost = view.gone
         else:
@@ -324,22 +324,25 @@ class Collection:
         names = None if ids is None else arguments.id_list(ids, empty=True, repeated=True)[0]
         within = arguments.distance(max_distance, flat)
         reach = graph.expansion(expand)
-        with self._database._moment_of(self._name, self._definition) as (seq, records):
+        database = self._database
+        database._check_open()
+        with database._moment:
+            seq, records = database._records(self._name, self._definition)
             view = records.view(seq)
             allowed = None if names is None else [slot for slot in records.find(view, names) if slot is not None]
-            views = None if reach is None else self._database._views()
+            views = None if reach is None else database._views()
         lost: list[int] = []
         if view.erased:
             lost = view.gone if names is None else [slot for slot in view.gone if view.ids[slot] in names]
             self._check_erased(view, lost)
-        mask = None if chosen.is_all else self._database._finder.matching(view, chosen)
+        mask = None if chosen.is_all else database._finder.matching(view, chosen)
         if allowed is not None:
             inside = np.zeros(view.rows.count, dtype=np.bool_)
             inside[allowed] = True
             mask = inside if mask is None else mask & inside
         if view.is_masked:
             mask = view.alive if mask is None else mask & view.alive
-        answers = self._database._finder.nearest(view, queries, k, mask)
+        answers = database._finder.nearest(view, queries, k, mask)
         asked = _Asked(self, queries, k, None if chosen.is_all else plain_where(where or {}), names, within)
         results = [self._result(view, seq, slots, distances, included, asked) for slots, distances in answers]
         if reach is not None:
@@ -353,20 +356,20 @@ class Collection:
     def count(self, where: Where = None) -> int:
         """The number of records, or of those that match ``where``."""
         chosen = filters.parse(where)
-        _, view = self._view()
+        view = self._view()
         if chosen.is_all:
             return view.count
         self._check_erased(view, view.gone)
         return int(np.count_nonzero(self._database._finder.matching(view, chosen)))
 
     def __len__(self) -> int:
-        return self._view()[1].count
+        return self._view().count
 
     def __contains__(self, id: object) -> bool:
         return isinstance(id, str) and self._find([id])[2] != [None]
 
     def __iter__(self) -> Iterator[str]:
-        _, view = self._view()
+        view = self._view()
         return iter([view.ids[slot] for slot in view.in_id_order])
 
     # -- inside
@@ -464,13 +467,15 @@ class Collection:
             array, dimension=dimension, metric=self.metric, format=self.format, collection=collection, what=what
         )
 
-    def _view(self) -> tuple[int, View]:
-        with self._database._moment_of(self._name, self._definition) as (seq, records):
-            return seq, records.view(seq)
+    def _view(self) -> View:
+        return self._find(())[1]
 
-    def _find(self, ids: list[str]) -> tuple[int, View, list[int | None]]:
+    def _find(self, ids: Iterable[str]) -> tuple[int, View, list[int | None]]:
         """(seq, view, slot of each id or None); the view may be older than the seq: nothing has changed since."""
-        with self._database._moment_of(self._name, self._definition) as (seq, records):
+        database = self._database
+        database._check_open()
+        with database._moment:
+            seq, records = database._records(self._name, self._definition)
             view = records.view(seq)
             return seq, view, records.find(view, ids)
 
@@ -538,7 +543,7 @@ class Collection:
         if stage.operations:
             contents = stage.contents(self._name)
             return list(compress(contents, chosen.select(list(contents.values())).tolist()))
-        _, view = self._view()
+        view = self._view()
         return [view.ids[slot] for slot in np.flatnonzero(self._database._finder.matching(view, chosen)).tolist()]
 
     def _check_standing(self, stage: Stage) -> None:

@@ -512,19 +512,14 @@ class Database:
             return None
         return self._commit(stage) if operations else self._standing()
 
-    @contextmanager
-    def _moment_of(self, name: str, definition: Definition) -> Iterator[tuple[int, Records | PastRecords]]:
-        """One collection at one seq: nothing is published meanwhile, so take what you need and leave."""
-        self._check_open()
-        with self._moment:
-            self._check_whole()
-            reading = self._reading
-            records = reading.collections.get(name)
-            if records is None or (records.definition is not definition and records.definition != definition):
-                raise NotFoundError(
-                    f"no collection {name!r} as this handle knows it: dropped, or in a batch still open"
-                )
-            yield reading.seq, records
+    def _records(self, name: str, definition: Definition) -> tuple[int, Records | PastRecords]:
+        """Under ``_moment``: one collection at one seq; nothing is published meanwhile, so take what you need."""
+        self._check_whole()
+        reading = self._reading
+        records = reading.collections.get(name)
+        if records is None or (records.definition is not definition and records.definition != definition):
+            raise NotFoundError(f"no collection {name!r} as this handle knows it: dropped, or in a batch still open")
+        return reading.seq, records
 
     def _past(self, seq: int, without_erased: bool) -> Past:
         from detmem.past import Past
@@ -547,7 +542,7 @@ class Database:
         return state
 
     def _views(self) -> dict[str, tuple[Records | PastRecords, View]]:
-        """Inside ``_moment_of``: every collection with its view."""
+        """Under ``_moment``: every collection with its view."""
         reading = self._reading
         return {name: (records, records.view(reading.seq)) for name, records in reading.collections.items()}
 

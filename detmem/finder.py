@@ -56,7 +56,10 @@ class Finder:
         rows, metric = view.rows, view.definition.metric
         kernel = search.chosen_kernel(self.kernel, rows.count * rows.dimension, len(queries))
         with self._lock:
-            follower, following = self._followers.setdefault(rows.owner, (search.Follower(metric), threading.Lock()))
+            held = self._followers.get(rows.owner)
+            if held is None:
+                held = self._followers[rows.owner] = search.Follower(metric), threading.Lock()
+        follower, following = held
         live = search.Live(view.died, view.seq, mask)
         workers = self._workers
         with nullcontext() if kernel in self._compiled else said_if_long(_COMPILING, _PATIENCE_SECONDS):

@@ -20,12 +20,16 @@ _STEPS = 200  # lines renewed on a terminal at most: writing costs more than wha
 def reporter(progress: Progress, unit: str) -> Callable[[int, int], object]:
     """What to call with (done, total): nothing, the caller's callable, or for True a line on stderr."""
     if progress is None or progress is False:
-        return lambda done, total: None
+        return _to_nobody
     if progress is True:
         return _Line(unit)
     if callable(progress):
         return progress
     raise UsageError(f"progress: expected True or a callable, found {type(progress).__name__}")
+
+
+def _to_nobody(done: int, total: int) -> None:
+    pass
 
 
 class _Line:

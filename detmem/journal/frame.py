@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from itertools import chain, islice
 from struct import Struct
@@ -91,7 +92,7 @@ class Seal:
     log_root: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SegmentHeader:
     """Whose segment it is, and where the log stood before its first commit."""
 
@@ -103,7 +104,7 @@ class SegmentHeader:
 
     size_bytes = _SEGMENT.size
 
-    @property
+    @cached_property
     def seed(self) -> int:
         """Starts the CRC of each frame header, so that a foreign or stale frame does not parse as one of ours."""
         return crc32(self.store_id + self.first_seq.to_bytes(8, "little"))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from detmem.errors import UsageError
 
@@ -22,19 +23,19 @@ _WITH_TIME = re.compile(r"(group|interval):([0-9]{1,5}(?:\.[0-9]{1,3})?)")
 _EXPECTED = "paranoid, always, group:MS, interval:MS or os, with MS milliseconds above 0"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Policy:
     """``kind`` is the policy's name, ``seconds`` its time (0 where it has none)."""
 
     kind: str
     seconds: float = 0.0
 
-    @property
+    @cached_property
     def before_publishing(self) -> bool:
         """Whether a commit is synced before anyone can read it."""
         return self.kind in ("paranoid", "always")
 
-    @property
+    @cached_property
     def acknowledges_durable(self) -> bool:
         """Whether a call returns only once its commit has reached the disk."""
         return self.kind in ("paranoid", "always", "group")

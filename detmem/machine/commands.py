@@ -381,8 +381,10 @@ def _operation(
 ) -> Operation:
     name, record = collection.encode(), id.encode()
     flags = HAS_VECTOR * (vector is not None) | HAS_CONTENT * (content is not None) | SALTED * (salt != b"")
-    sizes = 0 if vector is None else len(vector), 0 if content is None else len(content)
-    head = HEADER.pack(type, flags, len(name), len(record), 0, *sizes, vector_commitment, content_commitment)
+    vector_size, content_size = 0 if vector is None else len(vector), 0 if content is None else len(content)
+    head = HEADER.pack(
+        type, flags, len(name), len(record), 0, vector_size, content_size, vector_commitment, content_commitment
+    )
     header = head + name + record
     leaf = operation_leaf(header)
     return Operation(

@@ -168,8 +168,7 @@ class LogTree:
 
     def extended(self, leaves: Iterable[bytes]) -> LogTree:
         """A new tree with ``leaves`` (leaf hashes) behind this one's; a few go one by one, many level by level."""
-        frontier, complete = list(self.frontier), []
-        nodes, before = list(leaves), self.size  # of one level: the new ones, and how many stand before them
+        frontier, nodes, before = list(self.frontier), list(leaves), self.size
         size = before + len(nodes)
         if len(nodes) <= _FEW_LEAVES:
             for node in nodes:
@@ -180,7 +179,8 @@ class LogTree:
                 frontier.append(node)
                 before += 1
             return LogTree(size, frontier)
-        while nodes:
+        complete = []
+        while nodes:  # of one level: the new ones, and ``before`` them
             if before & 1:
                 nodes.insert(0, frontier.pop())
             if len(nodes) & 1:

@@ -115,7 +115,7 @@ def parse(where: object) -> Filter:
     ``MAX_CLAUSES`` tests.
     """
     if where is None:
-        return Filter(_ALWAYS, (), (), is_all=True)
+        return _EVERYTHING
     parser = _Parser()
     test = parser.where(where, "where", 1)
     is_all = isinstance(where, Mapping) and not where
@@ -225,6 +225,7 @@ class _Parser:
 
 
 _ALWAYS: Final = _Test(lambda record: True, lambda moment: np.ones(moment.rows, dtype=np.bool_))
+_EVERYTHING: Final = Filter(_ALWAYS, (), (), is_all=True)
 
 
 def _of_field(field: str, condition: _Condition) -> _Test:

@@ -118,8 +118,7 @@ def dequantize(raw: ArrayLike, format: str = "Q16.16") -> Float64:
 def distances_to_float(raw: Int64, metric: str, format: str) -> Float64:
     """Distances for people: raw / 2^2f, and for ``cosine`` raw / 2^(2f+1).  Nothing is ever ranked by them."""
     halvings = 2 * fraction_bits(format) + (canonical_metric(metric) == "cosine")
-    distances: Float64 = np.asarray(raw, dtype=np.int64).astype(np.float64)
-    distances *= math.ldexp(1.0, -halvings)
+    distances: Float64 = np.multiply(raw, math.ldexp(1.0, -halvings), dtype=np.float64)
     return distances
 
 
@@ -134,7 +133,8 @@ def as_array(
     ``dimension`` and ``collection`` only make the refusal of ragged rows say what was expected.
     ``DimensionError``: ragged, or neither 1-D nor 2-D.  ``UsageError``: not numbers.
     """
-    array = _numeric(x, what, dimension, collection)
+    # The common case, and the second look at an array, too.
+    array = x if type(x) is np.ndarray and x.dtype in _NATIVE else _numeric(x, what, dimension, collection)
     if array.ndim not in (1, 2):
         raise DimensionError(f"{what}: expected a 1-D or a 2-D array, found {array.ndim}-D of shape {array.shape}")
     return array
@@ -182,8 +182,6 @@ def check_admitted(matrix: Int32) -> None:
 
 def _numeric(x: ArrayLike, what: str, dimension: int | None = None, collection: str | None = None) -> NDArray[Any]:
     """An ndarray of float16/32/64 or integers, of any shape."""
-    if type(x) is np.ndarray and x.dtype in _NATIVE:  # the common case; the second look at an array, too
-        return x
     if isinstance(x, np.ma.MaskedArray):
         raise UsageError(f"{what}: expected plain numbers, found a masked array, whose mask would be lost")
     try:
@@ -393,9 +391,10 @@ def _normalised(array: NDArray[Any], bits: int, what: str) -> Int32:
     ``units`` settles nearly every row in float64, with proof; the others, and every refusal, are decided in integers.
     """
     result = np.empty(array.shape, dtype=np.int32)
-    matrix, raw = (array, result) if array.ndim == 2 else (array[None, :], result[None, :])
-    if len(matrix) == 1 and array.dtype.kind == "f" and units.propose_one(matrix[0], bits, raw[0]):
+    one = array.size == array.shape[-1] and array.dtype.kind == "f"
+    if one and units.propose_one(array.reshape(-1), bits, result.reshape(-1)):
         return result
+    matrix, raw = (array, result) if array.ndim == 2 else (array[None, :], result[None, :])
     room = units.room_for(*matrix.shape)
     for start, rows in _row_blocks(matrix):
         if rows.dtype.kind in "iu":

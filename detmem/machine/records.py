@@ -210,10 +210,11 @@ class Records:
         metadatas: Iterable[encoding.Metadata],
         documents: Iterable[str | None],
         born: int | NDArray[np.int64],
-        salts: Iterable[bytes] = (),
+        salts: Sequence[bytes] = (),
     ) -> None:
         """Append live records; the caller has seen that none of the ids is live."""
-        start, stop = self.used, self.used + len(ids)
+        start = self.used
+        stop = start + len(ids)
         if stop > len(self.born):
             self._resize(max(stop, 2 * len(self.born)))
         self.vectors.append(vectors)
@@ -221,7 +222,8 @@ class Records:
         self.died[start:stop] = _STILL_ALIVE
         self.metadatas.extend(metadatas)
         self.documents.extend(documents)
-        self.salts.extend(salts)
+        if salts:
+            self.salts.extend(salts)
         self.ids.extend(ids)
         self.slots.update(zip(ids, range(start, stop), strict=True))
         self.count = len(self.slots)
@@ -236,8 +238,7 @@ class Records:
 
     def compact(self, seq: int) -> None:
         """Let dead rows go, once they outnumber the live: amortised O(1) for each write."""
-        dead = self.used - len(self.slots)
-        if dead > max(_DEAD_KEPT, len(self.slots)):
+        if self.used - self.count > max(_DEAD_KEPT, self.count):
             self.forget(seq)
 
     def forget(self, seq: int) -> None:

@@ -98,6 +98,7 @@ class Pending:
 
 
 _PUTS = (commands.ADD, commands.UPSERT)
+_WRITES = (*_PUTS, commands.UPDATE)
 _ON_RECORD = (commands.UPDATE, commands.DELETE, commands.LINK, commands.UNLINK)
 _NO_SALTS = bytes(2 * commands.SALT_BYTES)
 
@@ -121,8 +122,7 @@ class Beside:
     erased: dict[Node, None] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A commit, computed and not yet published."""
 
     seq: int
@@ -260,7 +260,15 @@ class Stage:
             self.operations.append(run)
             return
         name, id, type = operation.collection, operation.id, operation.type
-        if type == commands.CREATE:
+        if type in _WRITES:
+            pending = self._touched(name)
+            pending.mixed = True
+            pending.changed[id] = self._resulting(operation)
+            if operation.erased and not operation.archived:
+                self._aside().missing[name, id] = None
+        elif type == commands.DELETE:
+            self._remove(name, id)
+        elif type == commands.CREATE:
             assert operation.content is not None
             self._pending[name] = Pending(Definition.decode(operation.content), None)
         elif type == commands.DROP:
@@ -275,16 +283,9 @@ class Stage:
             self._aside().links.add(operation.link())
         elif type == commands.UNLINK:
             self._aside().links.remove(operation.link())
-        elif type == commands.ERASE:
-            self._erase(name, id)
-        elif type == commands.DELETE:
-            self._remove(name, id)
         else:
-            pending = self._touched(name)
-            pending.mixed = True
-            pending.changed[id] = self._resulting(operation)
-            if operation.erased and not operation.archived:
-                self._aside().missing[name, id] = None
+            assert type == commands.ERASE
+            self._erase(name, id)
         self.operations.append(operation)
 
     @property
@@ -380,8 +381,7 @@ class Stage:
         return pending
 
     def _touched(self, name: str) -> Pending:
-        pending = self._existing(name)
-        self._pending[name] = pending
+        pending = self._pending[name] = self._existing(name)
         return pending
 
     def _check_unchanged(self, operation: Operation) -> None:

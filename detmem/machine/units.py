@@ -91,11 +91,10 @@ def propose_one(row: NDArray[Any], bits: int, out: NDArray[np.int32]) -> bool:
         return False
     size = len(row)
     norm = math.sqrt(values.dot(values))
-    factor = math.ldexp(1.0, bits) / norm
+    unit = math.ldexp(1.0, bits)
+    factor = unit / norm
     most = largest * factor
-    doubt = (math.ldexp(1.0, bits - 1) + (math.sqrt(size) / 2 + 1) * most) / math.ldexp(
-        norm, 31 - math.frexp(largest)[1]
-    )
+    doubt = (unit / 2 + (math.sqrt(size) / 2 + 1) * most) / math.ldexp(norm, 31 - math.frexp(largest)[1])
     doubt += most * (size + 8) * 2.0**-52 + 2.0**-35  # and what the floats of the lines below are off by
     if doubt * size > _WORTH:
         return False

@@ -180,7 +180,7 @@ class Vectors:
         assert rows.shape[1:] == (self.dimension,)
         after = self.count + len(rows)
         if after - self._tail.first <= _TAIL_ROWS:
-            self._tail.parts.append(np.array(rows, dtype=np.int32))
+            self._tail.parts.append(rows.astype(np.int32))
         else:
             self._settle()
             self._split(rows.astype(np.int32, copy=False))

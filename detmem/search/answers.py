@@ -100,9 +100,12 @@ class _Found:
     def best(self, ids: Sequence[str], k: int) -> list[Answer]:
         """The first k by (raw, id), for each query."""
         numbers, slots, raws = np.concatenate(self._parts, axis=1) if len(self._parts) != 1 else self._parts[0]
-        order = np.lexsort((raws, numbers))
-        numbers, slots, raws = numbers[order], slots[order], raws[order]
-        ends = np.searchsorted(numbers, np.arange(len(self.heaps) + 1)).tolist()
+        if len(self.heaps) == 1:
+            order, ends = raws.argsort(), [0, len(raws)]
+        else:
+            order = np.lexsort((raws, numbers))
+            ends = np.searchsorted(numbers[order], np.arange(len(self.heaps) + 1)).tolist()
+        slots, raws = slots[order], raws[order]
         tied = raws[1:] == raws[:-1]
         answers: list[Answer] = []
         for start, stop in pairwise(ends):

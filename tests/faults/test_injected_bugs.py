@@ -9,7 +9,6 @@ source, so that a new one is in the list by itself.  The checks are dropped by n
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import random
 import re
@@ -146,7 +145,7 @@ CHECKS = [
     _bug("replayed roots are not compared", recovery.advance, "change.state_root != frame.state_root", "False"),
     _bug("no CRC of a frame's header", frame._read_header, "or crc != computed", ""),
     _bug("no CRC of a later header", frame.last_durable, "if crc == crc32(header[:-_CRC_BYTES], seed)", "if True"),
-    _bug("the CRC is not seeded", frame.SegmentHeader.seed.fget, "crc32(self.store_id + self.first_seq.to_bytes(8, \"little\"))", "0"),
+    _bug("the CRC is not seeded", frame.SegmentHeader.seed.func, "crc32(self.store_id + self.first_seq.to_bytes(8, \"little\"))", "0"),
     _bug("no link check", frame.SegmentReader._check_link, "or computed != stored", ""),
     _bug("no seq check", frame.SegmentReader._next, "if seq != self.seq + 1 or durable_seq >= seq", "if False"),
     _bug("no digest of a seal", frame._read_seal, "if bytes(data[_SEAL_BODY.size :]) != _seal_digest(first_seq, body)", "if False"),
@@ -418,13 +417,13 @@ def _forged_root() -> None:
     root = bytes(32)
     leaves = [operation.leaf for operation in change.operations]
     chained = link(LINK_ZERO, COMMIT_KIND, 0, VERSION, 1, leaves, commit_leaf(1, 1, root))
-    forged = dataclasses.replace(change, state_root=root, link=chained)
+    forged = change._replace(state_root=root, link=chained)
     sound = _store(1 << 26, ()).files
     name = "log/00000000000000000001.seg"
     header = frame.SegmentHeader.decode(sound[name])
     _refused({**sound, name: sound[name] + frame.encode_commit(forged, 0, header.seed)}, "a forged state root")
     chained = link(LINK_ZERO, COMMIT_KIND, 0, VERSION, 2, leaves, commit_leaf(2, 1, change.state_root))
-    forged = dataclasses.replace(change, seq=2, link=chained)
+    forged = change._replace(seq=2, link=chained)
     db = open_disk(SimDisk({**sound, name: sound[name] + frame.encode_commit(forged, 0, header.seed)}))
     if db.seq != 0 or db.recovery is None:
         raise Broken(f"a forged seq: opened at {db.seq}")
