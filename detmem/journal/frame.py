@@ -287,6 +287,8 @@ class SegmentReader:
             raise BadFrame(offset, str(error)) from None
         leaves = operations.leaves
         closing = self._check_link(offset, seq, b"".join(leaves), state_root, stored)
+        if size > _WINDOW_BYTES:  # no other frame stands in there, and it may be most of the file
+            self._window = memoryview(b"")
         self.offset, self.seq, self.link = offset + size, seq, stored
         return Frame(seq, durable_seq, operations, state_root, stored, [*leaves, closing], offset, size)
 
