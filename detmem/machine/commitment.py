@@ -374,19 +374,18 @@ class StateTree:
         self, changes: Mapping[bytes, bytes | None], entries: bytes | bytearray
     ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """The numbers of all touched buckets, ascending, and what will stand in them: entries (n, 64), by key."""
-        rows = _rows(entries, _ENTRY_BYTES)
-        if changes:
-            keys, leaves = _rows(b"".join(changes), _HASH_BYTES), [leaf or ZERO for leaf in changes.values()]
-            pairs = np.concatenate((keys, _rows(b"".join(leaves), _HASH_BYTES)), axis=1)
-            rows = np.concatenate((pairs, rows)) if len(rows) else pairs
-        gone = np.zeros(len(rows), dtype=np.bool_)
-        gone[: len(changes)] = [leaf is None for leaf in changes.values()]
-        numbers = _numbers(rows).astype(np.intp)  # bincount takes no more than the machine's own width
+        keys, more = _rows(b"".join(changes), _HASH_BYTES), _rows(entries, _ENTRY_BYTES)
+        numbers = np.concatenate((_numbers(keys), _numbers(more))).astype(np.intp)  # the machine's own, for bincount
         touched = np.flatnonzero(np.bincount(numbers, minlength=_BUCKETS))
         standing = _rows(b"".join(map(self.bucket, touched.tolist())), _ENTRY_BYTES)
-        if len(standing):
-            rows = np.concatenate((standing, rows))
-            gone = np.concatenate((np.zeros(len(standing), dtype=np.bool_), gone))
+        first, rest = len(standing), len(standing) + len(keys)
+        rows = np.concatenate((standing, np.zeros((len(keys), _ENTRY_BYTES), dtype=np.uint8), more)) if rest else more
+        gone = np.zeros(len(rows), dtype=np.bool_)
+        rows[first:rest, :_HASH_BYTES] = keys
+        if changes:
+            rows[first:rest, _HASH_BYTES:] = _rows(b"".join([leaf or ZERO for leaf in changes.values()]), _HASH_BYTES)
+            gone[first:rest] = [leaf is None for leaf in changes.values()]
+        del numbers, keys, standing  # they may be as large as what follows
         order, last = _by_key(rows)  # of one key the last is kept: what is new stands behind what it replaces
         return touched, rows[order[last & ~gone[order]]]
 
