@@ -224,6 +224,7 @@ class SegmentReader:
             if frame is None:
                 return
             yield frame
+            del frame  # before the next is read: each may be as large as the file
 
     def skip(self, seq: int, passed: Callable[[memoryview], None] | None = None) -> None:
         """Stand before the commit ``seq``, or where this segment ends before it; of those passed over only the headers

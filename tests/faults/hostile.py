@@ -371,6 +371,12 @@ def _many_commits(db: detmem.Database) -> None:
         rows.add(str(number), raw=[1])
 
 
+def _never_durable(db: detmem.Database) -> None:
+    """Written and never synced, nor closed: who only reads waits for word that it is durable."""
+    _many_commits(db)
+    os._exit(0)
+
+
 def _many_links(db: detmem.Database) -> None:
     rows = _many(db, 2)
     with db.batch():
@@ -404,11 +410,16 @@ SHAPES: dict[str, Callable[[detmem.Database], object]] = {
     "10^5 adds, then 10^5 deletes": _many_deletes,
     "10^5 links": _many_links,
     "30,000 commits of one add": _many_commits,
+    "30,000 commits that are not known to be durable": _never_durable,
     "20,000 collections": _many_collections,
     "65,536 requests": _many_requests,
 }
 DEAR: dict[str, Case] = {f"log: {name}": _written(shape) for name, shape in SHAPES.items()}
-DEAR |= {f"snapshot: {name}": _written(shape, at_end=True) for name, shape in SHAPES.items() if "delete" not in name}
+DEAR |= {
+    f"snapshot: {name}": _written(shape, at_end=True)
+    for name, shape in SHAPES.items()
+    if "delete" not in name and "known" not in name
+}
 DEAR["snapshot: 10^6 bare adds"] = _written(lambda db: _many(db, 1_000_000), at_end=True)
 
 
@@ -463,7 +474,7 @@ class Tally:
 
 
 def _child(work: Callable[[], object], seconds: int = MOST_SECONDS) -> tuple[int, int, float]:
-    """(status, peak resident bytes, CPU seconds)."""
+    """(status, peak resident bytes, CPU seconds); ``seconds``: killed after so many, 0 for never."""
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
