@@ -37,6 +37,12 @@ def test_a_head_that_cannot_be_followed_is_a_bad_one() -> None:
     assert tally("hostile", "--like", "generation 18446744073709551615")["runs"] == len(hostile.OPERATIONS)
 
 
+@forking
+def test_files_whose_names_are_beyond_any_seq_harm_no_door() -> None:
+    """Repair asked the last segment what had been acknowledged, and a name of twenty nines is no number of 64 bits."""
+    assert tally("hostile", "--like", "strange names")["runs"] == len(hostile.OPERATIONS)
+
+
 def test_tiny_operations_are_not_kept_before_their_link_is_right() -> None:
     """32 MiB of operations of 83 bytes became 284 MiB of objects before anybody looked at the link behind them."""
     body = commands.encode([commands.delete("c", "x")], 1 << 20) * 400_000
