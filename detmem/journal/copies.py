@@ -149,7 +149,7 @@ def _erasures(disk: Disk, copy: Disk, head: Head) -> dict[Node, int]:
     seen = Explained()
     firsts = segment_seqs(disk)
     last = head.durable_seq
-    if firsts:
+    if firsts and firsts[-1] < 1 << 64:  # what no header can hold somebody else has named
         last = max(last, _acknowledged(disk, SegmentHeader(head.store_id, firsts[-1], 0, b"", b"")))
     for first, stop in pairwise([1, *firsts, last + 1]):
         reached = first - 1

@@ -227,10 +227,8 @@ def _part(run: Run, rows: slice) -> Run:
         run.type,
         run.collection,
         run.ids[rows],
-        run.texts[rows],
         run.matrix[rows],
         run.contents[rows],
-        run.pairs[rows],
         run.headers[rows],
         run.leaves[rows],
     )

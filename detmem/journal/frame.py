@@ -225,6 +225,7 @@ class SegmentReader:
             if frame is None:
                 return
             yield frame
+            del frame  # before the next is read: each may be as large as the file
 
     def skip(self, seq: int, passed: Callable[[memoryview], None] | None = None) -> None:
         """Stand before the commit ``seq``, or where this segment ends before it; of those passed over only the headers
@@ -288,6 +289,8 @@ class SegmentReader:
             raise BadFrame(offset, str(error)) from None
         leaves = operations.leaves
         closing = self._check_link(offset, seq, b"".join(leaves), state_root, stored)
+        if size > _WINDOW_BYTES:  # no other frame stands in there, and it may be most of the file
+            self._window = memoryview(b"")
         self.offset, self.seq, self.link = offset + size, seq, stored
         return Frame(seq, durable_seq, operations, state_root, stored, [*leaves, closing], offset, size)
 

@@ -338,6 +338,7 @@ def _step_tail(disk: Disk, opened: Opened, write: bool, actions: list[str], quar
                 durable = max(durable, frame.durable_seq)
                 check_not_archived(disk, segment, frame, durable)
                 waiting.append((segment, frame))
+                del frame  # as in the reader: before the next is read
                 while waiting and (write or waiting[0][1].seq <= durable):
                     apply_next()
         except BadFrame as error:

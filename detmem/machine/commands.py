@@ -336,7 +336,7 @@ def decode(body: memoryview) -> Iterator[Operation]:
     """The operations of a frame's body, each with its payload checked against its commitments.
 
     ``CorruptionError`` (with the offset in the body) for anything that ``encode`` cannot have written.  Vectors and
-    contents are views into ``body``.
+    contents are views into ``body``, unless they are small.
     """
     at = 0
     while at < len(body):
@@ -397,6 +397,7 @@ def _about(type: int, collection: str, id: str, content: bytes) -> Operation:
     return _operation(type, collection, id, None, content, ZERO, commit(content))
 
 
+_FEW_BYTES = 128
 _BOTH = HAS_VECTOR | HAS_CONTENT
 _WRITES = (ADD, UPSERT, UPDATE)
 # For each type: has a collection, has an id, the flags it may carry, and whether its two commitments are zero.
@@ -445,6 +446,7 @@ def _decode_one(body: memoryview, at: int) -> tuple[Operation, int]:
         raise CorruptionError(f"illegal sizes: vector {vector_size} bytes, content {content_size} bytes")
     if (no_vector and of_vector != ZERO) or (no_content and of_content != ZERO):
         raise CorruptionError("a commitment stands where there is nothing to commit to")
+    of_vector, of_content = ZERO if no_vector else of_vector, ZERO if no_content else of_content  # one object for all
     names = at + HEADER.size
     state = names + name_size + id_size
     if state >= len(body):
@@ -472,8 +474,8 @@ def _decode_one(body: memoryview, at: int) -> tuple[Operation, int]:
         )
         return operation, end
     salt = bytes(body[state + 1 : vector_at])
-    vector = body[vector_at:content_at] if vector_size else None
-    content = body[content_at:end] if content_size else None
+    vector = _part(body, vector_at, content_at) if vector_size else None
+    content = _part(body, content_at, end) if content_size else None
     if vector is not None and commit(vector, salt) != of_vector:
         raise CorruptionError(_other(f"the vector of {id!r}", of_vector, vector, salt))
     if content is not None and commit(content, salt) != of_content:
@@ -481,5 +483,10 @@ def _decode_one(body: memoryview, at: int) -> tuple[Operation, int]:
     return Operation(type, collection, id, vector, content, of_vector, of_content, header, leaf, salt=salt), end
 
 
-def _other(what: str, expected: bytes, data: memoryview, salt: bytes) -> str:
+def _part(body: memoryview, start: int, stop: int) -> bytes | memoryview:
+    """Bytes of a body; few are copied, for a view is larger than they are."""
+    return bytes(body[start:stop]) if stop - start <= _FEW_BYTES else body[start:stop]
+
+
+def _other(what: str, expected: bytes, data: bytes | memoryview, salt: bytes) -> str:
     return f"{what} does not match its commitment: expected {expected.hex()}, found {commit(data, salt).hex()}"

@@ -281,12 +281,16 @@ class StateTree:
         """The leaf under ``key``, or None."""
         return _entries(self.bucket(_bucket_of(key))).get(key)
 
-    def stage(self, changes: Mapping[bytes, bytes | None]) -> TreeChange:
-        """Compute the tree after setting (leaf) or removing (None) the given keys; this tree stays as it is."""
+    def stage(self, changes: Mapping[bytes, bytes | None], entries: bytes | bytearray = b"") -> TreeChange:
+        """Compute the tree after setting (leaf) or removing (None) the given keys; this tree stays as it is.
+
+        ``entries``: more to set, and after those, as ``key | leaf``; no key stands twice among them."""
+        if len(changes) + len(entries) // _ENTRY_BYTES >= _MANY:
+            return self._hashed(*self._merged(changes, entries))
+        if entries:
+            changes = {**changes, **_entries(bytes(entries))}
         if len(changes) == 1:
             return self._stage_one(*next(iter(changes.items())))
-        if len(changes) >= _MANY:
-            return self._stage_many(changes)
         return self._stage_few(changes)
 
     def _stage_one(self, key: bytes, leaf: bytes | None) -> TreeChange:
@@ -341,12 +345,10 @@ class StateTree:
                 nodes[number] = sha256(b"\x15" + both).digest() if both != _EMPTY_PAIR else ZERO
         return TreeChange(nodes.get(1, self.root), buckets, nodes)
 
-    def _stage_many(self, changes: Mapping[bytes, bytes | None]) -> TreeChange:
-        """The same by columns: sorted once, and hashed level by level."""
-        return self._hashed(*self._merged(changes))
-
     def _hashed(self, touched: NDArray[np.int64], entries: NDArray[np.uint8]) -> TreeChange:
-        """The tree after all that stands in the ``touched`` buckets has become ``entries``, which are in order."""
+        """The tree after all that stands in the ``touched`` buckets has become ``entries``, which are in order.
+
+        By columns, hashed level by level."""
         data = entries.reshape(-1).data
         borders = np.searchsorted(_numbers(entries), np.append(touched, _BUCKETS)) * _ENTRY_BYTES
         buckets = {
@@ -368,18 +370,24 @@ class StateTree:
             levels.append(level)
         return tuple(levels)
 
-    def _merged(self, changes: Mapping[bytes, bytes | None]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    def _merged(
+        self, changes: Mapping[bytes, bytes | None], entries: bytes | bytearray
+    ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """The numbers of all touched buckets, ascending, and what will stand in them: entries (n, 64), by key."""
-        keys = _rows(b"".join(changes), _HASH_BYTES)
-        leaves = _rows(b"".join([leaf or ZERO for leaf in changes.values()]), _HASH_BYTES)
-        gone = np.fromiter([leaf is None for leaf in changes.values()], dtype=np.bool_, count=len(changes))
-        numbers = _numbers(keys).astype(np.intp)  # bincount takes no more than the machine's own width
+        keys, more = _rows(b"".join(changes), _HASH_BYTES), _rows(entries, _ENTRY_BYTES)
+        numbers = np.concatenate((_numbers(keys), _numbers(more))).astype(np.intp)  # the machine's own, for bincount
         touched = np.flatnonzero(np.bincount(numbers, minlength=_BUCKETS))
         standing = _rows(b"".join(map(self.bucket, touched.tolist())), _ENTRY_BYTES)
-        entries = np.concatenate((standing, np.concatenate((keys, leaves), axis=1)))
-        gone = np.concatenate((np.zeros(len(standing), dtype=np.bool_), gone))
-        order, last = _by_key(entries)  # of one key the last is kept: what is new stands behind what it replaces
-        return touched, entries[order[last & ~gone[order]]]
+        first, rest = len(standing), len(standing) + len(keys)
+        rows = np.concatenate((standing, np.zeros((len(keys), _ENTRY_BYTES), dtype=np.uint8), more)) if rest else more
+        gone = np.zeros(len(rows), dtype=np.bool_)
+        rows[first:rest, :_HASH_BYTES] = keys
+        if changes:
+            rows[first:rest, _HASH_BYTES:] = _rows(b"".join([leaf or ZERO for leaf in changes.values()]), _HASH_BYTES)
+            gone[first:rest] = [leaf is None for leaf in changes.values()]
+        del numbers, keys, standing  # they may be as large as what follows
+        order, last = _by_key(rows)  # of one key the last is kept: what is new stands behind what it replaces
+        return touched, rows[order[last & ~gone[order]]]
 
     def _level_above(
         self, numbers: NDArray[np.int64], hashes: NDArray[np.uint8]

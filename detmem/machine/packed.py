@@ -57,13 +57,14 @@ class Packed(Sequence[bytes]):
 class Column(Sequence[T], Generic[T]):
     """Values of which the first stand in ``packed`` until somebody asks; others are appended as they are."""
 
-    __slots__ = ("_count", "_fresh", "_known", "_packed", "_read")
+    __slots__ = ("_count", "_fresh", "_known", "_packed", "_read", "_whole")
 
     def __init__(self, packed: Packed, read: Callable[[bytes], T]) -> None:
         self._packed: Packed | None = packed
         self._read = read
         self._count = len(packed)
         self._known: dict[int, T] | list[T] = {}
+        self._whole: list[list[T]] = []  # of those who read all at once, the first
         self._fresh: list[T] = []
 
     def __len__(self) -> int:
@@ -80,19 +81,21 @@ class Column(Sequence[T], Generic[T]):
             return self._all()[start:stop] + self._fresh[max(0, start - count) : max(0, stop - count)]
         if slot >= self._count:
             return self._fresh[slot - self._count]
+        known = self._known
         try:
-            return self._known[slot]
+            return known[slot]
         except KeyError:
             packed = self._packed
-            if packed is not None:  # else another thread has just read all
-                self._known[slot] = self._read(packed[slot])
-            return self._known[slot]
+            if packed is None:  # another thread has just read all
+                return self._known[slot]
+            value = known[slot] = self._read(packed[slot])
+            return value
 
     def __setitem__(self, slot: int, value: T) -> None:
         if slot >= self._count:
             self._fresh[slot - self._count] = value
-        else:
-            self._known[slot] = value
+        else:  # into what everybody has: what is only read meanwhile must not take its place
+            self._all()[slot] = value
 
     def __iter__(self) -> Iterator[T]:
         return chain(self._all(), self._fresh)
@@ -103,13 +106,9 @@ class Column(Sequence[T], Generic[T]):
 
     def _all(self) -> list[T]:
         """The first: who asks for several at once asks for all of them."""
-        known, packed = self._known, self._packed
-        if isinstance(known, dict):
-            assert packed is not None
+        packed = self._packed
+        if packed is not None:
             starts = range(0, self._count, _AT_ONCE)
-            read = [self._read(one) for start in starts for one in packed[start : start + _AT_ONCE]]
-            for slot, value in known.copy().items():  # it may have been put there
-                read[slot] = value
-            self._known, self._packed = read, None
-            return read
-        return known
+            self._whole.append([self._read(one) for start in starts for one in packed[start : start + _AT_ONCE]])
+            self._known, self._packed = self._whole[0], None
+        return self._whole[0]

@@ -298,11 +298,11 @@ class Restored(Records):
         self.kept_from = seq
 
     @cached_property
-    def slots(self) -> dict[str, int]:  # type: ignore[override]
+    def slots(self) -> dict[str, int]:  # type: ignore[override]  # an attribute there, a property here
         return dict(zip(self.ids, range(len(self.ids)), strict=True))
 
     @cached_property
-    def died(self) -> NDArray[np.int64]:  # type: ignore[override]
+    def died(self) -> NDArray[np.int64]:  # type: ignore[override]  # likewise
         return np.full(len(self.born), _STILL_ALIVE, dtype=np.int64)
 
 

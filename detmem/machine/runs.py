@@ -31,6 +31,7 @@ _REPORTED = 1000  # records between two reports of progress
 _FRONT = Struct("<BBHHHI")  # of a header: type, flags, sizes of names and request, size of the vector
 _SIZE = Struct("<I")
 _LINE = Struct("<4sHHII64s")  # a header as far as it differs within a run
+_PAIR = slice(HEADER.size - 64, HEADER.size)
 _BOTH = commands.HAS_VECTOR | commands.HAS_CONTENT
 _COMMIT_PREFIX, _LEAF_PREFIX = b"\x10", b"\x00"
 _NO_CONTENT = commit(contents.EMPTY)
@@ -43,25 +44,22 @@ Report = Callable[[int, int], object]
 class Run(NamedTuple):
     """Adds or upserts, by column; all columns are of one length.
 
-    ``matrix`` int32 little-endian (n, dim); ``texts`` the ids in UTF-8; ``pairs`` the vector's and the content's
-    commitment, joined; ``headers`` with the state byte behind them; ``meanings`` metadata and documents, where somebody
-    has looked already.
+    ``matrix`` int32 little-endian (n, dim); ``headers`` with the state byte behind them; ``meanings`` metadata and
+    documents, where somebody has looked already.
     """
 
     type: int
     collection: str
     ids: list[str]
-    texts: list[bytes]
     matrix: NDArray[np.int32]
     contents: list[bytes]
-    pairs: list[bytes]
     headers: list[bytes]
     leaves: list[bytes]
     meanings: tuple[list[Metadata], list[str | None]] | None = None
 
     def operation(self, index: int) -> Operation:
         """The operation at ``index``, as if it stood alone."""
-        pair = self.pairs[index]
+        pair = self.pair(index)
         return Operation(
             self.type,
             self.collection,
@@ -80,8 +78,21 @@ class Run(NamedTuple):
         if self.meanings is not None:
             return self
         pack = contents.packer()
-        metadatas, documents = zip(*[contents.decode(content, pack) for content in self.contents], strict=True)
-        return self._replace(meanings=(list(metadatas), list(documents)))
+        metadatas: list[Metadata] = []
+        documents: list[str | None] = []
+        for content in self.contents:
+            metadata, document = contents.decode(content, pack)
+            metadatas.append(metadata)
+            documents.append(document)
+        return self._replace(meanings=(metadatas, documents))
+
+    def pair(self, index: int) -> bytes:
+        """The vector's and the content's commitment, joined."""
+        return self.headers[index][_PAIR]
+
+    def pairs(self, part: slice) -> list[bytes]:
+        """``pair`` of each."""
+        return [header[_PAIR] for header in self.headers[part]]
 
     def vector(self, index: int) -> bytes:
         """One row's bytes."""
@@ -160,13 +171,12 @@ def write(
     ``contents.encode``.
     """
     matrix = np.ascontiguousarray(matrix, dtype="<i4")
-    name, texts = collection.encode(), [id.encode() for id in ids]
+    name = collection.encode()
     fronts, sizes = _Fronts(type, len(name), 4 * matrix.shape[1]), _Sizes()
     pack = contents.packer()
     plain: list[Metadata] = []
     words: list[str | None] = []
     bodies: list[bytes] = []
-    pairs: list[bytes] = []
     headers: list[bytes] = []
     leaves: list[bytes] = []
     for start in range(0, len(ids), _REPORTED):  # one step for all of a part: the loops stay short, the rows in cache
@@ -176,16 +186,15 @@ def write(
         both = [of_vector + _content_commitment(body) for of_vector, body in zip(of_vectors, some, strict=True)]
         heads = [
             b"".join((fronts[len(text)], sizes[len(body)], pair, name, text, PRESENT))
-            for text, body, pair in zip(texts[part], some, both, strict=True)
+            for text, body, pair in zip(map(str.encode, ids[part]), some, both, strict=True)
         ]
         plain += understood
         words += said
         bodies += some
-        pairs += both
         headers += heads
         leaves += [sha256(_LEAF_PREFIX + head[:-1]).digest() for head in heads]
         report(len(leaves), len(ids))
-    return Run(type, collection, ids, texts, matrix, bodies, pairs, headers, leaves, (plain, words))
+    return Run(type, collection, ids, matrix, bodies, headers, leaves, (plain, words))
 
 
 def _vector_commitments(rows: Iterable[memoryview]) -> list[bytes]:
@@ -241,10 +250,8 @@ def _run_at(body: memoryview, at: int) -> tuple[Run | None, int]:
     name = bytes(body[at + HEADER.size : at + names])
     new, end = sha256(_COMMIT_PREFIX).copy, len(body)
     ids: list[str] = []
-    texts: list[bytes] = []
     vectors = bytearray()
     bodies: list[bytes] = []
-    pairs: list[bytes] = []
     headers: list[bytes] = []
     leaves: list[bytes] = []
     while end - at >= HEADER.size:
@@ -268,16 +275,13 @@ def _run_at(body: memoryview, at: int) -> tuple[Run | None, int]:
         hashed.update(vector)
         if hashed.digest() + sha256(_COMMIT_PREFIX + content).digest() != pair:
             break
-        text = header[names:-1]
         try:
-            ids.append(text.decode())
+            ids.append(header[names:-1].decode())
         except UnicodeDecodeError:  # said by commands.decode_at, who comes next
             break
         at = content_at + content_size
-        texts.append(text)
         vectors += vector
-        bodies.append(content)
-        pairs.append(pair)
+        bodies.append(contents.EMPTY if content == contents.EMPTY else content)
         headers.append(header)
         leaves.append(sha256(_LEAF_PREFIX + header[:-1]).digest())
     if len(ids) < SHORTEST:
@@ -287,7 +291,7 @@ def _run_at(body: memoryview, at: int) -> tuple[Run | None, int]:
     except UnicodeDecodeError:  # likewise
         return None, at
     matrix = np.frombuffer(vectors, dtype="<i4").reshape(len(ids), vector_size // 4)
-    return Run(type, collection, ids, texts, matrix, bodies, pairs, headers, leaves), at
+    return Run(type, collection, ids, matrix, bodies, headers, leaves), at
 
 
 class _Fronts(dict[int, bytes]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from detmem.errors import CorruptionError, DimensionError, DuplicateIdError, NotFoundError, UsageError
@@ -50,8 +51,8 @@ class Pending:
     """A collection as a stage sees it: what stands (``base``, None when created here), and what changed on top.
 
     ``changed`` holds a record, None for a deleted one, or, for a record of a run, its number among the rows of all
-    ``runs`` together: numbers are cheap.  ``starts`` has the number of each run's first row.  ``forget``: dead rows
-    go, whatever they cost.
+    ``runs`` together: numbers are cheap.  ``starts`` has the number of each run's first row.  Once a change is finished
+    that is ``only_runs``, nothing stands in ``changed``.  ``forget``: dead rows go, whatever they cost.
     """
 
     definition: Definition
@@ -88,7 +89,7 @@ class Pending:
         run, row = self.runs[number], changed - self.starts[number]
         assert run.meanings is not None
         metadatas, documents = run.meanings
-        pair = run.pairs[row]
+        pair = run.pair(row)
         return Record(run.vector(row), metadatas[row], documents[row], pair[:32], pair[32:])
 
     @property
@@ -100,6 +101,7 @@ class Pending:
 _PUTS = (commands.ADD, commands.UPSERT)
 _WRITES = (*_PUTS, commands.UPDATE)
 _ON_RECORD = (commands.UPDATE, commands.DELETE, commands.LINK, commands.UNLINK)
+_AT_ONCE = 4096  # records whose leaves are hashed together
 _NO_SALTS = bytes(2 * commands.SALT_BYTES)
 
 
@@ -332,6 +334,7 @@ class Stage:
             raise CorruptionError(f"request {self._open[1]!r}: the commit ends before its writes do")
         state = self._state
         leaves: dict[bytes, bytes | None] = {} if self._beside is None else dict(self._beside.links.leaves())
+        entries = bytearray()
         for name, pending in self._pending.items():
             standing = state.collections.get(name)
             if standing is not None and (pending is None or pending.base is not standing):
@@ -343,9 +346,15 @@ class Stage:
             if pending.base is None:
                 leaves[state_key(prefix, NO_ID)] = definition_leaf(prefix, pending.definition)
             if pending.only_runs:
+                pending.changed = {}
                 for run in pending.runs:
-                    texts = prefixed_all(run.texts)
-                    leaves.update(zip(state_keys(prefix, texts), record_leaves(prefix, texts, run.pairs), strict=True))
+                    for start in range(0, len(run.ids), _AT_ONCE):
+                        part = slice(start, start + _AT_ONCE)
+                        texts = prefixed_all(map(str.encode, run.ids[part]))
+                        both = zip(
+                            state_keys(prefix, texts), record_leaves(prefix, texts, run.pairs(part)), strict=True
+                        )
+                        entries += b"".join(chain.from_iterable(both))
                 continue
             for id, changed in pending.changed.items():
                 text = prefixed(id.encode())
@@ -354,7 +363,7 @@ class Stage:
                     record = pending.record(changed)
                     leaf = record_leaf(prefix, text, record.vector_commitment, record.content_commitment)
                 leaves[state_key(prefix, text)] = leaf
-        tree = state._tree.stage(leaves)
+        tree = state._tree.stage(leaves, entries)
         seq = state.seq + 1
         operations = Operations(self.operations)
         operation_leaves = operations.leaves

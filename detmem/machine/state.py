@@ -164,7 +164,7 @@ class State:
             if records is None:
                 records = self.collections[name] = Records(name, pending.definition)
                 records.created = seq
-            if pending.changed:
+            if pending.changed or pending.rows:
                 _store(records, pending, seq)
             if pending.forget:
                 records.forget(seq)
@@ -190,10 +190,11 @@ class State:
 
 def _store(records: Records, pending: Pending, seq: int) -> None:
     """Let go of what a change replaces or deletes, and append what it brings."""
-    replaced = [id for id in pending.changed if id in records.slots]
+    touched = pending.changed or chain.from_iterable([run.ids for run in pending.runs])
+    replaced = [id for id in touched if id in records.slots]
     if replaced:
         records.bury(replaced, seq)
-    if pending.only_runs:
+    if not pending.changed:
         for run in pending.runs:
             assert run.meanings is not None
             records.extend(run.ids, run.matrix, *run.meanings, seq)

@@ -6,9 +6,10 @@ and links around the lie are right, so that it reaches the check it is about.  E
 child of its own: it may raise a ``DetmemError`` and nothing else, must end in ``MOST_SECONDS``, and may take 64 MiB and
 twice the largest file of the store beyond what an idle child takes.
 
-What is well-formed costs what it says: a record lives in some 2 KiB, however few its bytes in the file are, and neither
-a root nor a link says before the end that it is another's.  So a hostile snapshot, or a chain that somebody took the
-trouble to hash, costs what as many records of one's own do; the bound is of everything else.
+What is well-formed costs what it says: a record lives in some hundred bytes, however few its bytes in the file are,
+and neither a root nor a link says before the end that it is another's.  So a hostile snapshot, or a chain that somebody
+took the trouble to hash, costs what as many records of one's own do; the bound is of everything else.  ``DEAR`` are
+such stores, and ``--dear`` says what each of them costs (spec/log.md has the table).
 
 ``python -m tests.faults.hostile`` is the process that forks the children.  It prints a tally as JSON.
 """
@@ -28,16 +29,18 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import numpy as np
+
 import detmem
 from detmem.history import repair, salvage
-from detmem.journal import frame
+from detmem.journal import frame, snapshot
 from detmem.journal.disk import OsDisk
 from detmem.journal.files import frames
 from detmem.journal.head import newest_head
@@ -48,7 +51,7 @@ from detmem.machine.stage import COMMIT_KIND, VERSION
 from detmem.opening import open_disk
 from tests.twin import TWIN
 
-__all__ = ["CASES", "OPERATIONS", "run"]
+__all__ = ["CASES", "DEAR", "OPERATIONS", "run", "weigh"]
 
 MOST_SECONDS = 60
 SLACK_BYTES = 64 << 20
@@ -338,6 +341,88 @@ CASES |= {
 }
 
 
+def _written(work: Callable[[detmem.Database], object], *, at_end: bool = False) -> Case:
+    """What detmem itself writes, in a child: what that takes is not this process's."""
+
+    def write(path: Path) -> None:
+        with detmem.open(path, durability="os") as db:
+            work(db)
+            if at_end:
+                db.snapshot()
+
+    def make(path: Path) -> None:
+        status, _, _ = _child(partial(write, path), seconds=0)
+        assert status == 0
+
+    return make
+
+
+def _many(db: detmem.Database, count: int, metadata: dict[str, Any] | None = None, id: str = "{}") -> detmem.Collection:
+    """``count`` records of one dimension in one commit."""
+    rows = db.collection("many", dim=1, metric="l2")
+    ids = [id.format(number) for number in range(count)]
+    rows.add(ids, raw=np.ones((count, 1), dtype=np.int32), metadatas=None if metadata is None else [metadata] * count)
+    return rows
+
+
+def _many_commits(db: detmem.Database) -> None:
+    rows = db.collection("many", dim=1, metric="l2")
+    for number in range(30_000):
+        rows.add(str(number), raw=[1])
+
+
+def _never_durable(db: detmem.Database) -> None:
+    """Written and never synced, nor closed: who only reads waits for word that it is durable."""
+    _many_commits(db)
+    os._exit(0)
+
+
+def _many_links(db: detmem.Database) -> None:
+    rows = _many(db, 2)
+    with db.batch():
+        for number in range(100_000):
+            rows.link("0", str(number), "1")
+
+
+def _many_requests(db: detmem.Database) -> None:
+    rows = _many(db, 2)
+    for number in range(1 << 16):
+        rows.upsert("0", raw=[1], request_id=str(number))
+
+
+def _many_deletes(db: detmem.Database) -> None:
+    _many(db, 100_000).delete([str(number) for number in range(100_000)])
+
+
+def _many_collections(db: detmem.Database) -> None:
+    for number in range(20_000):
+        db.collection(str(number), dim=1, metric="l2")
+
+
+NUMBERS = {"k": [1000] * 21_000}  # 3 bytes of the file each, and 40 of memory
+FIELDS: dict[str, Any] = {f"{number:x}": None for number in range(9_000)}
+SHAPES: dict[str, Callable[[detmem.Database], object]] = {
+    "10^5 bare adds": lambda db: _many(db, 100_000),
+    "10^5 adds with a field each": lambda db: _many(db, 100_000, {"k": 0}),
+    "200 adds with a list of 21,000 numbers each": lambda db: _many(db, 200, NUMBERS),
+    "200 adds with 9,000 fields each": lambda db: _many(db, 200, FIELDS),
+    "20,000 adds with ids of 500 bytes": lambda db: _many(db, 20_000, id="{:0500d}"),
+    "10^5 adds, then 10^5 deletes": _many_deletes,
+    "10^5 links": _many_links,
+    "30,000 commits of one add": _many_commits,
+    "30,000 commits that are not known to be durable": _never_durable,
+    "20,000 collections": _many_collections,
+    "65,536 requests": _many_requests,
+}
+DEAR: dict[str, Case] = {f"log: {name}": _written(shape) for name, shape in SHAPES.items()}
+DEAR |= {
+    f"snapshot: {name}": _written(shape, at_end=True)
+    for name, shape in SHAPES.items()
+    if "delete" not in name and "known" not in name
+}
+DEAR["snapshot: 10^6 bare adds"] = _written(lambda db: _many(db, 1_000_000), at_end=True)
+
+
 HEAVY = ("32 MiB", "64 MiB", "200 MiB", "a large")
 
 
@@ -388,14 +473,14 @@ class Tally:
     endings: Counter[str] = field(default_factory=Counter)
 
 
-def _child(work: Callable[[], object]) -> tuple[int, int, float]:
-    """(status, peak resident bytes, CPU seconds)."""
+def _child(work: Callable[[], object], seconds: int = MOST_SECONDS) -> tuple[int, int, float]:
+    """(status, peak resident bytes, CPU seconds); ``seconds``: killed after so many, 0 for never."""
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
         code = 3
         try:
-            signal.alarm(MOST_SECONDS)
+            signal.alarm(seconds)
             work()
             code = 0
         except detmem.DetmemError:
@@ -447,6 +532,45 @@ def run(cases: list[str], folder: Path) -> Tally:
     return tally
 
 
+def weigh(names: list[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """What stores of ``DEAR`` take, in MiB: their file, what the bound allows for it, what it takes to read it (to open
+    the store, or to load the snapshot alone), and the dearest of ``READERS``."""
+    good = folder / "good"
+    build(good)
+    OPERATIONS["open to write"](str(good), "")  # warm
+    shutil.rmtree(good)
+    build(good)
+    _, idle, _ = _child(lambda: None)
+    for name in names:
+        store = folder / "store"
+        DEAR[name](store)
+        of_log = name.startswith("log")
+        largest = max(one.stat().st_size for one in (store / ("log" if of_log else "snap")).iterdir())
+        reading = partial(_open if of_log else _load, store)
+        doors = [partial(OPERATIONS[door], str(store), str(good)) for door in READERS if of_log]
+        peaks = []
+        for work in [reading, *doors]:
+            status, peak, _ = _child(work, seconds=0)
+            assert status == 0
+            peaks.append(peak - idle)
+        sizes = {"file": largest, "allowed": SLACK_BYTES + 2 * largest, "read": peaks[0], "dearest": max(peaks)}
+        yield {"store": name, **{key: round(size / 2**20, 1) for key, size in sizes.items()}}
+        shutil.rmtree(store)
+
+
+def _open(path: Path) -> None:
+    detmem.open(path, "r").close()
+
+
+def _load(path: Path) -> None:
+    disk = OsDisk(str(path))
+    name = max(disk.list("snap"))
+    snapshot.load(disk.open(f"snap/{name}"), name)
+
+
+READERS = ("open to read", "verify the chain", "verify by replay", "compare")
+
+
 def _copy(source: Path, dest: Path) -> None:
     """Hard links are as good as copies of what nobody can copy; the holes of a sparse file stay holes."""
     if source.is_symlink():
@@ -480,6 +604,7 @@ def admitted() -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="stores that were made to hurt")
     parser.add_argument("--like", default="", help="only cases with these letters in their name")
+    parser.add_argument("--dear", action="store_true", help="what well-formed stores of many small things take, in MiB")
     parser.add_argument("--quick", action="store_true", help="leave out the files of many MiB")
     parser.add_argument("--part", default="0/1", help="k/n: every n-th case, from the k-th")
     options = parser.parse_args()
@@ -489,6 +614,10 @@ def main() -> int:
     cases = [name for name in cases if not (options.quick and any(word in name for word in HEAVY))][start::step]
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # nothing here depends on a sync
     with tempfile.TemporaryDirectory(dir=memory) as folder:
+        if options.dear:
+            for one in weigh([name for name in DEAR if options.like in name], Path(folder)):
+                print(json.dumps(one), flush=True)
+            return 0
         tally = run(cases, Path(folder))
     print(json.dumps({**vars(tally), "endings": dict(tally.endings)}))
     return 1 if tally.failures else 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
+import detmem
 from detmem.journal import frame
 from detmem.journal.disk import MemoryDisk
 from detmem.journal.frame import BadFrame, SegmentHeader, SegmentReader
@@ -35,6 +37,12 @@ def test_a_head_that_cannot_be_followed_is_a_bad_one() -> None:
     assert tally("hostile", "--like", "generation 18446744073709551615")["runs"] == len(hostile.OPERATIONS)
 
 
+@forking
+def test_files_whose_names_are_beyond_any_seq_harm_no_door() -> None:
+    """Repair asked the last segment what had been acknowledged, and a name of twenty nines is no number of 64 bits."""
+    assert tally("hostile", "--like", "strange names")["runs"] == len(hostile.OPERATIONS)
+
+
 def test_tiny_operations_are_not_kept_before_their_link_is_right() -> None:
     """32 MiB of operations of 83 bytes became 284 MiB of objects before anybody looked at the link behind them."""
     body = commands.encode([commands.delete("c", "x")], 1 << 20) * 400_000
@@ -48,6 +56,19 @@ def test_tiny_operations_are_not_kept_before_their_link_is_right() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 * len(body)  # the disk in memory hands out copies; it was nearly 8 times
+
+
+def test_one_commit_of_many_tiny_adds_is_read_within_the_memory_bound(tmp_path: Path) -> None:
+    """It took 116 MiB where 82 are allowed: commitments and ids were kept twice, and the tree was given a dict."""
+    store = tmp_path / "store"
+    with detmem.open(store, durability="os") as db:
+        hostile.SHAPES["10^5 bare adds"](db)
+    largest = max(one.stat().st_size for one in (store / "log").iterdir())
+    tracemalloc.start()
+    detmem.open(store, "r").close()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < hostile.SLACK_BYTES + 2 * largest
 
 
 def test_a_slot_of_a_generation_that_nobody_can_follow_is_bad() -> None:

@@ -241,18 +241,27 @@ def test_one_key_few_and_many_are_staged_to_the_same_tree(
     twin: ModuleType, steps: list[dict[bytes, int | None]]
 ) -> None:
     """The three ways differ in cost alone; here each takes every change."""
-    one, few, many, model = StateTree(), StateTree(), StateTree(), dict[bytes, bytes]()
+    one, few, many, joined = StateTree(), StateTree(), StateTree(), StateTree()
+    model = dict[bytes, bytes]()
     for step in steps:
         changes = {key: None if value is None else sha256(bytes([value])).digest() for key, value in step.items()}
         for item in changes.items():
             one.publish(one._stage_one(*item))
         few.publish(few._stage_few(changes))
-        many.publish(many._stage_many(changes))
-        model |= {key: leaf for key, leaf in changes.items() if leaf is not None}
-        for key in [key for key, leaf in changes.items() if leaf is None]:
+        many.publish(many._hashed(*many._merged(changes, b"")))
+        there = {key: leaf for key, leaf in changes.items() if leaf is not None}
+        gone = dict.fromkeys(key for key in changes if key not in there)
+        replaced = {key: ZERO for key in there if key[-1] & 1}  # what comes joined goes before what does not
+        entries = b"".join(key + leaf for key, leaf in there.items())
+        if len(step) & 1:
+            joined.publish(joined.stage(gone | replaced, entries))
+        else:
+            joined.publish(joined._hashed(*joined._merged(gone | replaced, entries)))
+        model |= there
+        for key in gone:
             model.pop(key, None)
-        assert one.root == few.root == many.root == twin.state_root(model)
-        assert one._buckets == few._buckets == many._buckets
+        assert one.root == few.root == many.root == joined.root == twin.state_root(model)
+        assert one._buckets == few._buckets == many._buckets == joined._buckets
         assert bytes(one._nodes) == bytes(few._nodes) == bytes(many._nodes)
 
 

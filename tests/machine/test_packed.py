@@ -50,6 +50,24 @@ def test_a_column_is_a_list_of_what_was_read(strings, at_once, steps):
         assert len(column) == len(plain)
 
 
+@pytest.mark.parametrize("others", [lambda column: None, list])
+@pytest.mark.parametrize("reader", [lambda column: column[1], list, lambda column: column[0:2]])
+def test_what_is_put_while_somebody_reads_stays(reader, others):
+    """A record is given up while a search reads: what it held came back when the reader stored what it had read."""
+
+    def read(one: bytes) -> str:
+        if not done:  # what other threads do meanwhile
+            done.append(True)
+            others(column)
+            column[1] = "put"
+        return one.hex()
+
+    done: list[bool] = []
+    column = Column(packed([b"a", b"b", b"c"], 2), read)
+    reader(column)
+    assert (column[1], list(column)) == ("put", ["61", "put", "63"])
+
+
 @given(STRINGS, st.integers(1, 5), st.integers(0, 12), st.integers(0, 12))
 def test_packed_strings_come_back_one_by_one_and_together(strings, at_once, start, stop):
     made = packed(strings, at_once)
