@@ -333,7 +333,7 @@ def test_an_id_of_any_length_is_refused_and_not_stumbled_over() -> None:
         with pytest.raises(Refused, match="size of an id"):
             record = [id, b"", b"", b"", b""]
             VERIFIER.check_subtree(TWIN.encode([kind, {**subtree, "records": [record]}]), receipt, trusted())
-        with pytest.raises(Refused, match="size of the id"):
+        with pytest.raises(Refused, match="size of an id"):
             VERIFIER.check_refutation(TWIN.encode([refuting, {**refutation, "id": id}]), false, trusted())
 
 

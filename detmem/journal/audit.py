@@ -26,7 +26,7 @@ from detmem.journal.files import (
 from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, last_durable
 from detmem.journal.head import HEAD, Head, newest_head
 from detmem.journal.past import Position
-from detmem.journal.recovery import advance, read_segments
+from detmem.journal.recovery import advance, check_place, read_segments
 from detmem.machine.commitment import LINK_ZERO
 from detmem.machine.links import Node
 from detmem.machine.state import State
@@ -102,6 +102,7 @@ class _Walk:
         self.snapshot_error: SnapshotDamaged | None = None
         self.snapshot_file: str | None = None
         self.covered = 0  # the seq of the last good snapshot
+        self.open_end: tuple[Head, Segment, int | None] | None = None  # what ``check_place`` asks, without a seal
 
     def run(self) -> None:
         head = newest_head(self._disk)
@@ -116,7 +117,7 @@ class _Walk:
             raise
         self._all_bytes = sum(self._size(segment) for segment in segments)
         durable = head.durable_seq
-        self._arrived(self.position, segments[0].header.link if segments else b"", head)
+        self._arrived(self.position, LINK_ZERO, head)
         for segment in segments:
             durable = max(durable, self._segment(segment, segment is segments[-1], head, durable))
         if not segments and durable > 0:
@@ -160,12 +161,14 @@ class _Walk:
         file = self._disk.open(segment.name)
         reader = SegmentReader(file, segment.header)
         bad: BadFrame | None = None
+        end = None  # of the frame that HEAD names
         try:
             self.file, self.offset = segment.name, 0
             self._check_border(segment.header)
             for frame in reader:
                 position = self._advance(segment, frame)
                 durable = max(durable, frame.durable_seq)
+                end = frame.offset + frame.size if frame.seq == head.durable_seq else end
                 self.payloads.take(self.position, segment.name, frame)
                 self._arrived(position, frame.link, head)
                 self._took(position, frame)
@@ -184,6 +187,8 @@ class _Walk:
         if (last and durable > reader.seq) or (reader.seal is None and not last):
             reason = bad.reason if bad is not None else "the log ends here, and more had been acknowledged"
             raise damaged(segment.name, reader.offset, reason, reader.seq, max(durable, reader.seq + 1))
+        if reader.seal is None:
+            self.open_end = head, segment, end
         return durable
 
     def _advance(self, segment: Segment, frame: Frame) -> Position:
@@ -206,7 +211,7 @@ class _Walk:
 
     def _arrived(self, position: Position, link: bytes, head: Head) -> None:
         """``position`` has been reached with ``link``: is it what HEAD, snapshots and whoever watches say?"""
-        if position.seq == head.durable_seq and position.seq > 0 and link != head.link:
+        if position.seq == head.durable_seq and link != head.link:
             raise Divergence(
                 f"HEAD acknowledged link {head.link.hex()} at seq {position.seq}, the log has {link.hex()}"
             )
@@ -233,7 +238,7 @@ class _Walk:
                     raise SnapshotDamaged(f"{name}: other roots than the log at seq {position.seq}")
         finally:
             file.close()
-        if seq != position.seq or (link and found != link):
+        if seq != position.seq or found != link:
             raise SnapshotDamaged(f"{name}: holds seq {seq} with link {found.hex()}, the log has {link.hex()}")
         if head.snapshot_seq == seq > 0 and head.snapshot_digest != digest:  # 0: HEAD names none
             raise SnapshotDamaged(f"{name}: HEAD names digest {head.snapshot_digest.hex()}, found {digest.hex()}")
@@ -273,6 +278,11 @@ def verify(
         check_explained(unexplained(disk, walk.position.seq, missing))
     except CorruptionError as error:
         return failed(error, *seen.before[min(missing.values())])
+    try:
+        if walk.open_end is not None:
+            check_place(*walk.open_end)
+    except LogDamaged as error:
+        return failed(error, walk.position, error.segment, None)
     newer = [one for one in snapshot_seqs(disk) if one not in walk.snapshots]  # written since the walk began
     if seq > max([walk.covered, *newer]) and walk.snapshot_error is None:
         lost = damaged(name, at, "its payloads lie in an archive, and no snapshot stands in for them", seq - 1, seq)

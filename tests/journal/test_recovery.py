@@ -14,6 +14,7 @@ import detmem
 from detmem.errors import Divergence, FormatError, LogDamaged, StorageError
 from detmem.journal.disk import MemoryDisk
 from detmem.journal.head import HEAD
+from detmem.machine.commitment import LINK_ZERO
 from tests.journal.stores import (
     add,
     contents,
@@ -63,7 +64,7 @@ def watermark(disk: MemoryDisk, seq: int) -> None:
     if seq in links:
         link, end = links[seq]
     else:
-        head = replace(head, durable_seq=0, segment=0, durable_offset=0, link=bytes(32))
+        head = replace(head, durable_seq=0, segment=0, durable_offset=0, link=LINK_ZERO)
         seq, link, end = 0, head.link, 0
     head = replace(head, durable_seq=seq, link=link, durable_offset=end, clean=False)
     set_heads(disk, head, replace(head, generation=head.generation + 1))
