@@ -54,11 +54,17 @@ def need(holds: object, why: str) -> None:
         raise Refused(why)
 
 
+def shown(value: Any) -> str:
+    """A value as people read it, bytes in hex."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(shown, value))
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
 def same(what: str, expected: object, found: object) -> None:
     """Refuse, unless the two are equal."""
     if expected != found:
-        expected, found = (x.hex() if isinstance(x, bytes) else x for x in (expected, found))
-        raise Refused(f"{what}: expected {expected}, found {found}")
+        raise Refused(f"{what}: expected {shown(expected)}, found {shown(found)}")
 
 
 # ----------------------------------------------------------------------------- conventions of all pages, commitments.md
@@ -641,9 +647,20 @@ class Head(NamedTuple):
 
 def read_head_slot(data: bytes) -> Head | None:
     """HEAD: a good slot, or None."""
-    magic, version, flags, zero, *fields = struct.unpack("<8sHHIQ16sQQQ32sQ32s", data[:136])
-    good = magic == b"DETMEMHD" and version == VERSION and flags in (0, 1) and zero == 0 and fields[0] < 1 << 63
-    return Head(*fields) if good and zlib.crc32(data[:136]) == int.from_bytes(data[136:], "little") else None
+    if data[:8] != b"DETMEMHD" or len(data) < 140 or zlib.crc32(data[:136]) != int.from_bytes(data[136:], "little"):
+        return None
+    version, flags, zero, *fields = struct.unpack("<HHIQ16sQQQ32sQ32s", data[8:136])
+    same("HEAD: version", VERSION, version)
+    return Head(*fields) if flags in (0, 1) and zero == 0 and fields[0] < 1 << 63 else None
+
+
+def read_segment_header(data: bytes, number: int) -> tuple[Any, ...] | None:
+    """Segment: store_id, first_seq, log_size, link and log_root; None where the header is short or bad."""
+    if data[:8] != b"DETMEMSG" or len(data) < 128 or zlib.crc32(data[:124]) != int.from_bytes(data[124:128], "little"):
+        return None
+    version, flags, size, *border, zeros = struct.unpack("<HHI16sQQ32s32s12s", data[8:124])
+    same("segment: version", VERSION, version)
+    return tuple(border) if (flags, size, zeros, border[1]) == (0, 128, bytes(12), number) else None
 
 
 class Verified(NamedTuple):
@@ -682,27 +699,23 @@ class Log:
             self.snapshots.pop(self.seq).compare(self)
             self.covered = self.seq
 
-    def segment(self, name: str, data: bytes, store_id: bytes, last: bool) -> str | None:
+    def segment(self, name: str, data: bytes, header: Any, store_id: bytes, last: bool) -> str | None:
         """Segment, Recovery: read one.  Returns where and why the last has a bad frame, None when all are good."""
-        magic, version, flags, size, its_store, first, log_size, link, log_root = struct.unpack(
-            "<8sHHI16sQQ32s32s", data[:112]
-        )
-        good = magic == b"DETMEMSG" and version == VERSION and (flags, size) == (0, 128)
-        need(good, f"{name}: header of another format")
-        same(f"{name}: CRC and zeros of the header", bytes(12) + u32(zlib.crc32(data[:124])), data[112:128])
-        border = store_id, self.seq + 1, self.log.size, self.link, self.log.root()
-        same(f"{name}: border in the header", border, (its_store, first, log_size, link, log_root))
+        first = self.seq + 1
+        need(header, f"{name}: its header is short or bad")
+        same(f"{name}: border in the header", (store_id, first, self.log.size, self.link, self.log.root()), header)
         seed, at, self.sealed = zlib.crc32(store_id + u64(first)), 128, False
         self.place = at if self.head is not None and self.seq == self.head.durable_seq else None
         while at < len(data) and not self.sealed:
             try:
                 frame = read_frame(data, at, seed, first, self.seq, self.link, self.log)
+                need(frame.operations or frame.end == len(data), "bytes behind a seal")
             except Refused as bad:
                 need(last, f"{name}, offset {at}, seq {self.seq + 1}: {bad}")
                 behind = data.find(b"DMF1", at)
                 while behind >= 0:  # any header behind it says what had been acknowledged when it was written
-                    header = frame_header(data, behind, seed)
-                    self.durable = max(self.durable, header[5] if header else 0)
+                    found = frame_header(data, behind, seed)
+                    self.durable = max(self.durable, found[5] if found else 0)
                     behind = data.find(b"DMF1", behind + 1)
                 return f"{name}, offset {at}: {bad}"
             self.sealed, at = frame.operations is None, frame.end
@@ -717,7 +730,6 @@ class Log:
                     self.log.append(leaf)
                 self.seq, self.link = frame.seq, frame.link
                 self.arrived(at)
-        same(f"{name}: bytes behind the seal", 0, len(data) - at)
         need(self.sealed or last, f"{name}: the seal is missing")
         return None
 
@@ -740,8 +752,7 @@ class Log:
 def verify_log(path: Path, wanted: Checkpoint | None = None) -> Verified:
     """An exported log: one sealed segment of nobody's store (exchange.md, The exported log)."""
     data, log = path.read_bytes(), Log(wanted, None, {})
-    need(len(data) >= 128, "shorter than a segment's header")
-    log.segment(path.name, data, bytes(16), len(data) == 128)
+    log.segment(path.name, data, read_segment_header(data, 1), bytes(16), len(data) == 128)
     need(log.seq or not log.sealed, "a seal, and no commit before it")
     return log.finish([])
 
@@ -763,14 +774,13 @@ def verify_store(path: Path, wanted: Checkpoint | None = None) -> Verified:
     there = (path / "HEAD").is_symlink() or (path / "HEAD").exists()
     need(there, "HEAD is missing: nobody can say how much had been acknowledged")
     head_bytes, notes = file_of(path / "HEAD"), []
-    same("size of HEAD", 8192, len(head_bytes))
     slots = [read_head_slot(head_bytes[at : at + 140]) for at in (0, 4096)]
     heads = [slot for slot in slots if slot is not None]
     need(heads, "HEAD has no readable slot")
     if len(heads) < 2:
         notes.append("a slot of HEAD is unreadable; the other was used")
-    if any(head_bytes[140:4096]) or any(head_bytes[4236:]):
-        notes.append("HEAD holds bytes where zeros are written")
+    if any(head_bytes[140:4096]) or any(head_bytes[4236:]) or len(head_bytes) != 8192:
+        notes.append("HEAD is not 8192 bytes, zeros but for its slots")
     head = max(heads, key=lambda one: one.generation)
     segments = numbered(path / "log", "seg")
     snapshots = {seq: read_snapshot(path / "snap" / f"{seq:020d}.snap", seq) for seq in numbered(path / "snap", "snap")}
@@ -782,13 +792,11 @@ def verify_store(path: Path, wanted: Checkpoint | None = None) -> Verified:
     for number in segments:
         name, last = f"log/{number:020d}.seg", number == segments[-1]
         data = file_of(path / name)
-        whole = len(data) >= 128 and zlib.crc32(data[:124]) == int.from_bytes(data[124:128], "little")
-        if last and number != head.segment and not whole:
+        header = read_segment_header(data, number)
+        if last and number != head.segment and header is None:
             notes.append(f"{name}: a segment that was being made, which HEAD does not name yet")
             break
-        need(whole, f"{name}: its header is short, or has another CRC")
-        same(f"{name}: first seq", log.seq + 1, number)
-        bad = log.segment(name, data, head.store_id, last)
+        bad = log.segment(name, data, header, head.store_id, last)
         if number == head.segment:
             named = log.seq, log.sealed, log.place
     lost = f"the log ends at seq {log.seq}, and {log.durable} had been acknowledged"
@@ -877,6 +885,9 @@ def read_stream(stream: Reader, collections: int, found: Snapshot) -> None:
         vectors = [stream.take(4 * definition.dim) for _ in ids]
         contents = [stream.take(stream.number(4)) for _ in ids]
         salts = [(stream.take(32), stream.take(32)) if definition.erasable else (b"", b"") for _ in ids]
+        for vector, content in zip(vectors, contents):
+            read_vector(vector, definition.dim)
+            read_content(content)
         found.records[names[-1]] = {
             record_id: Record(commitment(vector, one), commitment(content, two), when)
             for record_id, vector, content, (one, two), when in zip(ids, vectors, contents, salts, born)
@@ -1045,7 +1056,7 @@ def check_state_proof(data: bytes, trusted: Checkpoint, via: bytes | None = None
     text, claims, part, seq = fields(decode(data, "proof"), "detmem/state-proof/v1", "checkpoint claims proof seq")
     need(isinstance(claims, list) and claims, "state proof: no claims")
     leaves: dict[bytes, bytes | None] = {}
-    shown: dict[tuple[str, str], bool] = {}
+    said: dict[tuple[str, str], bool] = {}
     last: list[bytes] = []
     for claim in claims:
         need(isinstance(claim, list) and len(claim) == 3, "claim: not [collection, id, opening]")
@@ -1062,9 +1073,9 @@ def check_state_proof(data: bytes, trusted: Checkpoint, via: bytes | None = None
         elif opening is not None:
             leaf = collection_leaf(name, opening)
         leaves[state_key(name, record_id)] = leaf
-        shown[name, record_id] = opening is not None
+        said[name, record_id] = opening is not None
     check_state_part(part, leaves, seq, trust(text, trusted, via))
-    return shown
+    return said
 
 
 # ----------------------------------------------------------------------------------------------- filters.md, numbers.md

@@ -236,6 +236,8 @@ class _Walk:
                 seq, found = state.seq, state.link
                 if state.root != position.state_root or state.log.root != position.log.root:
                     raise SnapshotDamaged(f"{name}: other roots than the log at seq {position.seq}")
+                if _history(state) != _history(self._state):
+                    raise SnapshotDamaged(f"{name}: other requests, erasures or births than the log up to {seq}")
         finally:
             file.close()
         if seq != position.seq or found != link:
@@ -289,6 +291,15 @@ def verify(
         return failed(lost, walk.position, name, at)
     counts = seen.operations, seen.gone, _remaining(disk, seen.explained.erased), seen.archived
     return Verdict(walk.position, walk.snapshot_error, walk.snapshot_file, None, *counts)
+
+
+def _history(state: State) -> tuple[object, ...]:
+    """What a snapshot holds and no root of it covers."""
+    born = {}
+    for name, records in state.collections.items():
+        view = records.view(state.seq)
+        born[name] = [(view.ids[slot], int(records.born[slot])) for slot in view.in_id_order]
+    return list(state.requests.items()), state.erased, sorted(state.links.items()), born
 
 
 def _remaining(disk: Disk, erased: dict[Node, int]) -> int:
