@@ -261,9 +261,12 @@ def read_segments(disk: Disk, head: Head) -> tuple[list[Segment], int | None]:
     if head.segment and named is None:
         reason = "HEAD names this segment, and it is not there"
         raise damaged(segment_name(head.segment), 0, reason, head.segment - 1, head.durable_seq)
-    first = max(head.segment, 1)
-    end = first - 1 if named is None else head.durable_seq if named.seal is None else _border(named).first_seq - 1
-    if not first - 1 <= head.durable_seq <= end or (named is None and head.durable_offset):
+    first, end = max(head.segment, 1), head.durable_seq  # without a seal: how far it goes is seen when it is read
+    if head.segment == 0:
+        end = 0
+    elif named is not None and named.seal is not None:
+        end = _border(named).first_seq - 1
+    if not first - 1 <= head.durable_seq <= end or (head.segment == 0 and head.durable_offset):
         raise LogDamaged(
             f"HEAD names seq {head.durable_seq} and offset {head.durable_offset} in segment {head.segment}, "
             f"which holds seqs {first}..{end}",
