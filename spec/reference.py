@@ -1691,6 +1691,8 @@ def check_consistency(old: int, old_root: bytes, new: int, new_root: bytes, path
 
     if old > new:
         raise Refused("size", f"{old} is more than {new}")
+    if old == new == 0 and old_root != new_root:
+        raise Refused("root", "two empty logs with other roots")
     if old == 0:
         if path or old_root != log_root([]):
             raise Refused("path", "nothing comes before everything, without a path")
