@@ -681,6 +681,7 @@ class Log:
         self.covered = 0  # the last snapshot's seq
         self.sealed = True  # the segment that was read last
         self.place: int | None = None  # where in it the commit ends that HEAD calls durable
+        self.named: tuple[int, bool, int | None] = (0, False, 0)  # last seq, seal and place of the one that HEAD names
         self.arrived(0)
 
     def checkpoint(self) -> Checkpoint:
@@ -706,6 +707,7 @@ class Log:
         same(f"{name}: border in the header", (store_id, first, self.log.size, self.link, self.log.root()), header)
         seed, at, self.sealed = zlib.crc32(store_id + u64(first)), 128, False
         self.place = at if self.head is not None and self.seq == self.head.durable_seq else None
+        torn = None
         while at < len(data) and not self.sealed:
             try:
                 frame = read_frame(data, at, seed, first, self.seq, self.link, self.log)
@@ -717,25 +719,33 @@ class Log:
                     found = frame_header(data, behind, seed)
                     self.durable = max(self.durable, found[5] if found else 0)
                     behind = data.find(b"DMF1", behind + 1)
-                return f"{name}, offset {at}: {bad}"
-            self.sealed, at = frame.operations is None, frame.end
+                torn = f"{name}, offset {at}: {bad}"
+                break
+            self.sealed, start, at = frame.operations is None, at, frame.end
             self.durable = max(self.durable, frame.durable_seq)
             if not self.sealed:
                 need(self.head or not frame.durable_seq, f"{name}: durable seq {frame.durable_seq} in an exported log")
                 try:
                     self.memory.apply(frame)
                 except Refused as bad:
-                    raise Refused(f"{name}, before offset {at}: {bad}") from None
+                    raise Refused(f"{name}, offset {start}: {bad}") from None
                 for leaf in [*(one.leaf for one in frame.operations or []), frame.closing]:
                     self.log.append(leaf)
                 self.seq, self.link = frame.seq, frame.link
                 self.arrived(at)
         need(self.sealed or last, f"{name}: the seal is missing")
-        return None
+        if self.head is not None and first == self.head.segment:
+            self.named = self.seq, self.sealed, self.place
+        return torn
 
     def finish(self, notes: list[str]) -> Verified:
-        """What can be said only at the end of a log (Recovery, Erasure, Archive)."""
-        memory, wanted = self.memory, self.wanted
+        """What can be said only at the end of a log (HEAD, Recovery, Erasure, Archive)."""
+        memory, wanted, head = self.memory, self.wanted, self.head
+        if head is not None:
+            end, sealed, place = self.named
+            what = f"HEAD names seq {head.durable_seq}, offset {head.durable_offset} in segment {head.segment}"
+            need(max(head.segment, 1) - 1 <= head.durable_seq <= end, f"{what}, which ends with seq {end}")
+            need(sealed or place == head.durable_offset, f"{what}, where that seq ends at {place}")
         need(not self.snapshots, f"snapshots of seqs that the log does not have: {sorted(self.snapshots)}")
         need(not memory.missing, f"a payload is erased that no erasure names: {sorted(memory.missing)[:3]}")
         lost = f"payloads up to seq {memory.last_archived} are archived, and no snapshot stands in for them"
@@ -759,7 +769,11 @@ def verify_log(path: Path, wanted: Checkpoint | None = None) -> Verified:
 
 def file_of(path: Path) -> bytes:
     """A file of a store; a link, a FIFO or a folder in its place is refused unread (What hostile bytes may cost)."""
-    need(stat.S_ISREG(path.lstat().st_mode), f"{path.name}: expected a regular file")
+    try:
+        regular = stat.S_ISREG(path.lstat().st_mode)
+    except OSError as error:
+        raise Refused(f"{path.name} is missing, or cannot be looked at: {error}") from None
+    need(regular, f"{path.name}: expected a regular file")
     return path.read_bytes()
 
 
@@ -771,8 +785,6 @@ def numbered(folder: Path, ending: str) -> list[int]:
 
 def verify_store(path: Path, wanted: Checkpoint | None = None) -> Verified:
     """A whole store: HEAD, every segment and frame, every state root by replaying, every snapshot (Recovery)."""
-    there = (path / "HEAD").is_symlink() or (path / "HEAD").exists()
-    need(there, "HEAD is missing: nobody can say how much had been acknowledged")
     head_bytes, notes = file_of(path / "HEAD"), []
     slots = [read_head_slot(head_bytes[at : at + 140]) for at in (0, 4096)]
     heads = [slot for slot in slots if slot is not None]
@@ -788,7 +800,6 @@ def verify_store(path: Path, wanted: Checkpoint | None = None) -> Verified:
         notes.append(f"HEAD names a snapshot of seq {head.snapshot_seq}, which is absent; the log has it all")
     need(head.segment == 0 or head.segment in segments, f"HEAD names segment {head.segment}, which is absent")
     log, bad = Log(wanted, head, snapshots), None
-    named: tuple[int, bool, int | None] = (0, False, 0)  # what the segment that HEAD names holds
     for number in segments:
         name, last = f"log/{number:020d}.seg", number == segments[-1]
         data = file_of(path / name)
@@ -797,14 +808,8 @@ def verify_store(path: Path, wanted: Checkpoint | None = None) -> Verified:
             notes.append(f"{name}: a segment that was being made, which HEAD does not name yet")
             break
         bad = log.segment(name, data, header, head.store_id, last)
-        if number == head.segment:
-            named = log.seq, log.sealed, log.place
     lost = f"the log ends at seq {log.seq}, and {log.durable} had been acknowledged"
     need(log.durable <= log.seq, lost if bad is None else f"{bad}; {lost}")
-    end, sealed, place = named  # HEAD: what it can name; a sealed segment may have been written anew since
-    what = f"HEAD names seq {head.durable_seq}, offset {head.durable_offset} in segment {head.segment}"
-    need(max(head.segment, 1) - 1 <= head.durable_seq <= end, f"{what}, which ends with seq {end}")
-    need(sealed or place == head.durable_offset, f"{what}, where that seq ends at {place}")
     if bad is not None:
         notes.append(f"{bad}: a torn tail; nothing of it had been acknowledged")
     return log.finish(notes)
