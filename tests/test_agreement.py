@@ -150,6 +150,92 @@ def test_a_snapshot_of_nothing_that_head_does_not_name_yet(tmp_path: Path) -> No
         detmem.open(tmp_path / "s").close()
 
 
+# --- segments and snapshots -------------------------------------------------------------------------------------------
+
+
+def both_take(store: Path) -> tuple[bool, bool]:
+    try:
+        package = detmem.verify(store).ok
+    except detmem.FormatError:  # of another version
+        package = False
+    return package, verifier_takes(store)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_slot_of_another_version_is_not_one_that_is_torn(store: Path, slots: int) -> None:
+    """A newer program has been here.  The verifier used the other slot."""
+    data = bytearray((store / "HEAD").read_bytes())
+    for at in (0, 4096)[:slots]:
+        data[at + 8] = 3
+        data[at + 136 : at + 140] = crc32(data[at : at + 136]).to_bytes(4, "little")
+    (store / "HEAD").write_bytes(data)
+    assert both_take(store) == (False, False)
+
+
+@pytest.mark.parametrize("size", [140, 4095, 4236, 8191, 8193])
+def test_a_head_of_another_size_is_read_as_far_as_it_has_slots(store: Path, size: int) -> None:
+    """The verifier refused it, and the package did not."""
+    (store / "HEAD").write_bytes((store / "HEAD").read_bytes()[:size].ljust(size, b"x"))
+    assert both_take(store) == (True, True)
+
+
+def test_bytes_behind_a_seal_are_a_torn_tail_of_the_last_segment(store: Path) -> None:
+    """Cut off between the seal and the next segment; the verifier refused what stands behind."""
+    last = firsts(store)[-1]
+    before = firsts(store)[-2]
+    head = head_of(store)
+    header = (store / "log" / f"{last:020d}.seg").read_bytes()[:128]
+    place = {"durable_seq": last - 1, "segment": before, "link": header[48:80], "snapshot_seq": 0}
+    name = store / "log" / f"{before:020d}.seg"
+    (store / "log" / f"{last:020d}.seg").unlink()
+    for tail in (b"", b"x" * 40):
+        name.write_bytes(name.read_bytes() + tail)
+        end = name.stat().st_size - len(tail) - 144
+        set_heads(store, *[head._replace(**place, durable_offset=end)] * 2)
+        assert both_take(store) == (True, True)
+    set_heads(store, *[head._replace(**place, durable_offset=end + 1)] * 2)
+    assert both_take(store) == (False, False)  # what is torn is no seal
+    detached = sorted((store / "log").iterdir())[0]
+    detached.write_bytes(detached.read_bytes() + b"x")
+    assert both_take(store) == (False, False)
+
+
+@pytest.mark.parametrize("at", [0, 10, 12, 32, 112])
+def test_a_last_segment_with_a_bad_header_that_head_does_not_name_was_being_made(store: Path, at: int) -> None:
+    """Magic, flags, size, first seq, zeros, each under a right CRC.  The verifier called it another format."""
+    last = firsts(store)[-1]
+    with detmem.open(store) as db:
+        db.snapshot()
+        link, seq = bytes.fromhex(db.head), db.seq
+    name = store / "log" / f"{firsts(store)[-1]:020d}.seg"
+    assert firsts(store)[-1] == seq + 1
+    data = bytearray(name.read_bytes()[:124])
+    data[at] ^= 1
+    name.write_bytes(data + crc32(data).to_bytes(4, "little"))
+    assert both_take(store) == (False, False)
+    end = (store / "log" / f"{last:020d}.seg").stat().st_size - 144
+    place = {"durable_seq": seq, "segment": last, "durable_offset": end, "link": link}
+    set_heads(store, *[head_of(store)._replace(**place)] * 2)
+    assert both_take(store) == (True, True)
+
+
+def test_a_snapshot_with_other_requests_is_refused(store: Path) -> None:
+    """No root covers what a state remembers.  The package compared roots alone, so a forged request id would have been
+    answered with a commit that never was."""
+    name = sorted((store / "snap").iterdir())[-1]
+    data = name.read_bytes()
+    assert data.count(b"request 1") == 1
+    front = 136 + 32 * int.from_bytes(data[128:132], "little")
+    body = data[front + 68 : -52].replace(b"request 1", b"request 2")
+    hashes = [TWIN.sha256(data[:front]), TWIN.sha256(b"\x19" + bytes(8) + body)]
+    digest = TWIN.sha256(b"\x1a", *hashes)
+    name.write_bytes(data[: front + 36] + hashes[1] + body + data[-52:-32] + digest)
+    assert both_take(store) == (False, False)  # by HEAD's digest
+    set_heads(store, *[head_of(store)._replace(snapshot_digest=digest)] * 2)
+    assert both_take(store) == (False, False)
+    assert detmem.verify(store, level="chain").ok
+
+
 # --- archived payloads ------------------------------------------------------------------------------------------------
 
 
@@ -265,13 +351,18 @@ def test_a_log_cut_behind_a_commit_is_not_whole_whatever_bytes_it_ends_in(tmp_pa
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seq, size, log_root, state_root", [
-    (0, 3, bytes(range(32)), ZERO), (0, 0, bytes(range(32)), ZERO), (0, 0, TWIN.log_root([]), b"x" * 32),
-    (2, 0, TWIN.log_root([]), ZERO),
-])  # fmt: skip
-def test_no_log_has_such_a_checkpoint(seq: int, size: int, log_root: bytes, state_root: bytes) -> None:
+IMPOSSIBLE = {
+    "leaves, and no commit": (0, 3, bytes(range(32)), ZERO),
+    "no leaf, and a root of some": (0, 0, bytes(range(32)), ZERO),
+    "no commit, and a state": (0, 0, TWIN.log_root([]), b"x" * 32),
+    "commits, and no leaf": (2, 0, TWIN.log_root([]), ZERO),
+}
+
+
+@pytest.mark.parametrize("why", IMPOSSIBLE)
+def test_no_log_has_such_a_checkpoint(why: str) -> None:
     """The verifier took one of seq 0 with leaves, and so did the package from a caller."""
-    text = TWIN.checkpoint_text(seq, size, log_root, state_root)
+    text = TWIN.checkpoint_text(*IMPOSSIBLE[why])
     for read in (detmem.Checkpoint.parse, VERIFIER.read_checkpoint, TWIN.read_checkpoint):
         with pytest.raises((DetmemError, VERIFIER.Refused, TWIN.Refused)):
             read(text)

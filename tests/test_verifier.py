@@ -710,6 +710,16 @@ def test_snapshot_pages_whole_and_broken_snapshots_beside_their_log(tmp_path: Pa
     assert taken == []
 
 
+@pytest.mark.parametrize("why", ["a vector that is not admitted", "a content that is not canonical"])
+def test_a_snapshot_is_read_by_itself_where_the_log_has_only_commitments(tmp_path: Path, why: str) -> None:
+    """It may stand in for archived payloads, of which the log has nothing to compare it with."""
+    (data,) = (bytes.fromhex(one["bytes"]) for one in page("snapshot")["invalid"] if one["why"] == why)
+    seq = int.from_bytes(data[16:24], "little")
+    (tmp_path / f"{seq:020d}.snap").write_bytes(data)
+    with pytest.raises(Refused):
+        VERIFIER.read_snapshot(tmp_path / f"{seq:020d}.snap", seq)
+
+
 def test_commitments_page() -> None:
     found, unhex = page("commitments"), bytes.fromhex
     for one in found["state_trees"]:
