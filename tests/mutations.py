@@ -501,7 +501,8 @@ def main() -> int:
 A store with every operation in its log, in several segments with snapshots, and the proofs of
 `spec/vectors/receipts.json`, changed, and shown to `detmem/verifier.py`. *Harmless*: everything that is then said is
 still true; of a store the same checkpoint, and a note of what is not as it was left (one slot of HEAD, a torn tail, a
-snapshot that is gone). *A frame changed*: by somebody who knows the format, and mends what is named.
+snapshot that is gone; much of HEAD, and a frame's durable seq, say nothing of the memory). *Changed, mended*: by
+somebody who knows the format, and mends what is named.
 
 {common.table(["what, how", "refused", "harmless", "wrongly accepted"], rows)}
 """
