@@ -219,10 +219,16 @@ def export_log(db: Database, dest: AnyPath) -> Exported:
             for block in commit_blocks(frame, 0, header.seed):
                 file.write(block)
             link = frame.link
-        if checkpoint.seq:
-            seal = Seal(checkpoint.seq, checkpoint.log_size, link, bytes.fromhex(checkpoint.log_root))
+        seal = _seal_of(checkpoint, link)
+        if seal is not None:
             file.write(encode_seal(seal, 1, header.seed))
     return Exported(checkpoint, (path.name,))
+
+
+def _seal_of(checkpoint: Checkpoint, link: bytes) -> Seal | None:
+    """What closes the exported log of a history that ends there; nothing closes an empty one."""
+    root = bytes.fromhex(checkpoint.log_root)
+    return Seal(checkpoint.seq, checkpoint.log_size, link, root) if checkpoint.seq else None
 
 
 # --------------------------------------------------------------------------------------------------------------- import
@@ -255,10 +261,12 @@ def _load_log(path: Path, dest: AnyPath) -> Checkpoint:
             reader = SegmentReader(file, header)
             try:
                 for frame in reader:
+                    if frame.durable_seq:
+                        raise BadFrame(frame.offset, f"expected durable seq 0, found {frame.durable_seq}")
                     new._apply(frame.operations, frame.link, frame.state_root, f"{path.name}, seq {frame.seq}")
             except BadFrame as bad:
-                raise damaged(path.name, bad.offset, bad.reason, reader.seq, reader.seq + 1) from None
-            if new.seq and (reader.seal is None or reader.seal.log_root.hex() != new.log_root):
+                raise damaged(path.name, bad.offset, bad.reason, new.seq, new.seq + 1) from None
+            if reader.seal != _seal_of(new.checkpoint(), reader.link):
                 raise damaged(path.name, reader.offset, "the seal is missing or wrong", new.seq, new.seq + 1)
             new._finish_erasures()
             return new.checkpoint()

@@ -610,6 +610,10 @@ def commitments() -> Case:
         ("base64 of 33 bytes", text.replace(lines[2], lines[2][:-1] + "A")),
         ("hex in capitals", text.replace(lines[4], "state " + lines[4][6:].upper())),
         ("hex cut", text.replace(lines[4], lines[4][:-2])),
+        ("leaves, and no commit", twin.checkpoint_text(0, 3, one, two)),
+        ("a commit, and no leaves", twin.checkpoint_text(2, 0, twin.log_root([]), two)),
+        ("no leaves, and a root of some", twin.checkpoint_text(0, 0, one, bytes(32))),
+        ("no commit, and a state", twin.checkpoint_text(0, 0, twin.log_root([]), two)),
         ("hex with a space", text.replace(lines[4], "state " + lines[4][6:8] + " " + lines[4][8:])),
     ]:
         no_checkpoints.append({"why": why, "text": broken} | refused(twin.read_checkpoint, broken))

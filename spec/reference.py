@@ -707,6 +707,8 @@ def read_checkpoint(text: str) -> tuple[int, int, bytes, bytes]:
         raise Refused("checkpoint", "a value of the wrong size")
     if checkpoint_text(*values) != text:
         raise Refused("checkpoint", "not the one spelling")
+    if 0 in values[:2] and values != (0, 0, log_root([]), ZERO):
+        raise Refused("checkpoint", "of no commit")
     return values
 
 
@@ -1689,6 +1691,8 @@ def check_consistency(old: int, old_root: bytes, new: int, new_root: bytes, path
 
     if old > new:
         raise Refused("size", f"{old} is more than {new}")
+    if old == new == 0 and old_root != new_root:
+        raise Refused("root", "two empty logs with other roots")
     if old == 0:
         if path or old_root != log_root([]):
             raise Refused("path", "nothing comes before everything, without a path")
@@ -1826,13 +1830,6 @@ def array(value: Any, types: tuple[Any, ...]) -> None:
         raise Refused("type", "in an array")
 
 
-def file_checkpoint(text: str) -> None:
-    """A checkpoint in a file; one of seq 0 has but one form."""
-    seq, size, *_ = read_checkpoint(text)
-    if (seq == 0 or size == 0) and text != Memory().checkpoint():
-        raise Refused("checkpoint", "of no commit")
-
-
 def read_proof_file(data: bytes, kind: str, most: int = BIGGEST) -> Any:
     if len(data) > most:
         raise Refused("size", str(len(data)))
@@ -1862,7 +1859,7 @@ def check_state_proof(data: bytes, trusted: str) -> list[tuple[str, str, bool]]:
     """What it shows under a trusted checkpoint: (collection, id, whether it is there)."""
     value = read_proof_file(data, "detmem/state-proof/v1")
     fields(value, {"checkpoint": (str,), "claims": (list,), "proof": (dict,), "seq": (int,)})
-    file_checkpoint(value["checkpoint"])
+    read_checkpoint(value["checkpoint"])
     names, wanted = [], {}
     for claim in value["claims"]:
         array(claim, (str, str, type(claim[2]) if len(claim) == 3 else bytes))
@@ -1907,7 +1904,7 @@ def check_consistency_file(data: bytes, old: str, new: str) -> None:
     closing = (list, None)
     fields(value, {"new": (str,), "new_closing": closing, "old": (str,), "old_closing": closing, "path": (bytes,)})
     for text in (value["old"], value["new"]):
-        file_checkpoint(text)
+        read_checkpoint(text)
     if (value["old"], value["new"]) != (old, new):
         raise Refused("trust", "other checkpoints")
     (old_seq, old_size, old_root, _), (new_seq, new_size, new_root, _) = read_checkpoint(old), read_checkpoint(new)
@@ -1993,7 +1990,7 @@ def read_receipt(data: bytes) -> Any:
             "where": (bytes, None),
         },
     )
-    file_checkpoint(value["checkpoint"])
+    read_checkpoint(value["checkpoint"])
     dim, metric, number_format, _ = read_definition(value["definition"])
     for text in [value["collection"], *value["result_ids"], *(value["ids"] or [])]:
         if not isinstance(text, str) or not 1 <= len(utf8(text)) <= (128 if text is value["collection"] else 512):

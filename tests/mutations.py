@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,7 +27,7 @@ from zlib import crc32
 import detmem
 from tests.twin import TWIN
 
-__all__ = ["VECTORS", "VERIFIER", "lived", "mutate_proofs", "mutate_store"]
+__all__ = ["VECTORS", "VERIFIER", "changes", "lived", "mutate_proofs", "mutate_store"]
 
 ROOT = Path(__file__).resolve().parents[1]
 VECTORS = ROOT / "spec" / "vectors" / "receipts.json"
@@ -86,31 +86,36 @@ def mutate_store(folder: Path, count: int, rng: random.Random) -> tuple[Seen, li
     """Change a store ``count`` times; what was done, and a line for each change that was wrongly accepted."""
     checkpoint = lived(folder / "store")
     store = folder / "store"
-    files = {
-        path.relative_to(store).as_posix(): path.read_bytes()
-        for path in sorted(store.rglob("*"))
-        if path.is_file() and path.parts[-2] in ("store", "log", "snap") and path.name != "LOCK"
-    }
     seen, accepted = Seen(), []
-    for number in range(count):
-        how, changed = rng.choice(_STORE)(files, rng)
-        if changed == files:
-            continue
-        for name in files.keys() | changed.keys():
-            if changed.get(name) != files.get(name):
-                _put(store / name, changed.get(name))
-        verdict = _judge(store, str(checkpoint), removed=sorted(files.keys() - changed.keys()))
+    for number, (how, removed) in enumerate(changes(store, count, rng)):
+        verdict = _judge(store, str(checkpoint), how, removed)
         seen[f"{how}: {verdict}"] += 1
         if verdict.startswith("WRONG"):
             accepted.append(f"mutation {number}: {how}: {verdict}")
-        for name in files.keys() | changed.keys():
-            if changed.get(name) != files.get(name):
-                _put(store / name, files.get(name))
     assert str(checkpoint) == VERIFIER.verify_store(store).checkpoint.text()  # all was put back
     return seen, accepted
 
 
-def _judge(store: Path, checkpoint: str, removed: list[str]) -> str:
+def changes(store: Path, count: int, rng: random.Random) -> Iterator[tuple[str, list[str]]]:
+    """Stand a closed store there as it is after each of ``count`` changes; yields how, and which files are gone."""
+    files = {
+        path.relative_to(store).as_posix(): path.read_bytes()
+        for path in sorted(store.rglob("*"))
+        if path.is_file() and path.parts[-2] in (store.name, "log", "snap") and path.name not in ("LOCK", "ARCHIVES")
+    }
+    for _ in range(count):
+        how, changed = rng.choice(_STORE)(files, rng)
+        differing = [name for name in files if changed.get(name) != files[name]]
+        if not differing:
+            continue
+        for name in differing:
+            _put(store / name, changed.get(name))
+        yield how, sorted(files.keys() - changed.keys())
+        for name in differing:
+            _put(store / name, files[name])
+
+
+def _judge(store: Path, checkpoint: str, how: str, removed: list[str]) -> str:
     try:
         found = VERIFIER.verify_store(store)
     except VERIFIER.Refused:
@@ -119,14 +124,15 @@ def _judge(store: Path, checkpoint: str, removed: list[str]) -> str:
         return f"WRONG, {type(error).__name__} {error}"
     if found.checkpoint.text() != checkpoint:
         return f"WRONG, accepted with another checkpoint: {found.checkpoint}"
-    if not found.notes and not all(name.startswith("snap/") for name in removed or ["log/"]):  # an old one may go
+    old = all(name.startswith("snap/") for name in removed or ["log/"])  # an old snapshot may go
+    if not found.notes and not old and not how.startswith("a header changed"):  # much of HEAD says nothing of memory
         return "WRONG, accepted without a word"
     return "the whole store, and a note"
 
 
 def _put(path: Path, data: bytes | None) -> None:
     if data is None:
-        path.unlink()
+        path.unlink(missing_ok=True)
     else:
         path.write_bytes(data)
 
@@ -194,6 +200,60 @@ def _frame_mended(files: Files, rng: random.Random) -> tuple[str, Files]:
     return f"a frame changed, mended: {('commitments', 'and its link', 'and all links, seals and HEAD')[depth]}", out
 
 
+def _header_mended(files: Files, rng: random.Random) -> tuple[str, Files]:
+    """Another value in a slot of HEAD or in both, in a segment's header, or in a frame's; its CRC is right."""
+    what = rng.choice(["HEAD", "segment", "frame"])
+    name = "HEAD" if what == "HEAD" else rng.choice(sorted(name for name in files if name.startswith("log/")))
+    data = bytearray(files[name])
+    if what == "HEAD":
+        starts, size, at = rng.choice([(0,), (4096,), (0, 4096)]), 136, rng.choice([16, 40, 48, 56, 96])
+    elif what == "segment":
+        starts, size, at = (0,), 124, rng.choice([32, 40])
+    else:
+        starts, size, at = tuple(rng.sample(_frames(files[name]), 1)), 28, rng.choice([12, 20])
+    value = rng.choice([0, 1, 2, 128, 1 << 63, (1 << 64) - 1, rng.randrange(64), rng.randrange(len(data))])
+    bit = rng.randrange(32 if what == "frame" else 0, 8 * size) if rng.random() < 0.5 else None
+    for start in starts:
+        if bit is None:
+            data[start + at : start + at + 8] = value.to_bytes(8, "little")
+        else:
+            data[start + bit // 8] ^= 1 << bit % 8
+        seed = crc32(bytes(data[16:40])) if what == "frame" else 0
+        data[start + size : start + size + 4] = crc32(data[start : start + size], seed).to_bytes(4, "little")
+    return f"a header changed, its CRC mended: {what}", {**files, name: bytes(data)}
+
+
+def _snapshot_mended(files: Files, rng: random.Random) -> tuple[str, Files]:
+    """Something else in a snapshot, every hash of it right, and HEAD as well."""
+    name = rng.choice(sorted(name for name in files if name.startswith("snap/")))
+    data, at = files[name], 168 + 32 * int.from_bytes(files[name][128:132], "little")
+    header, chunks = data[: at - 32], []
+    while size := int.from_bytes(data[at : at + 4], "little"):
+        chunks.append(data[at + 36 : at + 36 + size])
+        at += 36 + size
+    if rng.random() < 0.2:
+        header = header[:8] + scrambled(header[8:], rng, same_size=True)[1]
+    else:
+        number = rng.randrange(len(chunks))
+        chunks[number] = scrambled(chunks[number], rng)[1]
+    hashes, parts = [VERIFIER.sha256(header)], [header, VERIFIER.sha256(header)]
+    for number, chunk in enumerate(chunk for chunk in chunks if chunk):
+        hashes.append(VERIFIER.sha256(b"\x19", VERIFIER.u64(number), chunk))
+        parts += [VERIFIER.u32(len(chunk)), hashes[-1], chunk]
+    digest = VERIFIER.sha256(b"\x1a", *hashes)
+    footer = bytes(4) + VERIFIER.u64(len(hashes) - 1) + VERIFIER.u64(sum(map(len, chunks))) + digest
+    head = bytearray(files["HEAD"])
+    for at in (0, 4096):
+        if int.from_bytes(head[at + 96 : at + 104], "little") == int(name[5:25]):
+            head[at + 104 : at + 136] = digest
+            head[at + 136 : at + 140] = crc32(head[at : at + 136]).to_bytes(4, "little")
+    return "a snapshot changed, its hashes and HEAD mended", {
+        **files,
+        name: b"".join(parts) + footer,
+        "HEAD": bytes(head),
+    }
+
+
 def _frames(data: bytes) -> list[int]:
     found, at = [], 128
     while at < len(data):
@@ -209,7 +269,7 @@ def _spans(body: bytes) -> list[tuple[int, int, int, int, int]]:
         flags, name, record_id = body[at + 1], body[at + 2 : at + 4], body[at + 4 : at + 6]
         vector, content = struct.unpack_from("<II", body, at + 8)
         state = at + 80 + int.from_bytes(name, "little") + int.from_bytes(record_id, "little")
-        gone = body[state] == 1
+        gone = body[state] != 0
         first = state + 1 + (32 if flags & 4 and not gone else 0)
         second = first + (0 if gone else vector)
         found.append((at, state, first, second, second + (0 if gone else content)))
@@ -247,6 +307,7 @@ def _spans_or_none(data: bytearray) -> list[tuple[int, int, int, int, int]]:
 
 _STORE: list[Callable[[Files, random.Random], tuple[str, Files]]] = [
     _bytes_changed, _bytes_changed, _bytes_changed, _files_moved, _frame_mended, _frame_mended, _frame_mended,
+    _header_mended, _snapshot_mended,
 ]  # fmt: skip
 
 
@@ -440,7 +501,8 @@ def main() -> int:
 A store with every operation in its log, in several segments with snapshots, and the proofs of
 `spec/vectors/receipts.json`, changed, and shown to `detmem/verifier.py`. *Harmless*: everything that is then said is
 still true; of a store the same checkpoint, and a note of what is not as it was left (one slot of HEAD, a torn tail, a
-snapshot that is gone). *A frame changed*: by somebody who knows the format, and mends what is named.
+snapshot that is gone; much of HEAD, and a frame's durable seq, say nothing of the memory). *Changed, mended*: by
+somebody who knows the format, and mends what is named.
 
 {common.table(["what, how", "refused", "harmless", "wrongly accepted"], rows)}
 """

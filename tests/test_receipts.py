@@ -75,6 +75,25 @@ def test_each_level_shows_what_it_says_and_no_more(metric: str, tmp_path: Path) 
             assert [one.raw for one in receipt.results] == hits.raw.tolist()
 
 
+def test_offline_nobody_knows_what_was_asked_and_the_verdict_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The verdict left the question out of what R1 does not show, as if query, k and filter were bound by a root."""
+    with detmem.open(":memory:") as db:
+        notes = small(db)
+        receipt = notes.search(raw=[1, 2, 3, 4], k=5).receipt("R1")
+        checkpoint = db.checkpoint()
+        other = replace(receipt, query=bytes(16), k=9, where={"kind": "episodic"}, max_distance=0.5)
+        verdict = detmem.check_receipt(other, checkpoint=checkpoint)
+        assert (verdict.ok, verdict.level) == (True, "R1")
+        assert verdict.not_shown[0] == "the question (query, k, filter, ids, max_distance)"
+        assert not detmem.check_receipt(other, db).ok
+    (tmp_path / "trusted").write_text(str(checkpoint), encoding="ascii", newline="\n")
+    other.save(tmp_path / "receipt")
+    assert verifier.main(["receipt", str(tmp_path / "receipt"), "--checkpoint", str(tmp_path / "trusted")]) == 0
+    assert f"not shown: {', '.join(verdict.not_shown[:1])}, the distances" in capsys.readouterr().out
+
+
 def test_a_receipt_is_of_the_moment_that_answered() -> None:
     """Later writes do not change what is said; the proof leads from that moment to where the store stands."""
     with detmem.open(":memory:") as db:

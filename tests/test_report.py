@@ -333,6 +333,18 @@ def test_the_command_writes_the_page_and_says_the_verdict(tmp_path: Path, capsys
     assert main(["report", str(tmp_path / "none"), "-o", str(page)]) == 3
 
 
+def test_a_segment_without_commits_is_no_damage_and_a_bad_one_is(tmp_path: Path) -> None:
+    """Behind a snapshot the last segment is empty; the page called that "no good commit"."""
+    path = tmp_path / "s"
+    with detmem.open(path) as db:
+        db.collection("notes", dim=1)
+        db.snapshot()
+    assert "no commit yet" in Page(report(path)[0]).texts["files"]
+    head = path / "HEAD"
+    head.unlink()
+    assert "no good commit" in Page(report(path)[0]).texts["files"]
+
+
 # --- in a browser -----------------------------------------------------------------------------------------------------
 
 BROWSER = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)

@@ -170,7 +170,7 @@ def test_what_is_less_than_a_closed_store_leaves_is_noted(tmp_path: Path) -> Non
     (tmp_path / "s" / "HEAD").write_bytes(head[:4096] + bytes(4096))
     assert "a slot of HEAD" in VERIFIER.verify_store(tmp_path / "s", whole).notes[0]
     (tmp_path / "s" / "HEAD").write_bytes(head[:-1] + b"x")
-    assert "where zeros are written" in VERIFIER.verify_store(tmp_path / "s", whole).notes[0]
+    assert "zeros but for its slots" in VERIFIER.verify_store(tmp_path / "s", whole).notes[0]
 
 
 def test_a_head_that_says_otherwise_is_refused(tmp_path: Path) -> None:
@@ -225,27 +225,31 @@ def test_exported_logs_are_verified_and_cut_ones_refused(tmp_path: Path) -> None
             VERIFIER.verify_log(tmp_path / "log")
 
 
-def test_verifier_and_package_agree_on_every_kind_of_damage(tmp_path: Path) -> None:
-    """The same 200 mutations for both: neither accepts what the other refuses."""
+@pytest.mark.parametrize("kind", ["snapshots", "none", "archived"])
+def test_verifier_and_package_agree_on_every_kind_of_damage(tmp_path: Path, kind: str) -> None:
+    """The same changes for both: neither accepts what the other refuses.  A snapshot with other requests or erasures
+    than the log's, rightly hashed, passed ``verify``; one that stood in for archived payloads could hold vectors that
+    nobody admits, for the verifier."""
     rng = random.Random(11)
-    lived(tmp_path / "s")
-    logs = {
-        path: path.read_bytes() for folder in ("log", "snap") for path in sorted((tmp_path / "s" / folder).iterdir())
-    }
+    lived(tmp_path / "s", snapshots=kind != "none")
+    if kind == "archived":
+        with detmem.open(tmp_path / "s") as db:
+            db.archive(tmp_path / "elsewhere")
+            db["notes"].add("behind it", [1, 2, 3])
     refused = 0
-    for _ in range(200):
-        path = rng.choice(list(logs))
-        how, changed = mutations.scrambled(logs[path], rng)
-        path.write_bytes(changed)
+    for how, _ in mutations.changes(tmp_path / "s", 120, rng):
         try:
             VERIFIER.verify_store(tmp_path / "s")
             good = True
         except Refused:
             good = False
             refused += 1
-        assert detmem.verify(tmp_path / "s").ok == good, f"{path.name}, {how}"
-        path.write_bytes(logs[path])
-    assert refused > 130
+        try:
+            found = detmem.verify(tmp_path / "s").ok
+        except detmem.FormatError:  # another version
+            found = False
+        assert found == good, how
+    assert refused > 70
 
 
 # --- proofs -----------------------------------------------------------------------------------------------------------
@@ -333,7 +337,7 @@ def test_an_id_of_any_length_is_refused_and_not_stumbled_over() -> None:
         with pytest.raises(Refused, match="size of an id"):
             record = [id, b"", b"", b"", b""]
             VERIFIER.check_subtree(TWIN.encode([kind, {**subtree, "records": [record]}]), receipt, trusted())
-        with pytest.raises(Refused, match="size of the id"):
+        with pytest.raises(Refused, match="size of an id"):
             VERIFIER.check_refutation(TWIN.encode([refuting, {**refutation, "id": id}]), false, trusted())
 
 
@@ -661,7 +665,11 @@ def test_log_pages_heads() -> None:
             one["link"],
         )
     cases = [one for one in log["invalid_head_slots"] if len(one["bytes"]) == 280]
-    assert [one["why"] for one in cases if VERIFIER.read_head_slot(bytes.fromhex(one["bytes"])) is not None] == []
+
+    def read(one: dict[str, Any]) -> None:
+        VERIFIER.need(VERIFIER.read_head_slot(bytes.fromhex(one["bytes"])), "a bad slot")
+
+    assert accepted(cases, read) == []
 
 
 def store_of(path: Path, memory: Any, commits: list[Any], snapshot: bytes) -> None:
@@ -700,6 +708,16 @@ def test_snapshot_pages_whole_and_broken_snapshots_beside_their_log(tmp_path: Pa
                 f"{one['why']}: {why}" for why in accepted([other], lambda case, path=path: VERIFIER.verify_store(path))
             ]
     assert taken == []
+
+
+@pytest.mark.parametrize("why", ["a vector that is not admitted", "a content that is not canonical"])
+def test_a_snapshot_is_read_by_itself_where_the_log_has_only_commitments(tmp_path: Path, why: str) -> None:
+    """It may stand in for archived payloads, of which the log has nothing to compare it with."""
+    (data,) = (bytes.fromhex(one["bytes"]) for one in page("snapshot")["invalid"] if one["why"] == why)
+    seq = int.from_bytes(data[16:24], "little")
+    (tmp_path / f"{seq:020d}.snap").write_bytes(data)
+    with pytest.raises(Refused):
+        VERIFIER.read_snapshot(tmp_path / f"{seq:020d}.snap", seq)
 
 
 def test_commitments_page() -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from detmem.errors import CorruptionError, Divergence, LogDamaged, SnapshotDamaged
 from detmem.journal import snapshot
 from detmem.journal.disk import Disk
@@ -26,7 +29,7 @@ from detmem.journal.files import (
 from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, last_durable
 from detmem.journal.head import HEAD, Head, newest_head
 from detmem.journal.past import Position
-from detmem.journal.recovery import advance, read_segments
+from detmem.journal.recovery import advance, check_place, read_segments
 from detmem.machine.commitment import LINK_ZERO
 from detmem.machine.links import Node
 from detmem.machine.state import State
@@ -102,6 +105,7 @@ class _Walk:
         self.snapshot_error: SnapshotDamaged | None = None
         self.snapshot_file: str | None = None
         self.covered = 0  # the seq of the last good snapshot
+        self.open_end: tuple[Head, Segment, int | None] | None = None  # what ``check_place`` asks, without a seal
 
     def run(self) -> None:
         head = newest_head(self._disk)
@@ -116,7 +120,7 @@ class _Walk:
             raise
         self._all_bytes = sum(self._size(segment) for segment in segments)
         durable = head.durable_seq
-        self._arrived(self.position, segments[0].header.link if segments else b"", head)
+        self._arrived(self.position, LINK_ZERO, head)
         for segment in segments:
             durable = max(durable, self._segment(segment, segment is segments[-1], head, durable))
         if not segments and durable > 0:
@@ -160,12 +164,14 @@ class _Walk:
         file = self._disk.open(segment.name)
         reader = SegmentReader(file, segment.header)
         bad: BadFrame | None = None
+        end = None  # of the frame that HEAD names
         try:
             self.file, self.offset = segment.name, 0
             self._check_border(segment.header)
             for frame in reader:
                 position = self._advance(segment, frame)
                 durable = max(durable, frame.durable_seq)
+                end = frame.offset + frame.size if frame.seq == head.durable_seq else end
                 self.payloads.take(self.position, segment.name, frame)
                 self._arrived(position, frame.link, head)
                 self._took(position, frame)
@@ -184,6 +190,8 @@ class _Walk:
         if (last and durable > reader.seq) or (reader.seal is None and not last):
             reason = bad.reason if bad is not None else "the log ends here, and more had been acknowledged"
             raise damaged(segment.name, reader.offset, reason, reader.seq, max(durable, reader.seq + 1))
+        if reader.seal is None:
+            self.open_end = head, segment, end
         return durable
 
     def _advance(self, segment: Segment, frame: Frame) -> Position:
@@ -206,7 +214,7 @@ class _Walk:
 
     def _arrived(self, position: Position, link: bytes, head: Head) -> None:
         """``position`` has been reached with ``link``: is it what HEAD, snapshots and whoever watches say?"""
-        if position.seq == head.durable_seq and position.seq > 0 and link != head.link:
+        if position.seq == head.durable_seq and link != head.link:
             raise Divergence(
                 f"HEAD acknowledged link {head.link.hex()} at seq {position.seq}, the log has {link.hex()}"
             )
@@ -231,9 +239,11 @@ class _Walk:
                 seq, found = state.seq, state.link
                 if state.root != position.state_root or state.log.root != position.log.root:
                     raise SnapshotDamaged(f"{name}: other roots than the log at seq {position.seq}")
+                if not _same_history(state, self._state):
+                    raise SnapshotDamaged(f"{name}: other requests, erasures or births than the log up to {seq}")
         finally:
             file.close()
-        if seq != position.seq or (link and found != link):
+        if seq != position.seq or found != link:
             raise SnapshotDamaged(f"{name}: holds seq {seq} with link {found.hex()}, the log has {link.hex()}")
         if head.snapshot_seq == seq > 0 and head.snapshot_digest != digest:  # 0: HEAD names none
             raise SnapshotDamaged(f"{name}: HEAD names digest {head.snapshot_digest.hex()}, found {digest.hex()}")
@@ -273,12 +283,32 @@ def verify(
         check_explained(unexplained(disk, walk.position.seq, missing))
     except CorruptionError as error:
         return failed(error, *seen.before[min(missing.values())])
+    try:
+        if walk.open_end is not None:
+            check_place(*walk.open_end)
+    except LogDamaged as error:
+        return failed(error, walk.position, error.segment, None)
     newer = [one for one in snapshot_seqs(disk) if one not in walk.snapshots]  # written since the walk began
     if seq > max([walk.covered, *newer]) and walk.snapshot_error is None:
         lost = damaged(name, at, "its payloads lie in an archive, and no snapshot stands in for them", seq - 1, seq)
         return failed(lost, walk.position, name, at)
     counts = seen.operations, seen.gone, _remaining(disk, seen.explained.erased), seen.archived
     return Verdict(walk.position, walk.snapshot_error, walk.snapshot_file, None, *counts)
+
+
+def _same_history(one: State, other: State) -> bool:
+    """Whether two states with the same root agree in what a snapshot holds and no root of it covers."""
+    if one.erased != other.erased or list(one.requests.items()) != list(other.requests.items()):
+        return False
+    if dict(one.links.items()) != dict(other.links.items()):
+        return False
+    return all(np.array_equal(_born(one, name), _born(other, name)) for name in one.collections)
+
+
+def _born(state: State, name: str) -> NDArray[np.int64]:
+    """When each live record of a collection was written as it is, by id."""
+    records = state.collections[name]
+    return records.born[np.array(records.view(state.seq).in_id_order, dtype=np.int64)]
 
 
 def _remaining(disk: Disk, erased: dict[Node, int]) -> int:

@@ -118,7 +118,7 @@ def repair(disk: Disk, copy: Disk) -> Repaired:
             temporary = f"{name}.tmp"
             following = _header_or_none(disk, later[0]) if later else None
             try:
-                after, log = _rewrite(copy, disk, temporary, border, log, last, erased, sealed=bool(later))
+                after, log = _rewrite(copy, disk, temporary, border, log, last, erased)
                 reaches = after.first_seq == last + 1
                 joins = following.link == after.link if following else not later or _passes(copy, head)
                 if not reaches or not joins or (first <= head.durable_seq <= last and not _passes(copy, head)):
@@ -219,11 +219,9 @@ def _rewrite(
     log: LogTree,
     last: int,
     erased: dict[Node, int],
-    *,
-    sealed: bool,
 ) -> tuple[SegmentHeader, LogTree]:
     """A segment from ``border`` up to seq ``last``, made of the copy's commits under this store's header, without what
-    this store has ``erased``."""
+    this store has ``erased``.  Sealed where it has a commit: HEAD's offset may be that of longer frames."""
     file = disk.open(name, create=True)
     try:
         file.pwrite(border.encode(), 0)
@@ -243,7 +241,7 @@ def _rewrite(
                 yield frame
 
         after, log = _walk(written(), border, log)
-        if sealed:
+        if after.first_seq > border.first_seq:
             seal = Seal(after.first_seq - border.first_seq, log.size, after.link, log.root)
             file.pwrite(encode_seal(seal, border.first_seq, border.seed), end)
         file.sync()

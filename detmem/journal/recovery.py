@@ -36,7 +36,7 @@ from detmem.machine.commitment import LINK_ZERO, LogTree
 from detmem.machine.stage import Change
 from detmem.machine.state import State
 
-__all__ = ["Opened", "Recovery", "advance", "follow", "read_segments", "recover"]
+__all__ = ["Opened", "Recovery", "advance", "check_place", "follow", "read_segments", "recover"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,10 +257,36 @@ def read_segments(disk: Disk, head: Head) -> tuple[list[Segment], int | None]:
             _read_seal_of(disk, segments[-1], head)
     if unfinished is not None and segments:
         _read_seal_of(disk, segments[-1], head)
-    if head.segment and head.segment not in [segment.first_seq for segment in segments]:
+    named = next((segment for segment in segments if segment.first_seq == head.segment), None)
+    if head.segment and named is None:
         reason = "HEAD names this segment, and it is not there"
         raise damaged(segment_name(head.segment), 0, reason, head.segment - 1, head.durable_seq)
+    first, end = max(head.segment, 1), head.durable_seq  # without a seal: how far it goes is seen when it is read
+    if head.segment == 0:
+        end = 0
+    elif named is not None and named.seal is not None:
+        end = _border(named).first_seq - 1
+    if not first - 1 <= head.durable_seq <= end or (head.segment == 0 and head.durable_offset):
+        raise LogDamaged(
+            f"HEAD names seq {head.durable_seq} and offset {head.durable_offset} in segment {head.segment}, "
+            f"which holds seqs {first}..{end}",
+            segment=HEAD,
+            last_known_seq=head.durable_seq,
+        )
     return segments, unfinished
+
+
+def check_place(head: Head, segment: Segment, end: int | None) -> None:
+    """``LogDamaged`` unless HEAD's offset in a segment without a seal is ``end``, where the frame of its durable seq
+    ends.  A sealed one may have been written anew since, by an erasure."""
+    if end is None and head.durable_seq == segment.first_seq - 1:
+        end = segment.header.size_bytes
+    if head.segment == segment.first_seq and head.durable_offset != end:
+        raise LogDamaged(
+            f"HEAD has seq {head.durable_seq} end at offset {head.durable_offset} of {segment.name}, found {end}",
+            segment=HEAD,
+            last_known_seq=head.durable_seq,
+        )
 
 
 def _step_segments(disk: Disk, head: Head, write: bool, actions: list[str], quarantined: list[str]) -> list[Segment]:
@@ -332,9 +358,11 @@ def _step_tail(disk: Disk, opened: Opened, write: bool, actions: list[str], quar
         file = disk.open(segment.name, write=write and last)
         reader = SegmentReader(file, segment.header)
         bad: BadFrame | None = None
+        end = None  # of the frame that HEAD names
         try:
             for frame in reader:
                 _check_head_link(head, frame.seq, frame.link)
+                end = frame.offset + frame.size if frame.seq == head.durable_seq else end
                 durable = max(durable, frame.durable_seq)
                 check_not_archived(disk, segment, frame, durable)
                 waiting.append((segment, frame))
@@ -354,7 +382,7 @@ def _step_tail(disk: Disk, opened: Opened, write: bool, actions: list[str], quar
                 raise damaged(segment.name, reader.offset, reason, reader.seq, max(durable, reader.seq + 1))
             if last:
                 opened.end = reader.offset
-                _decide_end(disk, segment, file, head, reader, bad, durable, write, actions, quarantined, state)
+                _decide_end(disk, segment, file, head, reader, bad, durable, end, write, actions, quarantined, state)
         finally:
             file.close()
     if not opened.segments and durable > 0:
@@ -371,17 +399,23 @@ def _decide_end(
     reader: SegmentReader,
     bad: BadFrame | None,
     durable: int,
+    end: int | None,
     write: bool,
     actions: list[str],
     quarantined: list[str],
     state: State,
 ) -> None:
-    """Exactly one of four rows: (clean end or bad frame) x (something behind it was acknowledged or not)."""
+    """Exactly one of four rows: (clean end or bad frame) x (something behind it was acknowledged or not).
+
+    ``end``: where the frame ends that HEAD calls durable, None when it is not in this segment.
+    """
     if durable > reader.seq:
         reason = bad.reason if bad is not None else "the log ends here, and more had been acknowledged"
         raise damaged(segment.name, reader.offset, reason, reader.seq, durable)
     if write:  # who only reads may have stopped before the Erase
         check_explained(state.missing)
+    if reader.seal is None:
+        check_place(head, segment, end)
     if bad is not None:
         torn = file.size() - reader.offset
         why = bad.reason if write else "a writer is at work, or was stopped in the middle"
@@ -392,6 +426,7 @@ def _decide_end(
             file.sync()
     if write and not head.clean:
         start = max(segment.header.size_bytes, head.durable_offset if head.segment == segment.first_seq else 0)
+        start = min(start, reader.offset)  # a sealed segment may be shorter than it was
         # A kernel that failed a sync has marked those pages clean: only writing them again makes a sync mean something.
         rest = file.pread(reader.offset - start, start)
         file.pwrite(rest, start)
@@ -405,7 +440,7 @@ def _decide_end(
 
 
 def _check_head_link(head: Head, seq: int, link: bytes) -> None:
-    if seq == head.durable_seq and link != head.link and head.durable_seq > 0:
+    if seq == head.durable_seq and link != head.link:
         raise LogDamaged(
             f"HEAD acknowledged link {head.link.hex()} at seq {seq}, the log has {link.hex()}: not the same history",
             first_lost_seq=1,

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from detmem.errors import UsageError
-from detmem.machine.commitment import LogTree
+from detmem.machine.commitment import ZERO, LogTree
 
 __all__ = ["ORIGIN", "Checkpoint"]
 
@@ -73,4 +73,6 @@ class Checkpoint:
         checkpoint = cls(int(seq), int(size), log_root.hex(), state_root)
         if base64.b64encode(log_root).decode("ascii") != root:
             raise UsageError("checkpoint: the log root's base64 has stray bits in its last character")
+        if 0 in (checkpoint.seq, checkpoint.log_size) and checkpoint != cls.of(0, LogTree(), ZERO):
+            raise UsageError(f"no log has such a checkpoint: seq {seq} with {size} leaves, or other roots of none")
         return checkpoint

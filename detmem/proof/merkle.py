@@ -118,7 +118,7 @@ def verify_consistency(old: int, old_root: bytes, new: int, new_root: bytes, pat
     if old > new:
         raise BadProof(f"a log of {new} leaves cannot continue one of {old}")
     if old in (0, new):
-        if hashes or old_root != (new_root if old else sha256(b"").digest()):
+        if hashes or old_root != (new_root if old == new else sha256(b"").digest()):
             raise BadProof("another root of the same size, or a path where none is needed")
         return
     if not hashes:

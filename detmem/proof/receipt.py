@@ -59,6 +59,7 @@ _LIST_NODE = b"\x22"
 _INT64 = Struct("<q")
 _MAX_SUBTREE_BYTES = 256 << 20
 
+_QUESTION = "the question (query, k, filter, ids, max_distance)"
 _DISTANCES = "the distances"
 _COMPLETE = "that no nearer record is missing"
 
@@ -151,7 +152,7 @@ class Receipt(ProofFile):
         def check() -> Verdict:
             self.show(trusted, consistency)
             live = f"all {len(self.results)} results were live records of {self.collection!r} at seq {self.seq}"
-            return Verdict(True, "R1", f"{live}, under the trusted checkpoint", (_DISTANCES, _COMPLETE))
+            return Verdict(True, "R1", f"{live}, under the trusted checkpoint", (_QUESTION, _DISTANCES, _COMPLETE))
 
         return verdict_of(check)
 

@@ -110,15 +110,14 @@
       return [before, inside];
     });
     const y = (count) => GROWTH - (GROWTH - 14) * count / most;
-    for (const count of ticks(0, most, 4)) {
-      svg.append(make("line", { class: "rule", x1: 0, x2: width, y1: y(count), y2: y(count) }));
-      if (count) svg.append(make("text", { x: 0, y: y(count) - 3 }, number(count)));
-    }
+    const counts = ticks(0, most, 4);
+    for (const count of counts) svg.append(make("line", { class: "rule", x1: 0, x2: width, y1: y(count), y2: y(count) }));
     curves.forEach(([before, inside], index) => {
       let path = `M0 ${y(before).toFixed(2)}`;
       for (const [bin, count] of inside) path += `H${Math.max(0, x(firstOf(bin))).toFixed(2)}V${y(count).toFixed(2)}`;
       svg.append(make("path", { class: "curve " + classOf(index), d: path + `H${width}` }));
     });
+    for (const count of counts) if (count) svg.append(make("text", { x: 0, y: y(count) - 3 }, number(count)));
     axis(svg, width, GROWTH, x);
     put(growth, svg, width, GROWTH);
     const chips = make("ul", { class: "chips" });

@@ -53,7 +53,7 @@ def render(disk: Disk, story: Story, found: Report, level: str, *, expected: boo
         _changes(change, story),
         _receipts(story),
         _commits(story),
-        _files(disk, story),
+        _files(disk, story, found),
         _again(found, story, level, expected),
     ]
     return "\n".join(
@@ -250,12 +250,13 @@ def _commits(story: Story) -> str:
     return _section("commits", "Commits", f'<p>{note} <span id="commits-shown"></span></p>{table}')
 
 
-def _files(disk: Disk, story: Story) -> str:
+def _files(disk: Disk, story: Story, found: Report) -> str:
     rows = []
     for first in segment_seqs(disk):
         name = segment_name(first)
         start, last = story.files.get(name, (0, 0))
-        what = f"commits {start:,} to {last:,}" if last else "no good commit"
+        none = "no commit yet" if found.ok else "no good commit"
+        what = f"commits {start:,} to {last:,}" if last else none
         rows.append([f"<code>{name}</code>", what, _size(disk, name)])
     rows += [
         [f"<code>{name}</code>", f"snapshot at seq {seq:,}", _size(disk, name)]

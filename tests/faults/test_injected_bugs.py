@@ -152,7 +152,7 @@ CHECKS = [
     _bug("bytes behind a seal are ignored", frame.SegmentReader._end, "if offset + size != self._size", "if False"),
     _bug("no CRC of a segment header", frame.SegmentHeader.decode, "or crc != crc32(data[: _SEGMENT.size - _CRC_BYTES])", ""),
     _bug("segments are not compared with the seal before", recovery.read_segments, "if header != expected", "if False"),
-    _bug("a missing segment is not missed", recovery.read_segments, "if head.segment and head.segment not in", "if False and head.segment not in"),
+    _bug("a missing segment is not missed", recovery.read_segments, "if head.segment and named is None", "if False"),
     _bug("temporaries stay", files.remove_temporaries, "disk.remove(", "str("),
     _bug("a new segment without .tmp", log.Journal._start_segment, 'temporary = f"{name}.tmp"', "temporary = name"),
     _bug("paranoid leaves HEAD to the kernel", log.Journal._sync, 'sync=self._policy.kind == "paranoid"', "sync=False"),

@@ -12,8 +12,10 @@ import pytest
 
 import detmem
 from detmem.errors import Divergence, FormatError, LogDamaged, StorageError
+from detmem.journal.copies import repair
 from detmem.journal.disk import MemoryDisk
 from detmem.journal.head import HEAD
+from detmem.machine.commitment import LINK_ZERO
 from tests.journal.stores import (
     add,
     contents,
@@ -63,7 +65,7 @@ def watermark(disk: MemoryDisk, seq: int) -> None:
     if seq in links:
         link, end = links[seq]
     else:
-        head = replace(head, durable_seq=0, segment=0, durable_offset=0, link=bytes(32))
+        head = replace(head, durable_seq=0, segment=0, durable_offset=0, link=LINK_ZERO)
         seq, link, end = 0, head.link, 0
     head = replace(head, durable_seq=seq, link=link, durable_offset=end, clean=False)
     set_heads(disk, head, replace(head, generation=head.generation + 1))
@@ -549,6 +551,28 @@ def test_a_payload_that_is_gone_and_was_erased_later_opens() -> None:
     with opened(whole, write=False) as database:
         assert database.seq == 9
         assert "id8" not in database["c"]
+
+
+def test_a_last_segment_that_was_repaired_without_what_it_erases_opens() -> None:
+    """Its frames are shorter than those that HEAD's offset counts, so the repaired segment ends with a seal."""
+    disk = small_store(snapshots=())
+    with patch("detmem.journal.log.Journal._rotate", side_effect=StorageError(5, "the power fails")):
+        database = opened(disk)
+        with pytest.raises(StorageError):
+            database.erase("c", "id8")
+    disk = copy(disk)
+    last = last_segment(disk)
+    assert newest_head(disk).durable_offset == len(disk.files[last])
+    finished = copy(disk)
+    opened(finished).close()
+    disk.files[last][-200] ^= 1
+    refused(disk)
+    assert repair(disk, finished).segments == (last,)
+    assert newest_head(disk).durable_offset > len(disk.files[last]) - 144  # where the seal begins
+    for write in (False, True):
+        with opened(disk, write=write) as database:
+            assert (database.seq, "id8" in database["c"]) == (9, False)
+            assert database.verify().ok
 
 
 def test_an_erase_behind_the_snapshot_in_use_is_finished_first_and_reported() -> None:
