@@ -2,7 +2,8 @@
 
 A fresh process opens the store (from its snapshot), answers 96 questions, and reads its resident size from the
 operating system; the same with 16 dimensions gives what the records themselves cost (ids, trees, tables), and
-the difference is the vectors' share.  FAISS is filled from a mapped file in blocks, in a fresh process too.
+the difference is the vectors' share.  Sentence vectors have a front plane, noise has none.  FAISS is filled from a
+mapped file in blocks, in a fresh process too.
 
 Usage: search_memory.py [--quick] [--count 100000].  Linux, where a process can read its resident size.
 """
@@ -10,20 +11,23 @@ Usage: search_memory.py [--quick] [--count 100000].  Linux, where a process can 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from common import ROOT, table
-from data import Set, cache, noise
+from data import MissingError, Set, cache, noise, real
 from engines import WARMING, arguments, report, store
 
 __all__ = ["bytes_per_component", "measure"]
 
 FEW = 16
 COLUMNS = (
+    "set",
     "engine",
     "bytes a component",
     "bytes a record besides",
@@ -97,9 +101,11 @@ def measure(data: Set, engine: str) -> tuple[int, int]:
     return stays, peak
 
 
-def bytes_per_component(count: int, dim: int, engine: str) -> tuple[float, float, int]:
+def bytes_per_component(data: Set, engine: str) -> tuple[float, float, int]:
     """(bytes a component, bytes a record besides its vector, peak)."""
-    (whole, peak), (slim, _) = (measure(noise(count, each), engine) for each in (dim, FEW))
+    count, dim = data.rows.shape
+    slim_data = replace(data, rows=np.ascontiguousarray(data.rows[:, :FEW]))
+    (whole, peak), (slim, _) = (measure(each, engine) for each in (data, slim_data))
     component = (whole - slim) / (count * (dim - FEW))
     return component, slim / count - component * FEW, peak
 
@@ -111,15 +117,18 @@ def main() -> None:
         report("search_memory", "Memory", "**Not measured:** this system does not show a process its resident size.")
         return
     rows: list[list[object]] = []
-    for engine, name in [("detmem", "detmem")] + ([] if options.quick else [("faiss", "FAISS Flat IP")]):
+    engines = [("detmem", "detmem")] + ([] if options.quick else [("faiss", "FAISS Flat IP")])
+    sets = [("noise", lambda: noise(count, dim))]
+    sets += [] if options.quick else [("sentence vectors", lambda: real()["wordnet"]().first(count))]
+    for (kind, make), (engine, name) in itertools.product(sets, engines):
         try:
-            component, record, peak = bytes_per_component(count, dim, engine)
-        except RuntimeError as error:
-            rows.append([name, "**absent**", str(error).splitlines()[-1], "", ""])
+            component, record, peak = bytes_per_component(make(), engine)
+        except (MissingError, RuntimeError) as error:
+            rows.append([kind, name, "**absent**", str(error).splitlines()[-1], "", ""])
             continue
-        rows.append([name, f"{component:.2f}", f"{record:.0f}", f"{peak / 1e6:.0f}", f"{4e-6 * count * dim:.0f}"])
+        rows.append([kind, name, f"{component:.2f}", f"{record:.0f}", f"{peak / 1e6:.0f}", f"{4e-6 * count * dim:.0f}"])
     said = __doc__.split("\n\n")[1]
-    body = f"{count:,} x {dim}, Gaussian noise, no metadata, no documents.\n\n{said}\n\n{table(COLUMNS, rows)}"
+    body = f"{count:,} x {dim}, no metadata, no documents.\n\n{said}\n\n{table(COLUMNS, rows)}"
     report("search_memory", "Memory for a component", body)
 
 

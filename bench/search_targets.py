@@ -102,9 +102,9 @@ def bandwidth(data: Set, rounds: int, buffer: int) -> Iterator[Line]:
         yield Line(what, ">= 0.8", found, share >= 0.8, bound)
 
 
-def memory(count: int, dim: int) -> Iterator[Line]:
-    component = search_memory.bytes_per_component(count, dim, "detmem")[0]
-    what = f"memory for vectors, per component, all planes ({count:,} x {dim})"
+def memory(name: str, data: Set) -> Iterator[Line]:
+    component = search_memory.bytes_per_component(data, "detmem")[0]
+    what = f"memory for vectors, per component, all planes ({name}, {len(data.rows):,} x {data.rows.shape[1]})"
     yield Line(what, "<= 4 bytes", f"{component:.2f} bytes", component <= 4)
 
 
@@ -161,7 +161,8 @@ def _plan(options: argparse.Namespace) -> list[Callable[[], Iterator[Line]]]:
         lambda: single("384-d Gaussian noise, 300,000 rows", noise(300_000, 384), {10: 4}, rounds, portable=True),
         lambda: batches(sentences, wordnet(others), min(rounds, 7)),
         lambda: bandwidth(noise(300_000, 384), rounds, search_bandwidth.BUFFER),
-        lambda: memory(100_000, 384),
+        lambda: memory("noise", noise(100_000, 384)),
+        lambda: memory(sentences, real()["wordnet"]().first(100_000)),
         lambda: valoricore(noise(10_000, 128), rounds),
         lambda: valoricore(noise(5_000, 384), rounds),
         lambda: cold(1000, 384, 7),
