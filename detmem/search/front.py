@@ -38,6 +38,7 @@ _EPS_BITS = 8  # fraction of eps while it is summed
 Int8 = NDArray[np.int8]
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
+Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 
@@ -91,10 +92,10 @@ def learn(sample: Int32, population: int) -> Front | None:
     dimension = sample.shape[1]
     if dimension < _LEAST_DIMENSION:
         return None
-    floats = sample.astype(np.float64)
+    floats = sample.astype(np.float32)  # what is only counted may be rounded; of these there are many
     squares = np.einsum("ij,ij->i", floats, floats)
     reduction = max(0, (math.frexp(4.0 * float(squares.max()))[1] - _REDUCED_BITS + 1) // 2)
-    floats *= math.ldexp(1.0, -reduction)
+    floats *= np.float32(math.ldexp(1.0, -reduction))
     widths = [width for width in _WIDTHS if 4 * width <= 3 * dimension]
     directions = _directions(floats, widths[-1])
     if directions is None:
@@ -166,9 +167,9 @@ def _root_up(squares: Int64) -> Int64:
     return roots
 
 
-def _directions(floats: Float64, count: int) -> Float64 | None:
+def _directions(floats: Float32, count: int) -> Float64 | None:
     """Orthonormal rows (count, d) that hold most of the sample's energy, the strongest first; None if there is none."""
-    moments = floats.T @ floats
+    moments = (floats.T @ floats).astype(np.float64)
     dimension = len(moments)
     chosen = min(dimension, count + _SPARE)
     places = np.arange(chosen, dtype=np.int64) * dimension // chosen
@@ -201,33 +202,33 @@ def _front(directions: Float64, width: int, reduction: int) -> Front | None:
     return Front(np.ascontiguousarray(matrix, dtype=np.int16), width, 1, reduction, gram, solve)
 
 
-def _best_widths(floats: Float64, directions: Float64, widths: list[int], population: int) -> tuple[int, int] | None:
+def _best_widths(floats: Float32, directions: Float64, widths: list[int], population: int) -> tuple[int, int] | None:
     """How many coordinates to scan, and how many to have in all: those that read the fewest bytes."""
     dimension = floats.shape[1]
     opened = dict(zip(widths, _survivors(floats, directions, widths, population), strict=True))
     best, chosen = _MUST_SAVE * (dimension + _OVERHEAD), None
     for width in widths:
         blocks = _blocks_opened(opened[width])
-        for all in (other for other in widths if other >= width):
-            lines = -(-(all - width) // _LINE)
-            looked_up = opened[width] * (lines * _LINE + _LOOKUP) if lines else 0.0
+        for all in (other for other in widths if other >= width and (other - width) % _LINE == 0):
+            looked_up = opened[width] * (all - width + _LOOKUP) if all > width else 0.0
             read = width + _OVERHEAD + _APART * (blocks * width + looked_up + _blocks_opened(opened[all]) * dimension)
             if read < best:
                 best, chosen = read, (width, all)
     return chosen
 
 
-def _survivors(floats: Float64, directions: Float64, widths: list[int], population: int) -> list[float]:
+def _survivors(floats: Float32, directions: Float64, widths: list[int], population: int) -> list[float]:
     """The share of rows that each width leaves, by sample rows that play the query."""
     count = len(floats)
     queries = floats[:: max(1, count // _QUERIES)][:_QUERIES]
     norms = np.einsum("ij,ij->i", floats, floats)
     products = queries @ floats.T
-    distances = norms - 2.0 * products
+    distances = norms - 2 * products
     # a query that is a row finds itself; its last neighbour among all rows stands earlier among those of the sample
     place = min(count - 1, 1 + _NEAREST * count // population)
     limits = np.partition(distances, place, axis=1)[:, place]
-    rows_in, queries_in = floats @ directions.T, queries @ directions.T
+    seen = directions.T.astype(np.float32)
+    rows_in, queries_in = floats @ seen, queries @ seen
     shares = []
     for width in widths:
         held, asked = rows_in[:, :width], queries_in[:, :width]
