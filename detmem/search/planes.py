@@ -171,6 +171,8 @@ class _BlockErrors:
 
     def put(self, start: int, errors: Errors) -> None:
         """Those of rows that begin at ``start``."""
+        if start % BLOCK:  # who has scanned the block already, by a moment's largest, takes the same off again
+            self.one, self.two = self.one.copy(), self.two.copy()
         rows = np.arange(start, start + len(errors.rho))
         self.rho[rows] = errors.rho
         np.maximum.at(self.one, rows // BLOCK, errors.eps)

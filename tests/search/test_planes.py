@@ -261,6 +261,36 @@ def test_answers_stay_the_same_while_a_front_is_learned_and_built_behind_new_row
 
 
 @pytest.mark.parametrize("kernel", COMPILED)
+def test_a_moment_keeps_the_errors_of_its_last_block_while_rows_fill_it(kernel):
+    """A search that has scanned a block takes off again what it added: a row that came meanwhile must not change it."""
+    random = np.random.default_rng(SEED)
+    rows = random.integers(-9, 9, size=(41, 24)).astype(np.int32)
+    rows[40] = 2**20  # the largest error of its block by far
+    many, follower = held(rows[:40]), search.Follower("l2")
+    ask(
+        many,
+        [str(i) for i in range(40)],
+        rows[:1],
+        3,
+        "l2",
+        None,
+        kernel,
+        follower=follower,
+        front=any_front(random, 24, 9),
+    )
+    (before,) = follower.follow(many.moment(), kernel, 1).segments
+    assert (before.two_planes, before.stop) == (True, 3)  # the block that is not full, too
+    kept = [part.copy() for part in (*before.plane[3:5], *before.rest[2:])]
+    many.append(rows[40:])
+    for _ in range(2):  # measured by the first, in the front by the second
+        (after, *_) = follower.follow(many.moment(), kernel, 1).segments
+    assert after.stop == 3
+    assert after.plane[3][2] > kept[0][2]
+    for part, was in zip((*before.plane[3:5], *before.rest[2:]), kept, strict=True):
+        assert part.tolist() == was.tolist()
+
+
+@pytest.mark.parametrize("kernel", COMPILED)
 def test_one_more_row_is_measured_alone(kernel, monkeypatch):
     from detmem.search import kernels
 
