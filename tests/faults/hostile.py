@@ -494,15 +494,20 @@ def _child(work: Callable[[], object], seconds: int = MOST_SECONDS) -> tuple[int
     return status, usage.ru_maxrss * unit, usage.ru_utime + usage.ru_stime
 
 
+def _ready(folder: Path) -> tuple[Path, int]:
+    """A good store, made by a process that is warm, and what an idle child of it takes."""
+    good = folder / "good"
+    build(good)
+    OPERATIONS["open to write"](str(good), "")
+    shutil.rmtree(good)
+    build(good)
+    return good, _child(lambda: None)[1]
+
+
 def run(cases: list[str], folder: Path) -> Tally:
     """Every operation on every one of these cases."""
     tally = Tally(len(cases))
-    good = folder / "good"
-    build(good)
-    OPERATIONS["open to write"](str(good), "")  # warm
-    shutil.rmtree(good)
-    build(good)
-    _, idle, _ = _child(lambda: None)
+    good, idle = _ready(folder)
     for name in cases:
         original = folder / "case" / "store"
         shutil.copytree(good, original)
@@ -535,12 +540,7 @@ def run(cases: list[str], folder: Path) -> Tally:
 def weigh(names: list[str], folder: Path) -> Iterator[dict[str, Any]]:
     """What stores of ``DEAR`` take, in MiB: their file, what the bound allows for it, what it takes to read it (to open
     the store, or to load the snapshot alone), and the dearest of ``READERS``."""
-    good = folder / "good"
-    build(good)
-    OPERATIONS["open to write"](str(good), "")  # warm
-    shutil.rmtree(good)
-    build(good)
-    _, idle, _ = _child(lambda: None)
+    good, idle = _ready(folder)
     for name in names:
         store = folder / "store"
         DEAR[name](store)
