@@ -232,6 +232,16 @@ def check_floats(place: str, source: str) -> list[Complaint]:
     return complaints
 
 
+def check_widths(place: str, source: str) -> list[Complaint]:
+    """On 32 bits, what ``arange`` makes unasked has 32: it wraps, and NumPy 1.24 on i386 divides it wrongly."""
+    return [
+        Complaint(node.lineno, "arange without a dtype: say np.int64")
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "arange"
+        if all(keyword.arg != "dtype" for keyword in node.keywords)
+    ]
+
+
 def check_door(place: str, source: str) -> list[Complaint]:
     tree = ast.parse(source)
     empty_room = place.endswith("__init__.py") and not source.strip()
@@ -390,7 +400,7 @@ def check_no_absolute_path(place: str, text: str) -> list[Complaint]:
     ]
 
 
-RULES = (check_floors, check_imports, check_pure_calls, check_floats, check_door, check_set_order)
+RULES = (check_floors, check_imports, check_pure_calls, check_floats, check_widths, check_door, check_set_order)
 
 # --- the house --------------------------------------------------------------------------------------------------------
 
@@ -514,6 +524,7 @@ BROKEN = [
     (check_floats, "search/reference.py", "def f(x: float) -> None: ..."),
     (check_floats, "search/reference.py", "x = a / b"),
     (check_floats, "search/reference.py", "a /= b"),
+    (check_widths, "search/planes.py", "x = np.arange(8) // 4"),
     (check_door, "machine/state.py", "__all__ = []"),
     (check_door, "machine/state.py", '"""Why."""\nx = 1'),
     (check_door, "machine/__init__.py", "from detmem.machine.state import State"),
@@ -555,6 +566,7 @@ SOUND = [
     (check_pure_calls, "machine/fixed.py", "x = (2.0**-20, 2**bits)"),
     (check_floats, "machine/fixed.py", "x = 0.5"),
     (check_floats, "search/reference.py", "x = a // b"),
+    (check_widths, "search/planes.py", "x = np.arange(8, dtype=np.int64) // 4"),
     (check_floats, "search/reference.py", "'a sentence about float64'"),
     (check_door, "machine/__init__.py", ""),
     (check_door, "machine/__init__.py", '"""Why."""'),

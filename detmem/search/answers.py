@@ -104,7 +104,7 @@ class _Found:
             order, ends = raws.argsort(), [0, len(raws)]
         else:
             order = np.lexsort((raws, numbers))
-            ends = np.searchsorted(numbers[order], np.arange(len(self.heaps) + 1)).tolist()
+            ends = np.searchsorted(numbers[order], np.arange(len(self.heaps) + 1, dtype=np.int64)).tolist()
         slots, raws = slots[order], raws[order]
         tied = raws[1:] == raws[:-1]
         answers: list[Answer] = []

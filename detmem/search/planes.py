@@ -142,7 +142,8 @@ class _FrontPlane:
 
     def _put(self, piece: Piece, start: int, stop: int) -> None:
         encoded = front.encode(self.learned, piece.between(start, stop))
-        width, steps, rows = self.learned.width, self.data.shape[1], np.arange(start, stop)
+        width, steps = self.learned.width, self.data.shape[1]
+        rows = np.arange(start, stop, dtype=np.int64)
         padded = np.zeros((stop - start, 4 * steps), dtype=np.int8)
         padded[:, :width] = encoded.z[:, :width]
         self.data.reshape(-1, steps, BLOCK, 4)[rows // BLOCK, :, rows % BLOCK] = padded.reshape(-1, steps, 4)
@@ -173,7 +174,7 @@ class _BlockErrors:
         """Those of rows that begin at ``start``."""
         if start % BLOCK:  # who has scanned the block already, by a moment's largest, takes the same off again
             self.one, self.two = self.one.copy(), self.two.copy()
-        rows = np.arange(start, start + len(errors.rho))
+        rows = np.arange(start, start + len(errors.rho), dtype=np.int64)
         self.rho[rows] = errors.rho
         np.maximum.at(self.one, rows // BLOCK, errors.eps)
         np.maximum.at(self.two, rows // BLOCK, errors.length)

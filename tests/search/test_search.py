@@ -190,7 +190,7 @@ def test_masks_that_show_few_and_many_blocks(metric, kernel, queries):
     random = np.random.default_rng(12)
     rows = random.integers(-9, 9, size=(16 * 50 + 5, 3)).astype(np.int32)
     ids = [f"{number * 7919 % len(rows):03}" for number in range(len(rows))]
-    blocks = np.arange(len(rows)) // 16
+    blocks = np.arange(len(rows), dtype=np.int64) // 16
     for share in (0, 0.02, 0.3, 0.7, 0.76, 0.9, 1):
         shown = random.permutation(51) < round(share * 51)
         for mask in (shown[blocks], shown[blocks] & (random.random(len(rows)) < 0.2)):
