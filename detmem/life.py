@@ -317,7 +317,7 @@ def _answers(world: World) -> Iterator[Note]:
                 yield f"{metric} {dim} fewer", _answer(c.search(raw=asked[1], k=9))
 
 
-_FRONT_ROWS, _FRONT_DIM, _FRONT_QUERIES = 4_200, 96, 64
+_FRONT_ROWS, _FRONT_DIM, _FRONT_QUERIES, _FRONT_DIRECTIONS = 4_200, 128, 64, 32
 
 
 def _front(world: World) -> Iterator[Note]:
@@ -327,7 +327,10 @@ def _front(world: World) -> Iterator[Note]:
     """
     with world.open("front") as db:
         c = db.collection("front", dim=_FRONT_DIM, metric="l2")
-        basis = _raws("front basis", 10, 6, _FRONT_DIM)  # most of a row lies in 6 directions: a front pays
+        # Each direction holds a little less of a row than the one before, and noise is everywhere: it pays to scan some
+        # coordinates, and to look up some more of the rows that are left.
+        strengths = [[4096 * 15**number // 16**number] for number in range(_FRONT_DIRECTIONS)]
+        basis = _raws("front basis", 10, _FRONT_DIRECTIONS, _FRONT_DIM) * np.array(strengths, dtype=np.int32) >> 12
         rows = _near(basis, "front rows", _FRONT_ROWS)
         c.add([f"{number:05d}" for number in range(_FRONT_ROWS)], raw=rows)
         yield "standing", _standing(db)
@@ -342,10 +345,10 @@ def _front(world: World) -> Iterator[Note]:
 
 
 def _near(basis: NDArray[np.int32], tag: str, count: int) -> NDArray[np.int32]:
-    """Rows int32 (count, dim) of drawn multiples of the basis, and a little noise."""
+    """Rows int32 (count, dim) of drawn multiples of the basis, and noise."""
     multiples = _raws(tag, 8, count, len(basis)).astype(np.int64)
     rows: NDArray[np.int64] = np.einsum("ij,jk->ik", multiples, basis.astype(np.int64))
-    return (rows + _raws(f"{tag} noise", 10, count, basis.shape[1])).astype(np.int32)
+    return (rows + _raws(f"{tag} noise", 17, count, basis.shape[1])).astype(np.int32)
 
 
 def _compaction(world: World) -> Iterator[Note]:

@@ -54,7 +54,7 @@ def test_compiled_kernels_do_learn_a_front_in_its_stage(tmp_path, monkeypatch):
 
     monkeypatch.setattr(planes.Planes, "_learn", watched)
     assert played("front", tmp_path, "portable").error is None
-    assert [front.width for front in learned] == [32]
+    assert [(front.width, len(front.matrix)) for front in learned] == [(32, 96)]  # some scanned, some looked up
 
 
 def test_selfcheck_says_identical_and_ends_in_0(capsys):
