@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import nullcontext
+from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -28,6 +29,8 @@ _COMPILING = "detmem: compiling the search kernels for this CPU; this happens on
 
 class Finder:
     """``kernel``: "auto", or the one that answers at any size."""
+
+    work: ClassVar[int] = 0  # of this process: components of small collections, times queries
 
     def __init__(self, kernel: str, workers: Workers) -> None:
         self.kernel = kernel
@@ -54,7 +57,10 @@ class Finder:
     ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """For each query (slots, raw distances) of the first k live rows of ``view`` that ``mask`` shows."""
         rows, metric = view.rows, view.definition.metric
-        kernel = search.chosen_kernel(self.kernel, rows.count * rows.dimension, len(queries))
+        components = rows.count * rows.dimension
+        kernel = search.chosen_kernel(self.kernel, components, Finder.work + components * len(queries))
+        if kernel == "reference":
+            Finder.work += components * len(queries)  # two threads at once may lose some; no answer hangs on it
         with self._lock:
             held = self._followers.get(rows.owner)
             if held is None:

@@ -26,10 +26,13 @@ __all__ = ["KERNELS", "Follower", "Live", "Run", "available_kernels", "chosen_ke
 
 KERNELS = ("reference", "portable", "native")
 
-# A compiler is not worth importing for a collection of this many components (1,000 x 384 and some: 1 ms in NumPy) ...
+# A compiler is not worth importing for a collection of this many components (2,700 x 384: 1 ms in NumPy) ...
 _SMALL_ROWS = 1 << 20
-# ... unless a batch asks for so much work that NumPy would take longer than the import (some 0.2 s).
+# ... before NumPy has read as many as take it as long as the import (some 0.2 s); nor ever for so few rows ...
 _SMALL_WORK = 1 << 27
+_TINY_ROWS = 1 << 13
+# ... and where what is compiled cannot be kept, compiling (some 10 s) must pay as well.
+_MUCH_WORK = 1 << 33
 
 _BLOCK = 1 << 18  # components that a batch of queries shares while they are in the cache: 1 MiB
 _RESULT = 1 << 22  # distances held at once: 32 MiB, or those of one query if a collection has more rows
@@ -49,6 +52,7 @@ class Follower:
     def follow(self, rows: Rows, kernel: str, queries: int) -> Moment | Rows | NDArray[np.int32]:
         """What ``nearest`` reads, as a moment."""
         if kernel != "reference":
+            self._plain = None
             if self._planes is None:
                 self._planes = Planes(self._metric == "ip", _kernels())
             return self._planes.follow(rows, queries)
@@ -106,15 +110,20 @@ def nearest(
     return answers
 
 
-def chosen_kernel(forced: str, components: int, queries: int) -> str:
-    """The kernel for so many components of rows and so many queries; ``forced`` is "auto" or one of ``KERNELS``.
+def chosen_kernel(forced: str, components: int, work: int) -> str:
+    """The kernel for so many components of rows; ``forced`` is "auto" or one of ``KERNELS``.
 
+    ``work``: components times queries, of this call and of all that small collections were asked before.
     ``UsageError``: an unknown kernel, or one that cannot run here.
     """
     if forced == "auto":
-        if components <= _SMALL_ROWS and components * queries <= _SMALL_WORK:
+        small = components <= _SMALL_ROWS
+        if small and (work <= _SMALL_WORK or components <= _TINY_ROWS):
             return "reference"
-        return next(name for name in reversed(KERNELS) if _refusal(name) is None)
+        best = next(name for name in reversed(KERNELS) if _refusal(name) is None)
+        if small and work <= _MUCH_WORK and best != "reference" and not _kernels().KEPT:
+            return "reference"
+        return best
     if forced not in KERNELS:
         raise UsageError(f"kernel must be 'auto' or one of {', '.join(KERNELS)}; found {forced!r}")
     reason = _refusal(forced)

@@ -38,6 +38,7 @@ from detmem.search.lanes import (
 )
 
 __all__ = [
+    "KEPT",
     "TILE",
     "byte_dot_product",
     "coarse_queries",
@@ -87,11 +88,11 @@ def _probe(number: int) -> int:
     return number
 
 
-_CACHE = _cache_works()  # without: slower to start, nothing else
+KEPT = _cache_works()  # without: slower to start, nothing else
 
 
 def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    return njit(cache=_CACHE, nogil=True)(function)
+    return njit(cache=KEPT, nogil=True)(function)
 
 
 # ------------------------------------------------------------------------------------------------------------ queries

@@ -45,7 +45,7 @@ def ask(
 ) -> Answers:
     """The first k of ``vectors`` for each query; ``front`` is taken as if it had been learned."""
     rows = vectors.moment()
-    kernel = search.chosen_kernel(kernel, rows.count * rows.dimension, len(queries))
+    kernel = search.chosen_kernel(kernel, rows.count * rows.dimension, rows.count * rows.dimension * len(queries))
     follower = search.Follower(metric) if follower is None else follower
     followed = follower.follow(rows, kernel, len(queries))
     if front is not None and kernel != "reference":

@@ -252,6 +252,42 @@ def test_a_small_search_never_imports_numba():
     """)
 
 
+def test_who_goes_on_asking_small_collections_is_answered_by_compiled_kernels():
+    """After 2^27 components times queries; those of other stores of the process count."""
+    run("""
+        import sys
+        import numpy as np
+        import detmem
+        rows = np.arange(384_000, dtype=np.int32).reshape(1000, 384) % 1000 + 1
+        def told(count):
+            with detmem.open(":memory:", durability="os") as db:
+                small = db.collection("small", dim=384)
+                small.add([str(i) for i in range(1000)], rows)
+                found = small.search(rows[:count], 10)
+                return found.ids, found.raw.tolist()
+        first = told(300)
+        assert told(49) == (first[0][:49], first[1][:49])
+        assert "numba" not in sys.modules
+        assert told(300) == first
+        assert "numba" in sys.modules
+        with detmem.open(":memory:", durability="os") as db:
+            tiny = db.collection("tiny", dim=8)
+            tiny.add("a", [1.0] * 8)
+            tiny.search([1.0] * 8)
+            assert db._finder._followers.popitem()[1][0]._planes is None
+    """)
+
+
+@pytest.mark.parametrize(("kept", "small"), [(True, 27), (False, 33)])
+def test_where_nothing_compiled_is_kept_compiling_must_pay_as_well(monkeypatch, kept, small):
+    monkeypatch.setattr("detmem.search.kernels.KEPT", kept)
+    best = [name for name, refusal in search.available_kernels().items() if refusal is None][-1]
+    assert search.chosen_kernel("auto", 1 << 20, 1 << small) == "reference"
+    assert search.chosen_kernel("auto", 1 << 20, (1 << small) + 1) == best
+    assert search.chosen_kernel("auto", (1 << 20) + 1, 1) == best
+    assert search.chosen_kernel("auto", 1 << 13, 1 << 60) == "reference"
+
+
 def test_without_numba_everything_is_answered_and_only_a_forced_kernel_is_refused():
     run("""
         import sys
