@@ -21,7 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -114,6 +114,11 @@ def field_of(
             except (ImportError, MissingError) as reason:
                 found.absent[peer] = str(reason)
         yield found
+    found.engines = [replace(engine, ask=_gone, ids=_gone) for engine in found.engines]  # what they held is let go
+
+
+def _gone(*_: object) -> Any:
+    raise AssertionError("the engines of a field are asked before it is left")
 
 
 # --- detmem -----------------------------------------------------------------------------------------------------------
