@@ -5,7 +5,8 @@ wider tables behind each line.  A target whose data or peer is missing is said t
 
 The limit of one query is memory: ``bound`` is what the ratio would be if detmem and the peer did nothing but read what
 they scan, at the same speed.  That of opening is what the standard library takes to read the snapshot and to hash each
-row's vector, content, key and leaf, which is how the state root is checked.
+row's vector, content, key and leaf, which is how the state root is checked.  ``search_profile.md`` says where the time
+of a query goes.
 
 Usage: search_targets.py [--quick] [--rounds 15] [--count 1000000].
 """

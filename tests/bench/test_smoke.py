@@ -19,6 +19,7 @@ SCRIPTS = [
     "past",
     "proofs",
     "search_bandwidth",
+    "search_profile",
     "search_batch",
     "search_cold",
     "search_filtered",
