@@ -293,9 +293,9 @@ def _check_receipt(asked: argparse.Namespace) -> int:
 
 
 def _sign(asked: argparse.Namespace) -> int:
-    key, notes = detmem.SignerKey.parse(Path(asked.key).read_text("utf-8").strip()), Path(asked.note)
+    key, notes = detmem.SignerKey.parse(_text(Path(asked.key)).strip()), Path(asked.note)
     with _open(asked.path) as db:
-        note = db.sign(key, notes.read_bytes().decode() if notes.exists() else None)
+        note = db.sign(key, _text(notes) if notes.exists() else None)
     fresh = notes.with_name(f"{notes.name}.tmp")
     fresh.write_bytes(note.encode())
     fresh.replace(notes)
@@ -306,16 +306,21 @@ def _sign(asked: argparse.Namespace) -> int:
     return OK
 
 
+def _text(path: Path) -> str:
+    """A file's text; what is no UTF-8 stays in it as what no key and no note may hold."""
+    return path.read_bytes().decode("utf-8", "surrogateescape")
+
+
 def _where(text: str) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         if len(set(keys)) < len(keys):  # json would keep the last and ignore the others
-            raise detmem.UsageError(f"--where: a key stands twice in {text}")
+            raise ValueError(f"a key stands twice in {text}")
         return dict(pairs)
 
     try:
         return json.loads(text, object_pairs_hook=once)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also an integer of too many digits
         raise detmem.UsageError(f'--where: expected JSON such as {{"kind": "fact"}}: {error}') from None
 
 
@@ -323,7 +328,7 @@ def _vector(path: str) -> NDArray[Any]:
     try:
         with open(path, "rb") as file:
             array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # noqa: BLE001 - NumPy and tokenize have many for a bad file
         raise detmem.UsageError(f"--vector: expected a .npy file: {error}") from None
     return array
 

@@ -437,8 +437,11 @@ def test_signing_keeps_what_was_signed(store, tmp_path, run, run_json):
     assert code == 3
     assert "has not been at" in err
     assert notes.read_bytes() == signed
-    (tmp_path / "signer.key").write_text("nonsense")
-    assert run(*words)[0] == 2
+    notes.write_bytes(signed.replace(b"seq", b"\xff"))  # once the errors of UTF-8 came through
+    assert run(*words)[:2] == (3, "")
+    for nonsense in (b"nonsense", key.encode().encode()[:-1] + b"\xff", b"\xff"):
+        (tmp_path / "signer.key").write_bytes(nonsense)
+        assert run(*words)[:2] == (2, "")
 
 
 # --- snapshot ---------------------------------------------------------------------------------------------------------
@@ -490,7 +493,23 @@ WRONG_WORDS = [
 ]
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 no zip", b"\x93NUMPY\x01\x00"], ids=repr)
+def npy_of(shape):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+NO_ARRAYS = [
+    b"",
+    b"text",
+    b"PK\x03\x04 no zip",
+    b"\x93NUMPY\x01\x00",
+    npy_of("(2,"),
+    npy_of("((("),
+    npy_of(f"({2**45},)"),
+]
+
+
+@pytest.mark.parametrize("content", NO_ARRAYS, ids=repr)
 def test_a_file_that_is_no_array_is_one_line_and_2(store, tmp_path, run, content):
     (tmp_path / "f.npy").write_bytes(content)
     code, out, err = run("search", store, "--collection", "notes", "--vector", tmp_path / "f.npy")
@@ -502,6 +521,12 @@ def test_an_array_of_objects_or_of_another_width_is_2(store, tmp_path, run):
     for array in (np.array([{}, {}]), np.zeros(3), np.zeros((1, 1, 2)), np.array(["x", "y"])):
         np.save(tmp_path / "f.npy", array, allow_pickle=True)
         assert run("search", store, "--collection", "notes", "--vector", tmp_path / "f.npy")[0] == 2
+
+
+def test_a_number_of_more_digits_than_python_reads_is_2(store, run):
+    code, out, err = run("search", store, "--collection", "notes", "--id", "a", "--where", '{"n": %s}' % ("9" * 5000))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("detmem: --where: expected JSON")
 
 
 @pytest.mark.parametrize("words", WRONG_WORDS, ids=" ".join)
