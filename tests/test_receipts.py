@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import dataclasses
 import pickle
@@ -22,6 +23,7 @@ from detmem.errors import CorruptionError, Divergence, StorageError, UsageError
 from detmem.machine.commitment import LogTree
 from detmem.proof.checkpoint import Checkpoint
 from detmem.proof.merkle import prove_state
+from detmem.proof.note import SignerKey, VerifierKey
 from detmem.proof.proofs import key_of
 from detmem.proof.receipt import Named, Receipt, Refutation, list_hash
 from tests.twin import TWIN, perform
@@ -784,3 +786,16 @@ def test_keys_are_read_in_one_spelling() -> None:
 def test_only_signing_imports_cryptography() -> None:
     code = "import detmem, sys; sys.exit('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_cryptography_a_key_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
+    note = "n\n0\n=\n\n\u2014 n " + base64.b64encode(VerifierKey("n", bytes(32)).hash + bytes(64)).decode() + "\n"
+    calls = (
+        lambda: SignerKey.generate("n"),
+        lambda: SignerKey("n", bytes(32)).verifier,
+        lambda: VerifierKey("n", bytes(32)).open(note),
+    )
+    for call in calls:
+        with pytest.raises(UsageError, match="pip install cryptography"):
+            call()
