@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import dataclasses
+import os
 import pickle
 import random
 import subprocess
@@ -536,6 +537,20 @@ def test_files_that_are_not_there_or_no_files() -> None:
         Receipt.load("nowhere/at/all")
     with pytest.raises(UsageError):
         Receipt.load(3.5)
+    with detmem.open(":memory:") as db:
+        small(db)
+        receipt = db["notes"].search(raw=[1, 2, 3, 4], k=1).receipt("R0")
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    for path in (descriptor, True, b"bytes", "a\0b", None):  # a number was once read, and closed, as a file descriptor
+        for call in (Receipt.load, receipt.save):
+            with pytest.raises(UsageError, match="path: expected a str"):
+                call(path)
+    os.close(descriptor)
+    for data in ("text", 5, None, [1], np.ones(2)):
+        for kind in (Receipt, detmem.Subtree, detmem.Proof):
+            with pytest.raises(UsageError, match="data: expected bytes"):
+                kind.decode(data)
+    assert Receipt.decode(bytearray(receipt.encode())) == Receipt.decode(memoryview(receipt.encode())) == receipt
     with pytest.raises(CorruptionError):
         detmem.check_receipt(b"hello")
     with pytest.raises(CorruptionError):
