@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
             code = _RUN[asked.command](asked)
         except SystemExit as done:  # argparse has printed the help, the version or what was wrong
             code = done.code if isinstance(done.code, int) else USAGE
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started us: there are only exit codes to tell
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
@@ -106,7 +107,7 @@ def _verdict(report: detmem.Report) -> str:
 
 
 def _progress(asked: argparse.Namespace) -> bool:
-    return bool(asked.progress or sys.stderr.isatty())
+    return bool(asked.progress or (sys.stderr is not None and sys.stderr.isatty()))
 
 
 def _expected(text: str | None) -> str | None:
@@ -486,7 +487,7 @@ def _short(text: str) -> str:
 
 def _plain(text: str) -> str:
     """One line, whatever a document holds: control characters (a terminal would obey them) are written out."""
-    encoding = sys.stdout.encoding or "utf-8"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return shown.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -500,7 +501,8 @@ def _document(value: dict[str, Any]) -> None:
 
 
 def _complain(what: object, code: int) -> int:
-    print(f"detmem: {' '.join(str(what).split())}", file=sys.stderr)
+    if sys.stderr is not None:  # else print would take stdout
+        print(f"detmem: {' '.join(str(what).split())}", file=sys.stderr)
     return code
 
 

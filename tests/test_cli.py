@@ -541,6 +541,17 @@ def test_wrong_words_are_one_line_and_2(store, tmp_path, run, words):
     assert not new.exists()
 
 
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_changes_no_exit_code_and_what_is_said_on_the_other(store, run, monkeypatch, closed):
+    """Once `verify STORE >&-` and `2>&-` ended in an AttributeError, and 1, which is what a bad store has."""
+    said = run("verify", store)[1]
+    monkeypatch.setattr("sys." + closed, None)
+    assert run("verify", store) == (0, "" if closed == "stdout" else said, "")
+    assert run("verify", store, "--progress")[0] == 0
+    code, out, err = run("log", store, "--start", "0")
+    assert (code, out, bool(err)) == (2, "", closed == "stdout")
+
+
 def test_inspect_of_a_moment_shows_it_as_it_was(store, tmp_path, run, run_json):
     then = detmem.replay(store, tmp_path / "then", until=3)
     code, told = run_json("inspect", f"{store}@3")
