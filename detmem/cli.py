@@ -115,7 +115,8 @@ def _expected(text: str | None) -> str | None:
     if text is None or _ROOT.fullmatch(text.lower()):
         return text
     try:
-        return Path(text).read_text(encoding="ascii").replace("\r\n", "\n")
+        checkpoint = Path(text).read_text(encoding="ascii").replace("\r\n", "\n")
+        return checkpoint.rstrip("\n") + "\n"  # print(db.checkpoint()) has left an empty line behind it
     except (OSError, UnicodeDecodeError) as error:
         raise detmem.UsageError(
             f"--expect: expected 64 hex digits of a state root, or a file with a checkpoint: {error}"

@@ -160,6 +160,9 @@ def test_expected_checkpoint_must_lie_on_the_way(store, tmp_path, run):
     foreign.write_text(str(detmem.Checkpoint(3, then.log_size, then.log_root, "00" * 32)), encoding="ascii")
     late.write_text(str(detmem.Checkpoint(8, then.log_size, then.log_root, then.state_root)), encoding="ascii")
     assert run("verify", store, "--expect", good)[0] == 0
+    with open(tmp_path / "printed", "w", encoding="ascii") as file:
+        print(then, file=file)  # once the empty line that print leaves was refused
+    assert run("verify", store, "--expect", tmp_path / "printed")[0] == 0
     for checkpoint in (foreign, late):
         code, out, _ = run("verify", store, "--expect", checkpoint)
         assert (code, out[:5]) == (1, "FAIL ")
