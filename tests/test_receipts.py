@@ -119,6 +119,8 @@ def test_a_receipt_is_of_the_moment_that_answered() -> None:
         assert not detmem.check_receipt(early, checkpoint=db.checkpoint()).ok
         proof = db.prove_consistency(then)
         assert detmem.check_receipt(early, checkpoint=db.checkpoint(), consistency=proof).ok
+        with pytest.raises(UsageError, match="consistency: leads to a checkpoint"):  # once it was not looked at
+            detmem.check_receipt(early, consistency=proof)
 
 
 def test_a_receipt_under_an_older_checkpoint_is_refused_where_that_is_before_the_answer() -> None:
