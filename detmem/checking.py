@@ -44,6 +44,8 @@ def check_receipt(
     elif not isinstance(receipt, Receipt):
         receipt = Receipt.load(receipt)
     trusted = Checkpoint.read(checkpoint, "checkpoint")
+    if consistency is not None and trusted is None:
+        raise UsageError("consistency: leads to a checkpoint that you trust, and none was given")
     if store is not None:
         with ExitStack() as stack:
             db = store if isinstance(store, Database) else stack.enter_context(open(store, "r"))

@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
             code = _RUN[asked.command](asked)
         except SystemExit as done:  # argparse has printed the help, the version or what was wrong
             code = done.code if isinstance(done.code, int) else USAGE
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by whoever started us: there are only exit codes to tell
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
@@ -106,7 +107,7 @@ def _verdict(report: detmem.Report) -> str:
 
 
 def _progress(asked: argparse.Namespace) -> bool:
-    return bool(asked.progress or sys.stderr.isatty())
+    return bool(asked.progress or (sys.stderr is not None and sys.stderr.isatty()))
 
 
 def _expected(text: str | None) -> str | None:
@@ -114,7 +115,8 @@ def _expected(text: str | None) -> str | None:
     if text is None or _ROOT.fullmatch(text.lower()):
         return text
     try:
-        return Path(text).read_text(encoding="ascii").replace("\r\n", "\n")
+        checkpoint = Path(text).read_text(encoding="ascii").replace("\r\n", "\n")
+        return checkpoint.rstrip("\n") + "\n"  # print(db.checkpoint()) has left an empty line behind it
     except (OSError, UnicodeDecodeError) as error:
         raise detmem.UsageError(
             f"--expect: expected 64 hex digits of a state root, or a file with a checkpoint: {error}"
@@ -293,9 +295,9 @@ def _check_receipt(asked: argparse.Namespace) -> int:
 
 
 def _sign(asked: argparse.Namespace) -> int:
-    key, notes = detmem.SignerKey.parse(Path(asked.key).read_text("utf-8").strip()), Path(asked.note)
+    key, notes = detmem.SignerKey.parse(_text(Path(asked.key)).strip()), Path(asked.note)
     with _open(asked.path) as db:
-        note = db.sign(key, notes.read_bytes().decode() if notes.exists() else None)
+        note = db.sign(key, _text(notes) if notes.exists() else None)
     fresh = notes.with_name(f"{notes.name}.tmp")
     fresh.write_bytes(note.encode())
     fresh.replace(notes)
@@ -306,16 +308,21 @@ def _sign(asked: argparse.Namespace) -> int:
     return OK
 
 
+def _text(path: Path) -> str:
+    """A file's text; what is no UTF-8 stays in it as what no key and no note may hold."""
+    return path.read_bytes().decode("utf-8", "surrogateescape")
+
+
 def _where(text: str) -> Any:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         if len(set(keys)) < len(keys):  # json would keep the last and ignore the others
-            raise detmem.UsageError(f"--where: a key stands twice in {text}")
+            raise ValueError(f"a key stands twice in {text}")
         return dict(pairs)
 
     try:
         return json.loads(text, object_pairs_hook=once)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also an integer of too many digits
         raise detmem.UsageError(f'--where: expected JSON such as {{"kind": "fact"}}: {error}') from None
 
 
@@ -323,7 +330,7 @@ def _vector(path: str) -> NDArray[Any]:
     try:
         with open(path, "rb") as file:
             array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # noqa: BLE001 - NumPy and tokenize have many for a bad file
         raise detmem.UsageError(f"--vector: expected a .npy file: {error}") from None
     return array
 
@@ -481,7 +488,7 @@ def _short(text: str) -> str:
 
 def _plain(text: str) -> str:
     """One line, whatever a document holds: control characters (a terminal would obey them) are written out."""
-    encoding = sys.stdout.encoding or "utf-8"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return shown.encode(encoding, "backslashreplace").decode(encoding)
 
@@ -495,7 +502,8 @@ def _document(value: dict[str, Any]) -> None:
 
 
 def _complain(what: object, code: int) -> int:
-    print(f"detmem: {' '.join(str(what).split())}", file=sys.stderr)
+    if sys.stderr is not None:  # else print would take stdout
+        print(f"detmem: {' '.join(str(what).split())}", file=sys.stderr)
     return code
 
 

@@ -601,7 +601,7 @@ class _Asked:
         """A pickled result leaves the store behind."""
         return _nobody, ()
 
-    def receipt(self, result: Result, number: int, level: str, checkpoint: Checkpoint | None) -> Receipt:
+    def receipt(self, result: Result, number: int, level: str, checkpoint: Checkpoint | str | None) -> Receipt:
         """The receipt of the answer to query ``number``."""
         if result.erased:
             raise Erased("this answer left out records that have been erased: there is no receipt for it")

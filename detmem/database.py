@@ -202,7 +202,7 @@ class Database:
         return self.collection(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.collections()
+        return isinstance(name, str) and name in self.collections()
 
     def collections(self) -> list[str]:
         """The names of all collections, in UTF-8 order."""
@@ -478,6 +478,8 @@ class Database:
         ``last``: what this key signed last for this store, a checkpoint or the note; the caller keeps it.
         ``Divergence`` when the log has not been there: two histories are never signed.
         """
+        if not isinstance(key, SignerKey):
+            raise UsageError(f"key: expected a SignerKey, found {type(key).__name__}")
         before = key.last_signed(last)
         if before is None:
             return key.sign(self.checkpoint())

@@ -326,7 +326,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 def _read_lines(folder: Path, described: dict[str, Any]) -> Iterator[list[Row]]:
     """The records of a collection, some at a time."""
     rows: list[Row] = []
-    for record in _lines(folder, described["records"]):
+    for record in _lines(folder, described.get("records")):
         if not isinstance(record, dict) or sorted(record) != ["document", "id", "metadata"]:
             raise CorruptionError(f"{described['records']}: expected a record, found {record!r:.80}")
         rows.append((record["id"], record["metadata"], record["document"]))
@@ -339,10 +339,10 @@ def _read_lines(folder: Path, described: dict[str, Any]) -> Iterator[list[Row]]:
 def _lines(folder: Path, name: object) -> Iterator[Any]:
     """The values of a file that has one JSON value a line."""
     path = _inside(folder, name)
-    with path.open(encoding="utf-8", newline="\n") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                yield json.loads(line)
+                yield json.loads(line.decode("utf-8"))
             except (ValueError, RecursionError) as error:
                 raise CorruptionError(f"{path.name}, line {number}: {type(error).__name__} {error}") from None
 
@@ -363,24 +363,23 @@ def _beside(
 
 
 def _read_npy(folder: Path, described: dict[str, Any]) -> Iterator[tuple[NDArray[np.int32], list[Row]]]:
-    return _beside(_array(folder, described["vectors"], "raw"), folder, described)
+    return _beside(_array(folder, described.get("vectors"), "raw"), folder, described)
 
 
-def _array(folder: Path, name: str, field: str) -> NDArray[Any]:
+def _array(folder: Path, name: object, field: str) -> NDArray[Any]:
     path = _inside(folder, name)
     try:
-        loaded = np.load(path, allow_pickle=False, mmap_mode="r" if name.endswith(".npy") else None)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
+        if path.suffix == ".npy":
+            return np.lib.format.open_memmap(path, mode="r")
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
             array: NDArray[Any] = loaded[field]
             return array
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise CorruptionError(f"{name}: expected a NumPy array: {error}") from None
+    except Exception as error:  # noqa: BLE001 - NumPy, zipfile, tokenize and zlib each have their own for a bad file
+        raise CorruptionError(f"{name}: expected a NumPy array: {type(error).__name__} {error}") from None
 
 
 def _read_fvecs(folder: Path, described: dict[str, Any]) -> Iterator[tuple[NDArray[np.int32], list[Row]]]:
-    data, dim = _inside(folder, described["vectors"]).read_bytes(), described["dim"]
+    data, dim = _inside(folder, described.get("vectors")).read_bytes(), described["dim"]
     if len(data) % (4 * (dim + 1)):
         raise CorruptionError(f"{described['vectors']}: {len(data)} bytes are no rows of {dim} float32")
     table = np.frombuffer(data, "<i4").reshape(-1, dim + 1)
@@ -393,7 +392,7 @@ def _read_fvecs(folder: Path, described: dict[str, Any]) -> Iterator[tuple[NDArr
 
 def _read_parquet(folder: Path, described: dict[str, Any]) -> Iterator[tuple[NDArray[np.int32], list[Row]]]:
     arrow, parquet = _pyarrow()
-    path = _inside(folder, described["records"])
+    path = _inside(folder, described.get("records"))
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(_ROWS_AT_ONCE, columns=["id", "metadata", "document", "raw"]):

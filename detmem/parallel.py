@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 from detmem.errors import UsageError
@@ -37,7 +37,13 @@ class Workers:
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="detmem search")
-        futures = [self._pool.submit(_drain, rest) for _ in range(helpers)]
+        futures: list[Future[None]] = []
+        try:
+            while len(futures) < helpers:
+                futures.append(self._pool.submit(_drain, rest))
+        except RuntimeError as error:  # closed meanwhile, or the interpreter is about to end: the caller does all
+            if not str(error).startswith("cannot schedule new futures"):
+                raise
         try:
             _drain(rest)
         finally:

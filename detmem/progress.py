@@ -19,7 +19,7 @@ _STEPS = 200  # lines renewed on a terminal at most: writing costs more than wha
 
 def reporter(progress: Progress, unit: str) -> Callable[[int, int], object]:
     """What to call with (done, total): nothing, the caller's callable, or for True a line on stderr."""
-    if progress is None or progress is False:
+    if progress is None or progress is False or (progress is True and sys.stderr is None):
         return _to_nobody
     if progress is True:
         return _Line(unit)

@@ -151,12 +151,13 @@ class Prover:
         results: Sequence[tuple[str, int]],
         seq: int,
         level: str,
-        checkpoint: Checkpoint | None = None,
+        checkpoint: Checkpoint | str | None = None,
     ) -> Receipt:
         """The receipt of an answer (ids and raw distances) given at ``seq``, under ``checkpoint``, or where the store
         stands now."""
         if not isinstance(level, str) or level not in LEVELS:
             raise UsageError(f"level: expected one of {', '.join(LEVELS)}, found {level!r}")
+        checkpoint = Checkpoint.read(checkpoint, "checkpoint")
         name = question.collection
         keys = [key_of(name, id) for id, _ in results]
         with self._standing(seq) as (now, then):

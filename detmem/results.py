@@ -238,11 +238,11 @@ class Result:
     _asked: Any = field(default=None, repr=False)  # who can say what was asked: see ``receipt``
     _number: int = field(default=0, repr=False)  # which of its queries this answers
 
-    def receipt(self, level: str = "R1", *, checkpoint: Checkpoint | None = None) -> Receipt:
+    def receipt(self, level: str = "R1", *, checkpoint: Checkpoint | str | None = None) -> Receipt:
         """What was asked and answered, with a proof, as a file for somebody else (spec/receipts.md).
 
         ``level``: R0 what was said, R1 that the results were live, R2 to ask again, R3 to check completeness by parts.
-        ``checkpoint``: the one to prove it under, of ``seq`` or later; by default, where the store stands now.
+        ``checkpoint``: the one (or its text) to prove it under, of ``seq`` or later; by default, that of the store now.
         For one query: of several, take ``result[i].receipt()``.  Made from the open store, which may have
         moved on: what it no longer holds in memory is replayed.
         """

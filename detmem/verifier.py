@@ -1466,6 +1466,11 @@ def read_text(path: str) -> str:
     return Path(path).read_bytes().decode("utf-8")
 
 
+def printed(path: str) -> str:
+    """The text of a checkpoint in a file: print() leaves an empty line behind it."""
+    return read_text(path).rstrip("\n") + "\n"
+
+
 def plain(line: str) -> str:
     """For any terminal."""
     return line.encode("ascii", "backslashreplace").decode()
@@ -1479,7 +1484,7 @@ def answer(asked: argparse.Namespace) -> Iterator[str]:
         yield "ok, signed:\n" + check_note(read_text(asked.file), asked.key).text().rstrip("\n")
         return
     if asked.checkpoint is not None:
-        text = read_text(asked.checkpoint)
+        text = printed(asked.checkpoint)
         trusted = read_checkpoint(text) if asked.key is None else check_note(text, asked.key)
     path = Path(asked.file)
     if asked.what in ("store", "log"):
@@ -1493,7 +1498,7 @@ def answer(asked: argparse.Namespace) -> Iterator[str]:
     data, via = path.read_bytes(), None if asked.via is None else Path(asked.via).read_bytes()
     if asked.what == "consistency":
         need(asked.old is not None, "--old is needed: the older checkpoint")
-        check_consistency(data, read_checkpoint(read_text(asked.old)), trusted)
+        check_consistency(data, read_checkpoint(printed(asked.old)), trusted)
         yield "ok, the newer log begins with the older one"
     elif asked.what == "state-proof":
         for (collection, record_id), there in check_state_proof(data, trusted, via).items():

@@ -390,6 +390,8 @@ AN_ARRAY = np.array(["a", "b"])
             ("delete nothing", lambda c: c.delete(), UsageError, ["exactly one"]),
             ("delete both", lambda c: c.delete("a", where={"n": 1}), UsageError, ["exactly one"]),
             ("delete all", lambda c: c.delete(where={}), UsageError, ["everything"]),
+            ("receipt under 5", lambda c: c.search([1, 2, 3]).receipt(checkpoint=5), UsageError, ["checkpoint", "int"]),
+            ("receipt under text", lambda c: c.search([1, 2, 3]).receipt(checkpoint="x"), UsageError, ["checkpoint"]),
             ("a result's index", lambda c: c.search([1, 2, 3])["a"], UsageError, ["index", "str"]),
         ]
     ),
@@ -437,6 +439,7 @@ def test_bad_calls_of_a_collection(
             ("replay too far", lambda db: detmem.replay(db, ":memory:", until=99), UsageError, ["until", "99", "3"]),
             ("replay to -1", lambda db: detmem.replay(db, ":memory:", until=-1), UsageError, ["until", "-1"]),
             ("replay of an int", lambda db: detmem.replay(5, ":memory:"), UsageError, ["path", "int"]),
+            ("signed by a text", lambda db: db.sign("key"), UsageError, ["key", "SignerKey", "str"]),
             ("diff with None", lambda db: detmem.diff(db, None), UsageError, ["path", "NoneType"]),
         ]
     ),
@@ -445,6 +448,13 @@ def test_bad_calls_of_a_database(
     db: detmem.Database, store: Path, call: Any, error: type[Exception], words: list[str]
 ) -> None:
     refused(db, store, error, words, lambda: call(db))
+
+
+def test_what_is_no_name_is_in_no_store(db: detmem.Database) -> None:
+    """Once an array was compared with every name, and had no truth value."""
+    for value in (AN_ARRAY, None, 5, b"notes", ["notes"]):
+        assert value not in db
+        assert value not in db["notes"]
 
 
 @pytest.mark.parametrize("method", ["collection", "drop", "batch", "log", "snapshot", "verify", "checkpoint"])

@@ -160,6 +160,9 @@ def test_expected_checkpoint_must_lie_on_the_way(store, tmp_path, run):
     foreign.write_text(str(detmem.Checkpoint(3, then.log_size, then.log_root, "00" * 32)), encoding="ascii")
     late.write_text(str(detmem.Checkpoint(8, then.log_size, then.log_root, then.state_root)), encoding="ascii")
     assert run("verify", store, "--expect", good)[0] == 0
+    with open(tmp_path / "printed", "w", encoding="ascii") as file:
+        print(then, file=file)  # once the empty line that print leaves was refused
+    assert run("verify", store, "--expect", tmp_path / "printed")[0] == 0
     for checkpoint in (foreign, late):
         code, out, _ = run("verify", store, "--expect", checkpoint)
         assert (code, out[:5]) == (1, "FAIL ")
@@ -437,8 +440,11 @@ def test_signing_keeps_what_was_signed(store, tmp_path, run, run_json):
     assert code == 3
     assert "has not been at" in err
     assert notes.read_bytes() == signed
-    (tmp_path / "signer.key").write_text("nonsense")
-    assert run(*words)[0] == 2
+    notes.write_bytes(signed.replace(b"seq", b"\xff"))  # once the errors of UTF-8 came through
+    assert run(*words)[:2] == (3, "")
+    for nonsense in (b"nonsense", key.encode().encode()[:-1] + b"\xff", b"\xff"):
+        (tmp_path / "signer.key").write_bytes(nonsense)
+        assert run(*words)[:2] == (2, "")
 
 
 # --- snapshot ---------------------------------------------------------------------------------------------------------
@@ -490,7 +496,23 @@ WRONG_WORDS = [
 ]
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 no zip", b"\x93NUMPY\x01\x00"], ids=repr)
+def npy_of(shape):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+NO_ARRAYS = [
+    b"",
+    b"text",
+    b"PK\x03\x04 no zip",
+    b"\x93NUMPY\x01\x00",
+    npy_of("(2,"),
+    npy_of("((("),
+    npy_of(f"({2**45},)"),
+]
+
+
+@pytest.mark.parametrize("content", NO_ARRAYS, ids=repr)
 def test_a_file_that_is_no_array_is_one_line_and_2(store, tmp_path, run, content):
     (tmp_path / "f.npy").write_bytes(content)
     code, out, err = run("search", store, "--collection", "notes", "--vector", tmp_path / "f.npy")
@@ -504,6 +526,12 @@ def test_an_array_of_objects_or_of_another_width_is_2(store, tmp_path, run):
         assert run("search", store, "--collection", "notes", "--vector", tmp_path / "f.npy")[0] == 2
 
 
+def test_a_number_of_more_digits_than_python_reads_is_2(store, run):
+    code, out, err = run("search", store, "--collection", "notes", "--id", "a", "--where", '{"n": %s}' % ("9" * 5000))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("detmem: --where: expected JSON")
+
+
 @pytest.mark.parametrize("words", WRONG_WORDS, ids=" ".join)
 def test_wrong_words_are_one_line_and_2(store, tmp_path, run, words):
     before = files_of(store)
@@ -514,6 +542,17 @@ def test_wrong_words_are_one_line_and_2(store, tmp_path, run, words):
     assert err.count("\n") == 1
     assert files_of(store) == before
     assert not new.exists()
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_changes_no_exit_code_and_what_is_said_on_the_other(store, run, monkeypatch, closed):
+    """Once `verify STORE >&-` and `2>&-` ended in an AttributeError, and 1, which is what a bad store has."""
+    said = run("verify", store)[1]
+    monkeypatch.setattr("sys." + closed, None)
+    assert run("verify", store) == (0, "" if closed == "stdout" else said, "")
+    assert run("verify", store, "--progress")[0] == 0
+    code, out, err = run("log", store, "--start", "0")
+    assert (code, out, bool(err)) == (2, "", closed == "stdout")
 
 
 def test_inspect_of_a_moment_shows_it_as_it_was(store, tmp_path, run, run_json):

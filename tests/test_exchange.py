@@ -166,10 +166,14 @@ def test_an_edited_export_is_refused(tmp_path: Path) -> None:
         ("0001.npy", (2**24).to_bytes(4, "little"), (2**24 + 1).to_bytes(4, "little"), detmem.Divergence),
         ("0000.jsonl", b'{"id"', b'{"di"', detmem.CorruptionError),
         ("0000.jsonl", b'{"id"', b'"id"', detmem.CorruptionError),
+        ("0000.jsonl", b"two", b"t\xffo", detmem.CorruptionError),
         ("0001.npy", b"NUMPY", b"NUMPI", detmem.CorruptionError),
+        ("0001.npy", b"(3, 2)", b"((3,2", detmem.CorruptionError),
         ("0001.npy", b"(3, 2)", b"(2, 2)", detmem.CorruptionError),
         ("export.json", b'"count": 3', b'"count": 4', detmem.CorruptionError),
         ("export.json", b'"0001.npy"', b'"../out/0001.npy"', detmem.CorruptionError),
+        ("export.json", b'"records": "', b'"recorts": "', detmem.CorruptionError),
+        ("export.json", b'"vectors": "0', b'"victors": "0', detmem.CorruptionError),
         ("export.json", b'"version": 1', b'"version": 2', detmem.FormatError),
         ("export.json", b'"dim": 2', b'"dim": "2"', detmem.FormatError),
         ("export.json", b'"collections"', b'"collection"', detmem.FormatError),
@@ -178,6 +182,19 @@ def test_an_edited_export_is_refused(tmp_path: Path) -> None:
     for number, (name, old, new, error) in enumerate(cases):
         with pytest.raises(error):
             exchange.load(edited(name, old, new), tmp_path / f"copy{number}")
+
+
+def test_a_damaged_npz_is_refused(tmp_path: Path) -> None:
+    """Once zipfile's own errors came through, as those of NumPy's header and of UTF-8 did."""
+    with filled(tmp_path / "s") as db:
+        exchange.export(db, tmp_path / "out", "npz")
+    file = tmp_path / "out" / "0001.npz"
+    good = file.read_bytes()
+    middle = len(good) // 3
+    for number, bad in enumerate((good[:-1], good[:middle], good[:middle] + b"\xff" + good[middle + 1 :], b"")):
+        file.write_bytes(bad)
+        with pytest.raises(detmem.CorruptionError):
+            exchange.load(tmp_path / "out", tmp_path / f"copy{number}")
 
 
 def test_what_is_no_export_is_refused_and_nothing_is_written_over(tmp_path: Path) -> None:

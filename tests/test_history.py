@@ -208,6 +208,8 @@ def test_the_log_is_told_across_segments_and_snapshots(tmp_path: Path) -> None:
         expected = list(db.log())
         assert [entry.seq for entry in expected] == [1, 2, 3, 4]
         assert [entry.seq for entry in db.log(2, 4)] == [2, 3]
+        for start, stop in ((1, 0), (1, 1), (2, 2), (3, 2), (3, 1)):
+            assert list(db.log(start, stop)) == []  # once the first of a segment that another follows was told
     with detmem.open(tmp_path / "s", "r") as reader:
         assert list(reader.log()) == expected
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -80,3 +82,23 @@ def test_who_waits_long_is_told_and_nobody_else(capfd: pytest.CaptureFixture[str
                 break
             threading.Event().wait(0.01)
     assert written.is_set()
+
+
+def test_without_helpers_the_caller_does_all_of_it() -> None:
+    """Once a search beside close(), or one at the interpreter's exit, was a RuntimeError of the thread pool."""
+    workers, done = Workers(4), []
+    workers.run([lambda: None] * 4)
+    workers.close()
+    workers.run([lambda number=number: done.append(number) for number in range(9)])  # type: ignore[misc]
+    assert done == list(range(9))
+
+
+def test_at_exit_a_search_still_answers() -> None:
+    code = (
+        "import atexit\n"
+        "from detmem.parallel import Workers\n"
+        "done = []\n"
+        "atexit.register(lambda: (Workers(4).run([lambda: done.append(1)] * 9), print(len(done))))"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (finished.stdout, finished.stderr) == ("9\n", "")

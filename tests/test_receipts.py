@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import dataclasses
+import os
 import pickle
 import random
 import subprocess
@@ -22,6 +24,7 @@ from detmem.errors import CorruptionError, Divergence, StorageError, UsageError
 from detmem.machine.commitment import LogTree
 from detmem.proof.checkpoint import Checkpoint
 from detmem.proof.merkle import prove_state
+from detmem.proof.note import SignerKey, VerifierKey
 from detmem.proof.proofs import key_of
 from detmem.proof.receipt import Named, Receipt, Refutation, list_hash
 from tests.twin import TWIN, perform
@@ -116,6 +119,8 @@ def test_a_receipt_is_of_the_moment_that_answered() -> None:
         assert not detmem.check_receipt(early, checkpoint=db.checkpoint()).ok
         proof = db.prove_consistency(then)
         assert detmem.check_receipt(early, checkpoint=db.checkpoint(), consistency=proof).ok
+        with pytest.raises(UsageError, match="consistency: leads to a checkpoint"):  # once it was not looked at
+            detmem.check_receipt(early, consistency=proof)
 
 
 def test_a_receipt_under_an_older_checkpoint_is_refused_where_that_is_before_the_answer() -> None:
@@ -534,6 +539,20 @@ def test_files_that_are_not_there_or_no_files() -> None:
         Receipt.load("nowhere/at/all")
     with pytest.raises(UsageError):
         Receipt.load(3.5)
+    with detmem.open(":memory:") as db:
+        small(db)
+        receipt = db["notes"].search(raw=[1, 2, 3, 4], k=1).receipt("R0")
+    descriptor = os.open(os.devnull, os.O_RDONLY)
+    for path in (descriptor, True, b"bytes", "a\0b", None):  # a number was once read, and closed, as a file descriptor
+        for call in (Receipt.load, receipt.save):
+            with pytest.raises(UsageError, match="path: expected a str"):
+                call(path)
+    os.close(descriptor)
+    for data in ("text", 5, None, [1], np.ones(2)):
+        for kind in (Receipt, detmem.Subtree, detmem.Proof):
+            with pytest.raises(UsageError, match="data: expected bytes"):
+                kind.decode(data)
+    assert Receipt.decode(bytearray(receipt.encode())) == Receipt.decode(memoryview(receipt.encode())) == receipt
     with pytest.raises(CorruptionError):
         detmem.check_receipt(b"hello")
     with pytest.raises(CorruptionError):
@@ -784,3 +803,16 @@ def test_keys_are_read_in_one_spelling() -> None:
 def test_only_signing_imports_cryptography() -> None:
     code = "import detmem, sys; sys.exit('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_cryptography_a_key_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
+    note = "n\n0\n=\n\n\u2014 n " + base64.b64encode(VerifierKey("n", bytes(32)).hash + bytes(64)).decode() + "\n"
+    calls = (
+        lambda: SignerKey.generate("n"),
+        lambda: SignerKey("n", bytes(32)).verifier,
+        lambda: VerifierKey("n", bytes(32)).open(note),
+    )
+    for call in calls:
+        with pytest.raises(UsageError, match="pip install cryptography"):
+            call()

@@ -114,7 +114,7 @@ def frames(disk: Disk, start: int, stop: int | None) -> Iterator[tuple[Segment, 
     stop = _NO_END if stop is None else stop
     firsts = segment_seqs(disk)
     for first, following in zip(firsts, [*firsts[1:], stop], strict=False):  # no segment: nothing, not even a stop
-        if following <= start or first >= stop:
+        if following <= start or first >= stop or start >= stop:
             continue
         file = disk.open(segment_name(first))
         try:

@@ -11,15 +11,12 @@ import binascii
 import re
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import Any
 
 from detmem.errors import CorruptionError, Divergence, UsageError
 from detmem.proof.checkpoint import ORIGIN, Checkpoint
 from detmem.proof.merkle import BadProof
 from detmem.proof.proofs import ConsistencyProof
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 __all__ = ["SignerKey", "VerifierKey"]
 
@@ -97,12 +94,13 @@ class VerifierKey:
             raise CorruptionError(str(error)) from None
 
     def _is_good(self, signature: bytes, message: bytes) -> bool:
-        from cryptography.exceptions import InvalidSignature
-
         if len(signature) != _SIGNATURE_BYTES:
             return False
+        key = _ed25519().Ed25519PublicKey.from_public_bytes(self.public)
+        from cryptography.exceptions import InvalidSignature
+
         try:
-            _public_key(self.public).verify(signature, message)
+            key.verify(signature, message)
         except InvalidSignature:
             return False
         return True
@@ -120,11 +118,9 @@ class SignerKey:
         """A new key.  ``name``: not empty, without spaces, plus and control characters; a URL without a scheme is the
         custom.
         """
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
         if not isinstance(name, str) or not re.fullmatch(_NAME, name) or name == ORIGIN:
             raise UsageError(f"key name: expected a text without spaces, plus and control characters, found {name!r}")
-        return cls(name, Ed25519PrivateKey.generate().private_bytes_raw())
+        return cls(name, _ed25519().Ed25519PrivateKey.generate().private_bytes_raw())
 
     @property
     def verifier(self) -> VerifierKey:
@@ -196,13 +192,13 @@ def _bytes(text: str) -> bytes:
     return data if _text(data) == text else b""
 
 
-def _private_key(seed: bytes) -> Ed25519PrivateKey:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    return Ed25519PrivateKey.from_private_bytes(seed)
+def _private_key(seed: bytes) -> Any:
+    return _ed25519().Ed25519PrivateKey.from_private_bytes(seed)
 
 
-def _public_key(public: bytes) -> Ed25519PublicKey:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    return Ed25519PublicKey.from_public_bytes(public)
+def _ed25519() -> Any:
+    try:
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError:
+        raise UsageError("signing needs cryptography, which is not installed (pip install cryptography)") from None
+    return ed25519

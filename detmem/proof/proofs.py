@@ -44,6 +44,7 @@ __all__ = [
     "StatePart",
     "Verdict",
     "check_anchor",
+    "check_bytes",
     "check_trusted",
     "checkpoint_of",
     "fields_of",
@@ -111,6 +112,7 @@ class ProofFile:
     @classmethod
     def decode(cls: type[File], data: bytes) -> File:
         """Inverse of ``encode``; ``CorruptionError`` for anything else."""
+        check_bytes(data)
         value = encoding.decode(data, max_bytes=cls.max_bytes)
         kinds = {one.kind: one for one in [cls, *cls.__subclasses__()] if hasattr(one, "kind")}
         if not (isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and value[0] in kinds):
@@ -133,6 +135,8 @@ class ProofFile:
         data = self.encode()
         try:
             Path(path).write_bytes(data)
+        except (TypeError, ValueError):
+            raise _no_path(path) from None
         except OSError as error:
             raise StorageError(error.errno, f"write failed: {error.strerror}", str(path)) from error
 
@@ -140,13 +144,23 @@ class ProofFile:
     def load(cls: type[File], path: Any) -> File:
         """Read a file that ``save`` wrote.  ``CorruptionError`` for anything else, ``StorageError`` for no file."""
         try:
-            with open(path, "rb") as file:
+            with Path(path).open("rb") as file:  # which takes no number for a file descriptor
                 data = file.read(cls.max_bytes + 1)
-        except TypeError:
-            raise UsageError(f"path: expected str or PathLike, found {type(path).__name__}") from None
+        except (TypeError, ValueError):
+            raise _no_path(path) from None
         except OSError as error:
             raise StorageError(error.errno, f"read failed: {error.strerror}", str(path)) from error
         return cls.decode(data)
+
+
+def check_bytes(data: object) -> None:
+    """``UsageError`` for what is no bytes at all."""
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise UsageError(f"data: expected bytes, found {type(data).__name__}")
+
+
+def _no_path(path: object) -> UsageError:
+    return UsageError(f"path: expected a str or PathLike without NUL, found {type(path).__name__} {path!r:.80}")
 
 
 def fields_of(fields: Mapping[str, Any], **types: type | tuple[type, ...]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from detmem.proof.proofs import (
     StatePart,
     Verdict,
     check_anchor,
+    check_bytes,
     check_trusted,
     checkpoint_of,
     fields_of,
@@ -135,6 +136,7 @@ class Receipt(ProofFile):
     @classmethod
     def decode(cls, data: bytes) -> Receipt:
         """Inverse of ``encode``; ``CorruptionError`` for anything else."""
+        check_bytes(data)
         body, digest = data[:-HASH_BYTES], data[-HASH_BYTES:]
         if len(data) > cls.max_bytes + HASH_BYTES or sha256(_DIGEST + body).digest() != digest:
             raise CorruptionError("not a receipt, or one that was changed: its digest is wrong")
