@@ -161,6 +161,8 @@ class Runner:
     def open(self) -> None:
         self.trail.append("open")
         database = open_disk(self.disk, durability=self.policy, segment_bytes=self.segment_bytes)
+        if self.trail[-2:-1] == ["close"] and database.recovery is not None:
+            raise Broken(f"closed, and opening had something to do: {database.recovery}")
         self.database = database
         self._settle_history(database)
         self.floor = max(self.floor, database.seq)  # an opened store has synced what it shows
@@ -346,7 +348,7 @@ def _kept_in_quarantine(files: dict[str, bytes], segment_bytes: int) -> None:
     """What recovery cuts off is safe in quarantine before it is gone from the log, whenever the power fails."""
     disk = SimDisk(files)
     last = max(name for name in files if name.startswith("log/"))
-
+    tail = files[last].rstrip(b"\0")  # what was written ahead holds nothing, and is not kept
     changes = -1
 
     def look(disk: SimDisk, call: str) -> None:
@@ -357,9 +359,9 @@ def _kept_in_quarantine(files: dict[str, bytes], segment_bytes: int) -> None:
         count = len(disk.units)
         for choice in [(0,) * count, *((*(0,) * at, 1, *(0,) * (count - at - 1)) for at in range(count))]:
             left = disk.survivors(choice)
-            if left.get(last, b"").startswith(files[last]):
+            if left.get(last, b"").startswith(tail):
                 continue
-            kept = [files[last].endswith(data) for name, data in left.items() if name.startswith("quarantine/")]
+            kept = [tail.endswith(data) for name, data in left.items() if name.startswith("quarantine/")]
             if not any(kept):
                 raise CorruptionError(f"before {call!r}, power cut {choice}: the tail is neither in the log nor kept")
 
@@ -371,7 +373,7 @@ def _kept_in_quarantine(files: dict[str, bytes], segment_bytes: int) -> None:
     for name in db.recovery.quarantined:
         offset = int(name.rpartition("-")[2].split(".")[0])
         kept = disk.survivors((0,) * len(disk.units)).get(name)
-        if kept != files[last][offset:]:
+        if kept != tail[offset:]:
             raise CorruptionError(f"{name} holds {kept!r}")
     db.close()
 
