@@ -212,7 +212,8 @@ def end_of_bytes(file: File, offset: int) -> int:
 class SegmentReader:
     """Reads one segment from its start: iterate for its commit frames, in order.
 
-    Stops at the seal (then ``seal`` is set) or at a clean end, which may have zeros behind it; raises ``BadFrame`` at the first frame that is not good.
+    Stops at the seal (then ``seal`` is set) or at a clean end, be it of the file or of what stands before zeros; raises
+    ``BadFrame`` at the first frame that is not good.
     ``offset`` and ``link`` are where the good part ends and the link there; ``seq`` the last good seq.
     """
 

@@ -57,6 +57,7 @@ class Journal:
         self._head = opened.head_file
         self._policy = policy
         self._segment_bytes = segment_bytes
+        self._begun = self._filled = 0  # where this handle began to append, and how far the file may go
         self._fills = policy.acknowledges_durable and disk.durable
         self._failure: BaseException | None = None
         self._syncing = threading.RLock()
@@ -325,7 +326,7 @@ class Journal:
         """The segment is synced up to ``offset``, and HEAD names it."""
         self._written = self._written._replace(segment=self._header.first_seq, offset=offset)
         self._durable = self._written
-        self._begun = self._filled = offset  # where this handle began to append, and how far the file goes
+        self._begun = self._filled = offset
         self._head.write(sync=True, **self._durable_fields())
 
     def _durable_fields(self) -> dict[str, object]:

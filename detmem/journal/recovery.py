@@ -419,7 +419,7 @@ def _decide_end(
         check_place(head, segment, end)
     stop = end_of_bytes(file, reader.offset)
     zeros = file.size() - stop
-    cut = f"; {zeros} zeros written ahead were cut off" if write and zeros else ""
+    cut = f"; {zeros} zeros behind it were cut off" if write and zeros else ""
     if bad is not None:
         torn = f"{stop - reader.offset} bytes of an unfinished commit behind seq {reader.seq}"
         why = bad.reason if write else "a writer is at work, or was stopped in the middle"
