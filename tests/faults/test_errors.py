@@ -68,7 +68,7 @@ def _run(runner: Runner, operations: tuple[str, ...], fault: Fault) -> None:
 
     def filling(journal: Journal, file: File) -> None:
         fill(journal, file)
-        if not journal._fills:
+        if not journal._fills and fault.errno == errno.ENOSPC:
             spared.append(runner.disk.failures)
 
     try:

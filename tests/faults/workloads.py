@@ -20,7 +20,7 @@ from detmem.errors import CorruptionError, DetmemError, FormatError
 from detmem.journal import recovery
 from detmem.journal.disk import MemoryDisk
 from detmem.journal.files import LOCK
-from detmem.journal.head import HEAD, read_heads
+from detmem.journal.head import HEAD, newest_head, read_heads
 from detmem.opening import open_disk
 from tests.faults.simdisk import SimDisk
 
@@ -287,6 +287,8 @@ class Examiner:
             seen = _read(files)
             disk = SimDisk(files)
             first = _open(disk, self._segment_bytes, verified=True)
+            if first[2] is not None and _is_clean(files) and any("zeros" in action for action in first[2].actions):
+                return Found(*first[:2], "HEAD is clean, and zeros stand behind the log")
             cut = disk.crash((0,) * len(disk.units))  # a power cut right behind the recovery
             for left in (disk.files, cut.files):
                 holding = [name for name, data in left.items() for mark in first[3] if mark in data]
@@ -395,13 +397,18 @@ def _read(files: dict[str, bytes]) -> tuple[int, str] | None:
     return seq, ""
 
 
+def _is_clean(files: dict[str, bytes]) -> bool:
+    head = newest_head(SimDisk(files))
+    return head is not None and head.clean
+
+
 def _stable(files: dict[str, bytes]) -> object:
     """What must be the same after opening again: everything but how often HEAD was written."""
     disk = SimDisk(files)
-    heads = [head for head in read_heads(disk) if head is not None]
-    newest = max(heads, key=lambda head: head.generation)
+    newest = newest_head(disk)
+    assert newest is not None
     place = (newest.clean, newest.durable_seq, newest.segment, newest.durable_offset, newest.link, newest.snapshot_seq)
-    return place, len(heads), {name: data for name, data in files.items() if name not in (HEAD, LOCK)}
+    return place, read_heads(disk).count(None), {name: data for name, data in files.items() if name not in (HEAD, LOCK)}
 
 
 def _digest(files: dict[str, bytes]) -> bytes:
