@@ -417,9 +417,8 @@ def _decide_end(
         check_explained(state.missing)
     if reader.seal is None:
         check_place(head, segment, end)
-    stop = end_of_bytes(file, reader.offset)
-    zeros = file.size() - stop
-    cut = f"; {zeros} zeros behind it were cut off" if write and zeros else ""
+    size, stop = file.size(), end_of_bytes(file, reader.offset)
+    cut = f"; {size - stop} zeros behind it were cut off" if write and size > stop else ""
     if bad is not None:
         torn = f"{stop - reader.offset} bytes of an unfinished commit behind seq {reader.seq}"
         why = bad.reason if write else "a writer is at work, or was stopped in the middle"
@@ -428,7 +427,7 @@ def _decide_end(
             quarantined.append(copy_out(disk, file, segment.first_seq, reader.offset, stop))
     elif cut and head.clean:
         actions.append(f"{segment.name}: the log is whole{cut}")
-    if write and stop + zeros > reader.offset:
+    if write and size > reader.offset:
         file.truncate(reader.offset)
         file.sync()
     if write and not head.clean:

@@ -137,7 +137,7 @@ CHECKS = [
     _bug("no rewrite after an unclean close", recovery._decide_end, "file.pwrite(rest, start)", "pass"),
     _bug("the torn tail is left", recovery._decide_end, "file.truncate(reader.offset)", "pass"),
     _bug("no copy in quarantine", recovery._decide_end, "quarantined.append(copy_out(disk, file, segment.first_seq, reader.offset, stop))", "pass"),
-    _bug("zeros behind the log are left", recovery._decide_end, "if write and stop + zeros > reader.offset", "if write and stop > reader.offset"),
+    _bug("zeros behind the log are left", recovery._decide_end, "if write and size > reader.offset", "if write and stop > reader.offset"),
     _bug("zeros are the end whatever follows them", frame.SegmentReader._ends_in_zeros, "and end_of_bytes(self._file, self.offset) == self.offset", ""),
     _bug("zeros over the commit", log.Journal._fill_ahead, "start = self._filled", "start = self._filled - 1"),
     _bug("zeros stay before a seal", log.Journal._rotate, "self._cut_zeros()", "pass"),
