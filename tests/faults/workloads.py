@@ -250,6 +250,7 @@ class Found:
     seq: int
     roots: tuple[str, str, str]
     complaint: str = ""
+    untidy: bool = False  # HEAD is clean, and zeros stand behind the log: no harm, and only where a sync had failed
 
 
 class Examiner:
@@ -287,8 +288,7 @@ class Examiner:
             seen = _read(files)
             disk = SimDisk(files)
             first = _open(disk, self._segment_bytes, verified=True)
-            if first[2] is not None and _is_clean(files) and any("zeros" in action for action in first[2].actions):
-                return Found(*first[:2], "HEAD is clean, and zeros stand behind the log")
+            untidy = first[2] is not None and _is_clean(files) and any("zeros" in one for one in first[2].actions)
             cut = disk.crash((0,) * len(disk.units))  # a power cut right behind the recovery
             for left in (disk.files, cut.files):
                 holding = [name for name, data in left.items() for mark in first[3] if mark in data]
@@ -308,7 +308,7 @@ class Examiner:
                 return Found(*first[:2], f"left behind: {litter}")
             if seen is not None and seen[0] > first[0]:
                 return Found(*first[:2], f"a reader saw seq {seen[0]}, then a writer seq {first[0]}")
-            return Found(*first[:2], "" if seen is None or not seen[1] else seen[1])
+            return Found(*first[:2], "" if seen is None or not seen[1] else seen[1], untidy)
         except (DetmemError, AssertionError) as error:
             return Found(-1, ("", "", ""), f"{type(error).__name__}: {error}")
 
