@@ -436,6 +436,9 @@ def _decide_end(
         # A kernel that failed a sync has marked those pages clean: only writing them again makes a sync mean something.
         rest = file.pread(reader.offset - start, start)
         file.pwrite(rest, start)
+        if reader.seal is None:  # and cutting again: else zeros that were cut off may come back, behind a seal by then
+            file.pwrite(b"\0", reader.offset)
+            file.truncate(reader.offset)
         file.sync()
         if bad is None:
             again = f"; its last {len(rest)} bytes were written again and synced" if rest else ""

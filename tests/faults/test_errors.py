@@ -160,6 +160,34 @@ def test_a_failing_call_surfaces_poisons_and_costs_nothing_acknowledged(workload
     assert all(met)
 
 
+def test_zeros_whose_cut_was_never_synced_do_not_come_back_behind_a_seal():
+    """The sync of a cut failed as the store was closed, and the kernel forgot it.  The next writer saw the file end there,
+    went on, and sealed it; a power cut then gave the zeros back, and the store was refused."""
+    met, examiner = 0, Examiner()
+    while True:
+        runner = Runner(SimDisk(), "always", 1 << 26)
+        with fixed_identity():
+            runner.open()
+            for operation in ("add", "batch", "add", "delete", "delete"):
+                runner.do(operation)
+            runner.disk.fault = Fault(runner.disk.calls + met)
+            try:
+                runner.close()
+            except StorageError:
+                runner.disk.fault = None
+            else:
+                break
+            met += 1
+            before = runner.history, runner.under_way, runner.floor, runner.swept
+            following = Runner(runner.disk.kill(), "always", 1 << 26, *before)
+            following.open()
+            following.do("delete")
+            following.do("snapshot")
+        for choice in choices(following.disk, 60, random.Random(SEED)):
+            _examine(examiner, following.disk.survivors(choice), following, following.floor, f"call {met}, {choice}")
+    assert met > 6
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_sync_that_fails_once_has_not_made_anything_durable(policy):
     """Campaign 7 proper: every sync, and no other call; more ways for the power to fail behind it."""

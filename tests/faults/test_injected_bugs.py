@@ -31,6 +31,7 @@ from detmem.machine.stage import COMMIT_KIND, VERSION
 from detmem.machine.state import State
 from detmem.opening import open_disk
 from tests.faults import copies as faulty
+from tests.faults import test_errors
 from tests.faults.simdisk import Fault, SimDisk
 from tests.faults.test_crash import crash_everywhere, walk
 from tests.faults.test_errors import fail_once
@@ -138,6 +139,7 @@ CHECKS = [
     _bug("the torn tail is left", recovery._decide_end, "file.truncate(reader.offset)", "pass"),
     _bug("no copy in quarantine", recovery._decide_end, "quarantined.append(copy_out(disk, file, segment.first_seq, reader.offset, stop))", "pass"),
     _bug("zeros behind the log are left", recovery._decide_end, "if write and size > reader.offset", "if write and stop > reader.offset"),
+    _bug("a cut is not made again", recovery._decide_end, "if reader.seal is None:  # and", "if False:  # and"),
     _bug("zeros are the end whatever follows them", frame.SegmentReader._ends_in_zeros, "and end_of_bytes(self._file, self.offset) == self.offset", ""),
     _bug("zeros over the commit", log.Journal._fill_ahead, "start = self._filled", "start = self._filled - 1"),
     _bug("zeros stay before a seal", log.Journal._rotate, "self._cut_zeros()", "pass"),
@@ -244,6 +246,7 @@ def hunt_errors() -> None:
         at = 0
         while fail_once(workload, Fault(at), examiner, most=3):
             at += 1
+    test_errors.test_zeros_whose_cut_was_never_synced_do_not_come_back_behind_a_seal()
 
 
 def hunt_stories() -> None:
