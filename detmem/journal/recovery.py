@@ -427,22 +427,21 @@ def _decide_end(
             quarantined.append(copy_out(disk, file, segment.first_seq, reader.offset, stop))
     elif cut and head.clean:
         actions.append(f"{segment.name}: the log is whole{cut}")
-    if write and size > reader.offset:
-        file.truncate(reader.offset)
-        file.sync()
     if write and not head.clean:
         start = max(segment.header.size_bytes, head.durable_offset if head.segment == segment.first_seq else 0)
         start = min(start, reader.offset)  # a sealed segment may be shorter than it was
         # A kernel that failed a sync has marked those pages clean: only writing them again makes a sync mean something.
+        # So with a cut, which the zero makes another one: what it took would come back, behind a seal by then.
         rest = file.pread(reader.offset - start, start)
         file.pwrite(rest, start)
-        if reader.seal is None:  # and cutting again: else zeros that were cut off may come back, behind a seal by then
+        if reader.seal is None:
             file.pwrite(b"\0", reader.offset)
-            file.truncate(reader.offset)
-        file.sync()
         if bad is None:
             again = f"; its last {len(rest)} bytes were written again and synced" if rest else ""
             actions.append(f"{segment.name}: the last close was not clean, the log is whole{again}{cut}")
+    if write and (size > reader.offset or not head.clean):
+        file.truncate(reader.offset)
+        file.sync()
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers
