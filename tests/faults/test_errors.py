@@ -161,8 +161,8 @@ def test_a_failing_call_surfaces_poisons_and_costs_nothing_acknowledged(workload
 
 
 def test_zeros_whose_cut_was_never_synced_do_not_come_back_behind_a_seal():
-    """The sync of a cut failed as the store was closed, and the kernel forgot it.  The next writer saw the file end there,
-    went on, and sealed it; a power cut then gave the zeros back, and the store was refused."""
+    """The sync of a cut failed as the store was closed, and the kernel forgot it.  The next writer saw the file end
+    there, went on, and sealed it; a power cut then gave the zeros back, and the store was refused."""
     met, examiner = 0, Examiner()
     while True:
         runner = Runner(SimDisk(), "always", 1 << 26)
