@@ -435,6 +435,7 @@ def _decide_end(
         rest = file.pread(reader.offset - start, start)
         file.pwrite(rest, start)
         if reader.seal is None:
+            file.truncate(reader.offset)  # before the zero: an interrupted open leaves what is torn as it was
             file.pwrite(b"\0", reader.offset)
         if bad is None:
             again = f"; its last {len(rest)} bytes were written again and synced" if rest else ""
