@@ -142,8 +142,8 @@ def _profile(spent: list[tuple[str, float, int]], seconds: list[float], in_a_row
     return (
         f"{shown}\n\nUnder `os`, one behind the other with nothing between, a whole commit takes "
         f"{1e6 * statistics.median(in_a_row):.0f} us: behind a sync the processor has to be woken, and its caches hold "
-        "other things.  The log grows with each commit, so each of its syncs also commits the file's size; "
-        f"`{ZEROS}` shows what that costs."
+        "other things.  A commit is written over zeros that an earlier sync has brought to the disk, so the file "
+        f"seldom grows; what that saves is the difference between `{BARE}` and `{ZEROS}`."
     )
 
 
@@ -181,7 +181,7 @@ def _inserting(lite: sqlite3.Connection, vectors: np.ndarray) -> Callable[[int],
 
 def _frame_bytes(folder: Path, vector: np.ndarray) -> int:
     """The size of the frame that one such record makes."""
-    with detmem.open(folder / "size") as db:
+    with detmem.open(folder / "size", durability="os") as db:
         collection = db.collection("notes", dim=DIM)
         log = next((folder / "size" / "log").iterdir())
         before = log.stat().st_size

@@ -266,8 +266,10 @@ def _load_log(path: Path, dest: AnyPath) -> Checkpoint:
                     new._apply(frame.operations, frame.link, frame.state_root, f"{path.name}, seq {frame.seq}")
             except BadFrame as bad:
                 raise damaged(path.name, bad.offset, bad.reason, new.seq, new.seq + 1) from None
-            if reader.seal != _seal_of(new.checkpoint(), reader.link):
-                raise damaged(path.name, reader.offset, "the seal is missing or wrong", new.seq, new.seq + 1)
+            if reader.seal != _seal_of(new.checkpoint(), reader.link) or file.size() != reader.offset:
+                raise damaged(
+                    path.name, reader.offset, "the seal is missing, wrong, or not the end", new.seq, new.seq + 1
+                )
             new._finish_erasures()
             return new.checkpoint()
     finally:

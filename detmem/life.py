@@ -93,21 +93,22 @@ class World:
         shutil.copytree(self.folder / archive / "log", self.folder / name / "log", dirs_exist_ok=True)
 
     def torn(self, name: str, dest: str, write: Callable[[], object], share: float) -> None:
-        """Make ``dest`` the store ``name`` as a crash leaves it in the middle of ``write``: what the call appends to
+        """Make ``dest`` the store ``name`` as a crash leaves it in the middle of ``write``: what the call writes to
         the log is there by ``share`` only, and nothing else of it."""
         before = self._logs(name)
         shutil.copytree(self.folder / name, self.folder / dest)
         write()
-        (grown,) = [path for path, size in self._logs(name).items() if size != before.get(path)]
-        start, stop = before[grown], self._logs(name)[grown]
-        appended = (self.folder / name / grown).read_bytes()[start:stop]
-        with (self.folder / dest / grown).open("r+b") as file:
+        ((path, after),) = [(path, data) for path, data in self._logs(name).items() if data != before.get(path)]
+        was = before[path].ljust(len(after), b"\0")
+        start = next(at for at, (old, new) in enumerate(zip(was, after, strict=True)) if old != new)
+        written = after[start:].rstrip(b"\0")
+        with (self.folder / dest / path).open("r+b") as file:
             file.seek(start)
-            file.write(appended[: int(len(appended) * share)])
+            file.write(written[: int(len(written) * share)])
 
-    def _logs(self, name: str) -> dict[Path, int]:
+    def _logs(self, name: str) -> dict[Path, bytes]:
         root = self.folder / name
-        return {path.relative_to(root): path.stat().st_size for path in sorted((root / "log").iterdir())}
+        return {path.relative_to(root): path.read_bytes() for path in sorted((root / "log").iterdir())}
 
 
 def _listed(array: NDArray[Any]) -> list[Any]:

@@ -680,6 +680,7 @@ class Log:
         self.durable = 0 if head is None else head.durable_seq  # the highest that anything says was acknowledged
         self.covered = 0  # the last snapshot's seq
         self.sealed = True  # the segment that was read last
+        self.ahead = 0  # zeros at its end
         self.place: int | None = None  # where in it the commit ends that HEAD calls durable
         self.named: tuple[int, bool, int | None] = (0, False, 0)  # last seq, seal and place of the one that HEAD names
         self.arrived(0)
@@ -709,6 +710,9 @@ class Log:
         self.place = at if self.head is not None and self.seq == self.head.durable_seq else None
         torn = None
         while at < len(data) and not self.sealed:
+            if last and self.head and not any(data[at : at + 32]) and data.count(0, at) == len(data) - at:
+                self.ahead = len(data) - at
+                break
             try:
                 frame = read_frame(data, at, seed, first, self.seq, self.link, self.log)
                 need(frame.operations or frame.end == len(data), "bytes behind a seal")
@@ -812,6 +816,8 @@ def verify_store(path: Path, wanted: Checkpoint | None = None) -> Verified:
     need(log.durable <= log.seq, lost if bad is None else f"{bad}; {lost}")
     if bad is not None:
         notes.append(f"{bad}: a torn tail; nothing of it had been acknowledged")
+    if log.ahead:
+        notes.append(f"{log.ahead} zeros that a writer had written ahead of the log, which was not closed")
     return log.finish(notes)
 
 

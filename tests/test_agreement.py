@@ -200,6 +200,25 @@ def test_bytes_behind_a_seal_are_a_torn_tail_of_the_last_segment(store: Path) ->
     assert both_take(store) == (False, False)
 
 
+@pytest.mark.parametrize("count", [1, 31, 32, 5000])
+def test_zeros_behind_the_log_are_its_end_and_anywhere_else_they_are_damage(store: Path, count: int) -> None:
+    """A writer had written them ahead and was killed."""
+    last, before = (store / "log" / f"{first:020d}.seg" for first in firsts(store)[:-3:-1])
+    whole, sealed_before = last.read_bytes(), before.read_bytes()
+    last.write_bytes(whole + bytes(count))
+    assert both_take(store) == (True, True)
+    assert f"{count} zeros" in VERIFIER.verify_store(store, None).notes[-1]
+    last.write_bytes(whole + bytes(count) + b"x")  # a torn tail
+    assert both_take(store) == (True, True)
+    last.write_bytes(whole[: -count % len(whole)] + bytes(count))
+    assert both_take(store) == (False, False)
+    last.write_bytes(whole)
+    before.write_bytes(sealed_before + bytes(count))
+    assert both_take(store) == (False, False)
+    before.write_bytes(sealed_before[:-144] + bytes(144))
+    assert both_take(store) == (False, False)
+
+
 @pytest.mark.parametrize("at", [0, 10, 12, 32, 112])
 def test_a_last_segment_with_a_bad_header_that_head_does_not_name_was_being_made(store: Path, at: int) -> None:
     """Magic, flags, size, first seq, zeros, each under a right CRC.  The verifier called it another format."""
@@ -301,6 +320,9 @@ LOGS: dict[str, tuple[bool, Callable[[], bytes]]] = {
     "a seal of another size": (False, lambda: log_file(seal=seal(log_size=5))),
     "a seal of another link": (False, lambda: log_file(seal=seal(link=ZERO))),
     "a seal of another root": (False, lambda: log_file(seal=seal(log_root=ZERO))),
+    "none, and a zero": (False, lambda: EMPTY + b"\0"),
+    "none, and zeros": (False, lambda: EMPTY + bytes(5000)),
+    "zeros for a seal": (False, lambda: log_file(seal=bytes(144))),
     "a tail": (False, lambda: log_file() + b"\0"),
     "a seal before the last commit": (False, lambda: log_file()[:128] + seal(seq=1, count=1) + log_file()[128:]),
     "a header alone cut": (False, lambda: EMPTY[:127]),

@@ -134,7 +134,7 @@ def repair(disk: Disk, copy: Disk) -> Repaired:
             if first in segment_seqs(disk):  # a copy: at no moment is there no such segment
                 file = disk.open(name)
                 try:
-                    quarantined.append(copy_out(disk, file, first, 0))
+                    quarantined.append(copy_out(disk, file, first, 0, file.size()))
                 finally:
                     file.close()
             disk.rename(temporary, name)

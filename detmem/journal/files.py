@@ -194,12 +194,12 @@ def copy_bytes(old: File, new: File, start: int, stop: int) -> None:
         new.pwrite(old.pread(min(_COPY_BYTES, stop - at), at), at - start)
 
 
-def copy_out(disk: Disk, file: File, first_seq: int, offset: int) -> str:
-    """Copy a torn tail to quarantine, synced, before it is cut off."""
-    name = quarantine_name(disk, first_seq, offset)
+def copy_out(disk: Disk, file: File, first_seq: int, start: int, stop: int) -> str:
+    """Copy bytes [start, stop) of a segment to quarantine, synced, before they are cut off."""
+    name = quarantine_name(disk, first_seq, start)
     temporary = f"{name}.tmp"
     copy = disk.open(temporary, create=True)
-    copy_bytes(file, copy, offset, file.size())
+    copy_bytes(file, copy, start, stop)
     copy.sync()
     copy.close()
     disk.rename(temporary, name)

@@ -31,6 +31,7 @@ __all__ = [
     "commit_blocks",
     "encode_commit",
     "encode_seal",
+    "end_of_bytes",
     "last_durable",
     "read_seal",
 ]
@@ -197,10 +198,22 @@ def last_durable(file: File, offset: int, seed: int) -> int:
     return best
 
 
+def end_of_bytes(file: File, offset: int) -> int:
+    """Where, at or behind ``offset``, nothing but zeros follows."""
+    end, size = offset, file.size()
+    while offset < size:
+        window = file.pread(_WINDOW_BYTES, offset)
+        kept = len(window.rstrip(b"\0"))
+        end = offset + kept if kept else end
+        offset += _WINDOW_BYTES
+    return end
+
+
 class SegmentReader:
     """Reads one segment from its start: iterate for its commit frames, in order.
 
-    Stops at the seal (then ``seal`` is set) or at a clean end; raises ``BadFrame`` at the first frame that is not good.
+    Stops at the seal (then ``seal`` is set) or at a clean end, be it of the file or of what stands before zeros; raises
+    ``BadFrame`` at the first frame that is not good.
     ``offset`` and ``link`` are where the good part ends and the link there; ``seq`` the last good seq.
     """
 
@@ -221,7 +234,12 @@ class SegmentReader:
     def __iter__(self) -> Iterator[Frame]:
         self._settle()
         while self.offset < self._size:
-            frame = self._next()
+            try:
+                frame = self._next()
+            except BadFrame:
+                if self._was_written_on():
+                    continue
+                raise
             if frame is None:
                 return
             yield frame
@@ -234,6 +252,8 @@ class SegmentReader:
         self._settle()
         while self.seq + 1 < seq and self.offset < self._size:
             header = memoryview(self._file.pread(_HEADER.size, self.offset))
+            if self._ends_in_zeros(header):
+                return
             kind, length, found, _ = _read_header(header, self.offset, self._header.seed)
             if kind == _SEAL_KIND:
                 return
@@ -267,7 +287,10 @@ class SegmentReader:
 
     def _next(self) -> Frame | None:
         offset = self.offset
-        kind, length, seq, durable_seq = _read_header(self._read(offset, _HEADER.size), offset, self._header.seed)
+        header = self._read(offset, _HEADER.size)
+        if self._ends_in_zeros(header):
+            return None
+        kind, length, seq, durable_seq = _read_header(header, offset, self._header.seed)
         size = _HEADER.size + length + _TRAILER[kind]
         if offset + size > self._size:
             raise BadFrame(offset, f"a frame of {size} bytes, of which the file holds {self._size - offset}")
@@ -293,6 +316,19 @@ class SegmentReader:
             self._window = memoryview(b"")
         self.offset, self.seq, self.link = offset + size, seq, stored
         return Frame(seq, durable_seq, operations, state_root, stored, [*leaves, closing], offset, size)
+
+    def _ends_in_zeros(self, header: memoryview) -> bool:
+        """Whether here, before this header, a writer's zeros begin that no commit has been written over yet."""
+        return not any(header) and end_of_bytes(self._file, self.offset) == self.offset
+
+    def _was_written_on(self) -> bool:
+        """Whether a writer beside has gone on since the bytes at ``offset`` were read; they are then read again.
+
+        Over zeros a frame can be met half written: what follows it in the file may be there when it is looked at.
+        """
+        before = self._window[self.offset - self._window_offset :][:_WINDOW_BYTES]
+        self._window, self._window_offset = memoryview(self._file.pread(_WINDOW_BYTES, self.offset)), self.offset
+        return self._window[: len(before)] != before
 
     def _check_link(self, offset: int, seq: int, leaves: bytes, state_root: bytes, stored: bytes) -> bytes:
         """The commit leaf of a frame with these leaves, whose link is the stored one."""

@@ -7,10 +7,13 @@ Rule 3  Create is: ``.tmp``, sync, rename, sync of the folder.
 Rule 4  One thread at a time appends (the caller sees to it); syncing may happen beside it, in a waiting writer's thread
         or in the background.  Whoever syncs or rotates holds ``_syncing``: HEAD and the file change under it,
         and a failure is known before it is let go.
+Rule 5  Small commits that are waited for are written over zeros: those follow an earlier commit into the file, which
+        then has its length already, so a sync has no length to commit.  Nothing at rest has zeros behind its end.
 """
 
 from __future__ import annotations
 
+import errno
 import threading
 from types import TracebackType
 from typing import NamedTuple
@@ -29,6 +32,11 @@ __all__ = ["SEGMENT_BYTES", "Journal"]
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 _KEPT_SNAPSHOTS = 2
+_AHEAD_BYTES = 1 << 20  # of zeros at once, at most
+_SMALL_BYTES = 1 << 16  # a commit larger than this takes so long that nothing is gained
+_NO_SPACE = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+assert _SMALL_BYTES < _AHEAD_BYTES
 
 
 class _Place(NamedTuple):
@@ -49,6 +57,8 @@ class Journal:
         self._head = opened.head_file
         self._policy = policy
         self._segment_bytes = segment_bytes
+        self._begun = self._filled = 0  # where this handle began to append, and how far the file may go
+        self._fills = policy.acknowledges_durable and disk.durable
         self._failure: BaseException | None = None
         self._syncing = threading.RLock()
         self._waiting = threading.Condition()
@@ -104,6 +114,10 @@ class Journal:
             for block in blocks:
                 file.pwrite(block, offset)
                 offset += len(block)
+            if offset > self._filled:
+                self._filled = offset
+                if self._fills and offset - self._written.offset <= _SMALL_BYTES:
+                    self._fill_ahead(file)
             self._log = change.log
             self._written = _Place(change.seq, change.link, self._header.first_seq, offset)
             if self._policy.before_publishing:
@@ -188,6 +202,8 @@ class Journal:
             if self._failure is None:
                 with self._syncing, self._guarded():
                     self._sync()
+                    if self._cut_zeros():
+                        self._open_file().sync()
                     for _ in range(2):  # both slots: if one goes bad, the other says as much
                         self._head.write(sync=True, clean=True, **self._durable_fields())
         finally:
@@ -253,10 +269,37 @@ class Journal:
         assert self._file is not None
         return self._file
 
+    def _fill_ahead(self, file: File) -> None:
+        """Zeros behind the commit just written, as many as this handle had appended before: the same sync takes them.
+
+        A disk that is too full for them is not too full for the commit.
+        """
+        start = self._filled
+        count = min(self._written.offset - self._begun, _AHEAD_BYTES, self._segment_bytes - start)
+        if count <= 0:
+            return
+        self._filled = start + count  # and if not all arrive: it says what may be there
+        try:
+            file.pwrite(bytes(count), start)
+        except StorageError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            self._fills = False
+
+    def _cut_zeros(self) -> bool:
+        """Cut off what was written ahead and not used; returns whether there was anything.  Not synced."""
+        end = self._written.offset
+        if self._filled <= end:
+            return False
+        self._open_file().truncate(end)
+        self._filled = end
+        return True
+
     def _rotate(self) -> None:
         file, last = self._open_file(), self._written
         count = last.seq - self._header.first_seq + 1
         seal = Seal(count, self._log.size, last.link, self._log.root)
+        self._cut_zeros()
         file.sync()  # first the commits, so that a seal says they have arrived
         file.pwrite(encode_seal(seal, self._header.first_seq, self._header.seed), last.offset)
         file.sync()
@@ -283,6 +326,7 @@ class Journal:
         """The segment is synced up to ``offset``, and HEAD names it."""
         self._written = self._written._replace(segment=self._header.first_seq, offset=offset)
         self._durable = self._written
+        self._begun = self._filled = offset
         self._head.write(sync=True, **self._durable_fields())
 
     def _durable_fields(self) -> dict[str, object]:

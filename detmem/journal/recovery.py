@@ -30,7 +30,7 @@ from detmem.journal.files import (
     snapshot_name,
     snapshot_seqs,
 )
-from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, last_durable, read_seal
+from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, end_of_bytes, last_durable, read_seal
 from detmem.journal.head import HEAD, Head, HeadFile, newest_head, read_heads
 from detmem.machine.commitment import LINK_ZERO, LogTree
 from detmem.machine.stage import Change
@@ -405,7 +405,8 @@ def _decide_end(
     quarantined: list[str],
     state: State,
 ) -> None:
-    """Exactly one of four rows: (clean end or bad frame) x (something behind it was acknowledged or not).
+    """Exactly one of five rows: refused when more was acknowledged, be there a bad frame or not; else a bad frame,
+    zeros, or the end of the file.
 
     ``end``: where the frame ends that HEAD calls durable, None when it is not in this segment.
     """
@@ -416,24 +417,32 @@ def _decide_end(
         check_explained(state.missing)
     if reader.seal is None:
         check_place(head, segment, end)
+    size, stop = file.size(), end_of_bytes(file, reader.offset)
+    cut = f"; {size - stop} zeros behind it were cut off" if write and size > stop else ""
     if bad is not None:
-        torn = file.size() - reader.offset
+        torn = f"{stop - reader.offset} bytes of an unfinished commit behind seq {reader.seq}"
         why = bad.reason if write else "a writer is at work, or was stopped in the middle"
-        actions.append(f"{segment.name}: {torn} bytes of an unfinished commit behind seq {reader.seq} ({why})")
+        actions.append(f"{segment.name}: {torn} ({why}){cut}")
         if write:
-            quarantined.append(copy_out(disk, file, segment.first_seq, reader.offset))
-            file.truncate(reader.offset)
-            file.sync()
+            quarantined.append(copy_out(disk, file, segment.first_seq, reader.offset, stop))
+    elif cut and head.clean:
+        actions.append(f"{segment.name}: the log is whole{cut}")
     if write and not head.clean:
         start = max(segment.header.size_bytes, head.durable_offset if head.segment == segment.first_seq else 0)
         start = min(start, reader.offset)  # a sealed segment may be shorter than it was
         # A kernel that failed a sync has marked those pages clean: only writing them again makes a sync mean something.
+        # So with a cut, which the zero makes another one: what it took would come back, behind a seal by then.
         rest = file.pread(reader.offset - start, start)
         file.pwrite(rest, start)
-        file.sync()
+        if reader.seal is None:
+            file.truncate(reader.offset)  # before the zero: an interrupted open leaves what is torn as it was
+            file.pwrite(b"\0", reader.offset)
         if bad is None:
             again = f"; its last {len(rest)} bytes were written again and synced" if rest else ""
-            actions.append(f"{segment.name}: the last close was not clean, the log is whole{again}")
+            actions.append(f"{segment.name}: the last close was not clean, the log is whole{again}{cut}")
+    if write and (size > reader.offset or not head.clean):
+        file.truncate(reader.offset)
+        file.sync()
 
 
 # ------------------------------------------------------------------------------------------------------------- helpers

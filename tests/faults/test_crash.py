@@ -77,7 +77,8 @@ def _run(runner: Runner, workload: Workload, look) -> None:
 
 def _check(examiner: Examiner, files, runner: Runner, floor: int, place: Place, call: str) -> None:
     try:
-        examiner.check(files, runner, floor)
+        if examiner.check(files, runner, floor).untidy:
+            raise Broken("HEAD is clean, and zeros stand behind the log")
     except Broken as broken:
         raise Broken(f"{place}\nbefore {call!r}, behind {runner.trail}: {broken}") from None
 

@@ -31,6 +31,7 @@ from detmem.machine.stage import COMMIT_KIND, VERSION
 from detmem.machine.state import State
 from detmem.opening import open_disk
 from tests.faults import copies as faulty
+from tests.faults import test_errors
 from tests.faults.simdisk import Fault, SimDisk
 from tests.faults.test_crash import crash_everywhere, walk
 from tests.faults.test_errors import fail_once
@@ -135,8 +136,15 @@ CHECKS = [
     _bug("the older slot is believed", recovery._step_head, "max(good", "min(good"),
     _bug("no CRC of HEAD", head.Head.decode, "or crc != crc32(data[: _SLOT.size - 4])", ""),
     _bug("no rewrite after an unclean close", recovery._decide_end, "file.pwrite(rest, start)", "pass"),
-    _bug("the torn tail is left", recovery._decide_end, "file.truncate(reader.offset)", "pass"),
-    _bug("no copy in quarantine", recovery._decide_end, "quarantined.append(copy_out(disk, file, segment.first_seq, reader.offset))", "pass"),
+    _bug("the torn tail is left", recovery._decide_end, "file.truncate(reader.offset)", "pass", 1),
+    _bug("no copy in quarantine", recovery._decide_end, "quarantined.append(copy_out(disk, file, segment.first_seq, reader.offset, stop))", "pass"),
+    _bug("a cut is not made again", recovery._decide_end, "if reader.seal is None:", "if False:", 1),
+    _bug("zeros are the end whatever follows them", frame.SegmentReader._ends_in_zeros, "and end_of_bytes(self._file, self.offset) == self.offset", ""),
+    _bug("zeros over the commit", log.Journal._fill_ahead, "start = self._filled", "start = self._filled - 1"),
+    _bug("zeros stay before a seal", log.Journal._rotate, "self._cut_zeros()", "pass"),
+    _bug("zeros stay when the store is closed", log.Journal.close, "if self._cut_zeros()", "if False"),
+    _bug("more is cut off than zeros", log.Journal._cut_zeros, "end = self._written.offset", "end = self._written.offset - 1"),
+    _bug("zeros that fail are passed over whatever the error", log.Journal._fill_ahead, "if error.errno not in _NO_SPACE", "if False"),
     _bug("stop at the first bad frame", recovery._decide_end, "if durable > reader.seq", "if False"),
     _bug("HEAD's watermark is ignored", recovery._step_tail, "durable = head.durable_seq", "durable = 0"),
     _bug("later headers' watermark is ignored", recovery._step_tail, "durable = max(durable, last_durable(file, error.offset, segment.header.seed))", "pass"),
@@ -192,7 +200,6 @@ REDUNDANT = {
     'HeadFile.create leaves out disk.sync_folder("") #0': "Journal.__init__ syncs the root before the first segment",
     "_step_segments leaves out disk.sync_folder(QUARANTINE) #0": "a rename is one transaction: the sync of log/ settles it",
     "_step_segments leaves out disk.sync_folder(LOG) #0": "a rename is one transaction: the sync of quarantine/ settles it",
-    "_decide_end leaves out file.sync() #0": "Journal.__init__ syncs the same file before the first append",
     "HEAD is created with one slot": "a crash in creation is then reported as a bad slot, and nothing else is different",
 }
 
@@ -206,6 +213,8 @@ def hunt_crashes() -> None:
     examiner = Examiner()
     for workload in (
         Workload("always", 1 << 26, ("add", "batch")),
+        Workload("always", 1 << 26, ("add", "add", "delete", "snapshot", "add", "delete", "kill")),
+        Workload("group:1", 1 << 26, ("add", "delete", "reopen")),
         Workload("always", 1, ("add", "kill", "add")),
         Workload("always", 700, ("add", "snapshot", "add")),
         Workload("group:1", 700, ("add", "reopen", "add")),
@@ -227,10 +236,15 @@ def hunt_walks() -> None:
 def hunt_errors() -> None:
     """Campaigns 6 and 7, syncs and writes."""
     examiner = Examiner()
-    for workload in (Workload("always", 700, ("add", "add")), Workload("os", 1 << 26, ("add", "snapshot"))):
+    for workload in (
+        Workload("always", 700, ("add", "add")),
+        Workload("always", 1 << 26, ("add",)),
+        Workload("os", 1 << 26, ("add", "snapshot")),
+    ):
         at = 0
         while fail_once(workload, Fault(at), examiner, most=3):
             at += 1
+    test_errors.test_zeros_whose_cut_was_never_synced_do_not_come_back_behind_a_seal()
 
 
 def hunt_stories() -> None:
@@ -239,6 +253,7 @@ def hunt_stories() -> None:
         _behind_a_failed_sync,
         _unsynced_head,
         _foreign_bytes,
+        _zeros,
         _mixed_histories,
         _behind_a_seal,
         _forged_root,
@@ -339,7 +354,7 @@ def _unsynced_head() -> None:
     _refused({**closed, name: _flipped(closed[name], len(closed[name]) - 40, 0)}, "damage in the last commit")
     _refused({**closed, name: closed[name][:200]}, "a log cut inside an acknowledged commit")
     paranoid = _store(1 << 26, ("create", "batch", "batch"), close=False, policy="paranoid").files
-    _refused({**paranoid, name: paranoid[name][:-10]}, "under paranoid, a log without its last bytes")
+    _refused({**paranoid, name: paranoid[name].rstrip(b"\0")[:-10]}, "under paranoid, a log without its last bytes")
 
 
 def _foreign_bytes() -> None:
@@ -356,6 +371,19 @@ def _foreign_bytes() -> None:
             raise Broken(f"foreign bytes behind the end: {error}") from None
         if db.seq != 2 or db.recovery is None or not db.recovery.quarantined:
             raise Broken(f"foreign bytes behind the end: seq {db.seq}, {db.recovery}")
+
+
+def _zeros() -> None:
+    """In the place of a frame's header, with an acknowledged commit behind it that HEAD does not know of."""
+    crashed = _store(1 << 26, ("create", "batch", "batch", "batch"), close=False).files
+    name = "log/00000000000000000001.seg"
+    header = frame.SegmentHeader.decode(crashed[name])
+    file = SimDisk(crashed).open(name)
+    for one in list(frame.SegmentReader(file, header))[:2]:
+        end = one.offset + frame._HEADER.size
+        hole = crashed[name][: one.offset] + bytes(frame._HEADER.size) + crashed[name][end:]
+        for write in (True, False):
+            _refused({**crashed, name: hole}, f"zeros in the place of the header of seq {one.seq}", write)
 
 
 def _mixed_histories() -> None:

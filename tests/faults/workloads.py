@@ -20,7 +20,7 @@ from detmem.errors import CorruptionError, DetmemError, FormatError
 from detmem.journal import recovery
 from detmem.journal.disk import MemoryDisk
 from detmem.journal.files import LOCK
-from detmem.journal.head import HEAD, read_heads
+from detmem.journal.head import HEAD, newest_head, read_heads
 from detmem.opening import open_disk
 from tests.faults.simdisk import SimDisk
 
@@ -161,6 +161,8 @@ class Runner:
     def open(self) -> None:
         self.trail.append("open")
         database = open_disk(self.disk, durability=self.policy, segment_bytes=self.segment_bytes)
+        if self.trail[-2:-1] == ["close"] and database.recovery is not None:
+            raise Broken(f"closed, and opening had something to do: {database.recovery}")
         self.database = database
         self._settle_history(database)
         self.floor = max(self.floor, database.seq)  # an opened store has synced what it shows
@@ -248,6 +250,7 @@ class Found:
     seq: int
     roots: tuple[str, str, str]
     complaint: str = ""
+    untidy: bool = False  # HEAD is clean, and zeros stand behind the log: no harm, and only where a sync had failed
 
 
 class Examiner:
@@ -285,6 +288,7 @@ class Examiner:
             seen = _read(files)
             disk = SimDisk(files)
             first = _open(disk, self._segment_bytes, verified=True)
+            untidy = first[2] is not None and _is_clean(files) and any("zeros" in one for one in first[2].actions)
             cut = disk.crash((0,) * len(disk.units))  # a power cut right behind the recovery
             for left in (disk.files, cut.files):
                 holding = [name for name, data in left.items() for mark in first[3] if mark in data]
@@ -304,7 +308,7 @@ class Examiner:
                 return Found(*first[:2], f"left behind: {litter}")
             if seen is not None and seen[0] > first[0]:
                 return Found(*first[:2], f"a reader saw seq {seen[0]}, then a writer seq {first[0]}")
-            return Found(*first[:2], "" if seen is None or not seen[1] else seen[1])
+            return Found(*first[:2], "" if seen is None or not seen[1] else seen[1], untidy)
         except (DetmemError, AssertionError) as error:
             return Found(-1, ("", "", ""), f"{type(error).__name__}: {error}")
 
@@ -346,7 +350,7 @@ def _kept_in_quarantine(files: dict[str, bytes], segment_bytes: int) -> None:
     """What recovery cuts off is safe in quarantine before it is gone from the log, whenever the power fails."""
     disk = SimDisk(files)
     last = max(name for name in files if name.startswith("log/"))
-
+    tail = files[last].rstrip(b"\0")  # what was written ahead holds nothing, and is not kept
     changes = -1
 
     def look(disk: SimDisk, call: str) -> None:
@@ -357,9 +361,9 @@ def _kept_in_quarantine(files: dict[str, bytes], segment_bytes: int) -> None:
         count = len(disk.units)
         for choice in [(0,) * count, *((*(0,) * at, 1, *(0,) * (count - at - 1)) for at in range(count))]:
             left = disk.survivors(choice)
-            if left.get(last, b"").startswith(files[last]):
+            if left.get(last, b"").startswith(tail):
                 continue
-            kept = [files[last].endswith(data) for name, data in left.items() if name.startswith("quarantine/")]
+            kept = [tail.endswith(data) for name, data in left.items() if name.startswith("quarantine/")]
             if not any(kept):
                 raise CorruptionError(f"before {call!r}, power cut {choice}: the tail is neither in the log nor kept")
 
@@ -371,7 +375,7 @@ def _kept_in_quarantine(files: dict[str, bytes], segment_bytes: int) -> None:
     for name in db.recovery.quarantined:
         offset = int(name.rpartition("-")[2].split(".")[0])
         kept = disk.survivors((0,) * len(disk.units)).get(name)
-        if kept != files[last][offset:]:
+        if kept != tail[offset:]:
             raise CorruptionError(f"{name} holds {kept!r}")
     db.close()
 
@@ -393,13 +397,18 @@ def _read(files: dict[str, bytes]) -> tuple[int, str] | None:
     return seq, ""
 
 
+def _is_clean(files: dict[str, bytes]) -> bool:
+    head = newest_head(SimDisk(files))
+    return head is not None and head.clean
+
+
 def _stable(files: dict[str, bytes]) -> object:
     """What must be the same after opening again: everything but how often HEAD was written."""
     disk = SimDisk(files)
-    heads = [head for head in read_heads(disk) if head is not None]
-    newest = max(heads, key=lambda head: head.generation)
+    newest = newest_head(disk)
+    assert newest is not None
     place = (newest.clean, newest.durable_seq, newest.segment, newest.durable_offset, newest.link, newest.snapshot_seq)
-    return place, len(heads), {name: data for name, data in files.items() if name not in (HEAD, LOCK)}
+    return place, read_heads(disk).count(None), {name: data for name, data in files.items() if name not in (HEAD, LOCK)}
 
 
 def _digest(files: dict[str, bytes]) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from hashlib import sha256
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -117,12 +118,72 @@ def test_a_frame_with_any_bit_flipped_is_bad() -> None:
     )
 
 
-@pytest.mark.parametrize("tail", [b"\0", b"\0" * 4096, b"DMF1", b"D", FRAMES[0], FRAMES[1]])
+@pytest.mark.parametrize("tail", [b"\0" * 40 + b"\1", bytes((1 << 20) + 9) + b"D", b"DMF1", b"D", FRAMES[0], FRAMES[1]])
 def test_a_tail_is_bad_and_what_is_before_it_is_good(tail: bytes) -> None:
     assert readable_before_failing(b"".join(FRAMES) + tail) == 2
     with pytest.raises(BadFrame) as caught:
         read(b"".join(FRAMES) + tail)
     assert caught.value.offset == 128 + sum(map(len, FRAMES))
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 4096, (1 << 20) + 9])
+def test_zeros_to_the_end_of_the_file_are_its_end(count: int) -> None:
+    end = 128 + sum(map(len, FRAMES))
+    file = file_of(HEADER.encode() + b"".join(FRAMES) + bytes(count))
+    reader = SegmentReader(file, HEADER)
+    assert [one.seq for one in reader] == [1, 2]
+    assert (reader.offset, reader.seal) == (end, None)
+    reader = SegmentReader(file, HEADER)
+    reader.skip(9)
+    assert (reader.offset, reader.seq) == (end, 2)
+    assert frame.end_of_bytes(file, end) == end
+    sealed = b"".join(FRAMES) + frame.encode_seal(SEAL, 1, HEADER.seed)
+    with pytest.raises(BadFrame, match="behind a seal"):
+        read(sealed + bytes(count))
+
+
+def test_a_frame_over_zeros_torn_anywhere_is_bad_where_it_begins() -> None:
+    """Only the first bytes of it are there, only the last, or a hole is in the middle."""
+    whole, size = FRAMES[1], len(FRAMES[1])
+    for cut in range(1, size):
+        for torn in (whole[:cut] + bytes(size - cut), bytes(cut) + whole[cut:], whole[:cut] + b"\0" + whole[cut + 1 :]):
+            if torn in (whole, bytes(size)):
+                continue
+            for behind in (b"", bytes(100)):
+                with pytest.raises(BadFrame) as caught:
+                    read(FRAMES[0] + torn + behind)
+                assert caught.value.offset == 128 + len(FRAMES[0])
+
+
+class _Arriving:
+    """A file of zeros over which another process is writing: each look at it shows the next of these beginnings."""
+
+    def __init__(self, *looks: bytes) -> None:
+        self._looks = looks
+        self.count = 0
+
+    def size(self) -> int:
+        return 5000
+
+    def pread(self, size: int, offset: int) -> bytes:
+        look = self._looks[min(self.count, len(self._looks) - 1)]
+        self.count += 1
+        return look.ljust(self.size(), b"\0")[offset : offset + size]
+
+
+def test_a_frame_that_is_being_written_over_zeros_is_looked_at_again() -> None:
+    """Its bytes were read before the last of them had come; what follows it would have made that damage."""
+    before = HEADER.encode() + FRAMES[0]
+    for cut in range(len(FRAMES[1])):
+        file: Any = _Arriving(before + FRAMES[1][:cut], before + FRAMES[1])
+        assert [one.seq for one in SegmentReader(file, HEADER)] == [1, 2]
+        file = _Arriving(before + FRAMES[1][:cut])
+        if cut == 0:
+            assert [one.seq for one in SegmentReader(file, HEADER)] == [1]
+            continue
+        with pytest.raises(BadFrame):
+            list(SegmentReader(file, HEADER))
+        assert file.count < 4
 
 
 @pytest.mark.parametrize("header", [header_of(store_id=OTHER_STORE), header_of(first_seq=2)])

@@ -20,6 +20,7 @@ from detmem.journal.disk import MemoryDisk, OsDisk
 from detmem.journal.policy import parse_policy
 from detmem.opening import open_disk
 from tests.journal.stores import (
+    DIM,
     SEGMENT_BYTES,
     add,
     contents,
@@ -309,13 +310,92 @@ def test_every_commit_under_always_is_synced_before_it_is_acknowledged() -> None
         for number in range(2, 6):
             start = len(disk.calls)
             add(database, number)
-            assert disk.calls[start:] == ["pwrite", "sync", "pwrite"]  # the frame, its sync, HEAD lazily
+            calls = disk.calls[start:]
+            assert calls[-3:] == ["pwrite", "sync", "pwrite"]  # the frame, its sync, HEAD lazily
+            assert len(calls) == 3 or calls == ["pwrite", *calls[-3:]]  # zeros behind the frame
     disk = FaultyDisk(MemoryDisk())
     with opened(disk, segment_bytes=1 << 20, durability="os") as database:
         add(database, 1)
         start = len(disk.calls)
         add(database, 2)
         assert disk.calls[start:] == ["pwrite"]
+
+
+def end_of(disk: Any) -> tuple[int, int]:
+    """Where the last segment's commits end, and its file."""
+    last = frames_of(disk, last_segment(disk))[-1]
+    return last.offset + last.size, disk.open(last_segment(disk)).size()
+
+
+@pytest.mark.parametrize("durability", ["paranoid", "always", "group:0.001", "interval:1", "os"])
+def test_small_commits_that_are_waited_for_are_written_over_zeros(tmp_path: Path, durability: str) -> None:
+    disk = OsDisk(str(tmp_path / "store"))
+    with detmem.open(tmp_path / "store", durability=durability) as database:
+        notes = database.collection("notes", dim=1, metric="l2")
+        places = []
+        for number in range(100):
+            notes.add(f"id{number}", raw=[number])
+            places.append(end_of(disk))
+        if durability in ("interval:1", "os"):
+            assert all(end == size for end, size in places)
+            return
+        assert len({size for _, size in places}) < 10
+        assert all(end <= size < 2 * end for end, size in places)
+        assert places[-1][0] < places[-1][1]
+        with detmem.open(tmp_path / "store", "r") as reader:
+            assert (reader.seq, reader.recovery, reader.verify().ok) == (101, None, True)
+            notes.add("next", raw=[1])
+            assert reader.refresh() == 102
+        database.backup(tmp_path / "backup")
+        copied = end_of(OsDisk(str(tmp_path / "backup")))
+        assert copied[0] == copied[1]
+        notes.add(["large", "too"], raw=[[0], [1]], documents=["x" * 40_000] * 2)
+        end, size = end_of(disk)
+        assert end == size
+        for number in range(10):  # small ones again
+            notes.add(f"more{number}", raw=[number])
+        end, size = end_of(disk)
+        assert end < size
+        sealed = disk.open(last_segment(disk))
+        database.snapshot()
+        assert sealed.size() == end + 144
+        notes.add(["a", "b"], raw=[[1], [2]])
+        end, size = end_of(disk)
+        assert end == size  # whoever opens and writes once pays nothing
+        notes.add("c", raw=[3])
+        assert end_of(disk)[0] < end_of(disk)[1]
+    end, size = end_of(disk)
+    assert end == size == newest_head(disk).durable_offset
+    with detmem.open(tmp_path / "store") as database:
+        assert database.recovery is None
+
+
+def test_a_disk_too_full_for_zeros_is_not_too_full_for_a_commit() -> None:
+    whole = FaultyDisk(MemoryDisk())
+    with opened(whole, segment_bytes=1 << 20) as database:
+        database.collection("c", dim=DIM, metric="l2")
+        start = len(whole.calls)
+        add(database, 1)
+        assert whole.calls[start : start + 3] == ["pwrite", "pwrite", "sync"]
+    for full in (errno.ENOSPC, errno.EFBIG):
+        disk = FaultyDisk(MemoryDisk(), start + 2, full)
+        with opened(disk, segment_bytes=1 << 20) as database:
+            for number in range(1, 9):
+                before = len(disk.calls)
+                add(database, number)
+                assert number == 1 or disk.calls[before:] == ["pwrite", "sync", "pwrite"]
+            expected = contents(database)
+        assert end_of(disk.inner)[0] == end_of(disk.inner)[1]
+        assert contents_of(disk.inner) == expected
+    disk = FaultyDisk(MemoryDisk(), start + 2, errno.EIO)
+    database = opened(disk, segment_bytes=1 << 20)
+    with pytest.raises(StorageError):
+        add(database, 1)
+    with pytest.raises(StorePoisoned):
+        add(database, 2)
+    database.close()
+    with opened(disk.inner) as database:
+        assert database.seq == 2
 
 
 def test_frames_say_what_had_been_synced_when_they_were_written() -> None:

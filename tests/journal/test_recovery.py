@@ -322,14 +322,14 @@ def test_a_torn_tail_is_quarantined_at_whatever_byte_it_was_torn() -> None:
             recovery = database.recovery
             assert recovery is not None
             (kept,) = recovery.quarantined
-            assert bytes(disk.files[kept]) == torn
-            assert f"{cut} bytes" in recovery.actions[-1]
+            assert bytes(disk.files[kept]) == torn.rstrip(b"\0")
+            assert f"{len(disk.files[kept])} bytes" in recovery.actions[-1]
             assert add(database, 8) == 8
         assert contents_of(disk) == expected[1]
         assert actions_of(disk) == ()
 
 
-@pytest.mark.parametrize("tail", [b"\0" * 5000, b"garbage", b"DMF1" * 50])
+@pytest.mark.parametrize("tail", [b"\0" * 5000 + b"x", b"garbage", b"DMF1" * 50])
 def test_garbage_behind_the_last_commit_is_a_torn_tail(tail: bytes) -> None:
     disk = small_store()
     expected = contents_of(disk)
@@ -339,6 +339,53 @@ def test_garbage_behind_the_last_commit_is_a_torn_tail(tail: bytes) -> None:
     assert contents_of(disk) == expected
     (kept,) = names(disk, "quarantine")
     assert bytes(disk.files[kept]) == tail
+
+
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize("count", [1, 32, 5000])
+def test_zeros_behind_the_last_commit_are_cut_off_and_nothing_was_torn(clean: bool, count: int) -> None:
+    disk = small_store(close=clean)
+    whole, expected = without_head_and_lock(disk), contents_of(disk)
+    disk.files[last_segment(disk)] += bytes(count)
+    assert contents_of(disk) == expected
+    with opened(copy(disk), write=False) as reader:
+        assert reader.recovery is None
+        assert reader.verify().ok
+    (action,) = actions_of(disk)
+    assert f"{count} zeros behind it were cut off" in action
+    assert ("not clean" in action) is not clean
+    assert without_head_and_lock(disk) == whole
+
+
+def test_what_is_torn_in_front_of_zeros_is_kept_without_them() -> None:
+    disk, before, torn = unacknowledged(100)
+    disk.files[last_segment(disk)] += bytes(5000)
+    (action,) = actions_of(disk)
+    assert "100 bytes of an unfinished commit" in action
+    assert "5000 zeros" in action
+    (kept,) = names(disk, "quarantine")
+    assert disk.files[kept] == torn
+    assert contents_of(disk) == contents_of(before)
+
+
+def test_an_acknowledged_commit_that_has_become_zeros_is_refused() -> None:
+    """HEAD knows of it; or HEAD lags, and the frame behind it knows."""
+    disk = small_store()
+    last = frames_of(disk, last_segment(disk))[-1]
+    disk.files[last_segment(disk)][last.offset :] = bytes(last.size)
+    assert (refused(disk).offset, refused(disk).first_lost_seq) == (last.offset, 8)
+    disk = small_store(snapshots=())
+    first, second = frames_of(disk, last_segment(disk))
+    watermark(disk, 6)
+    disk.files[last_segment(disk)][first.offset : second.offset] = bytes(first.size)
+    assert (refused(disk).first_lost_seq, refused(disk).last_known_seq) == (7, 7)
+
+
+def test_zeros_in_a_seals_place_are_no_end_of_a_segment_that_another_follows() -> None:
+    disk = small_store()
+    name = names(disk, "log")[0]
+    disk.files[name][-144:] = bytes(144)
+    refused(disk)
 
 
 def test_two_torn_tails_are_both_kept() -> None:
@@ -648,6 +695,15 @@ def _cut(disk: MemoryDisk) -> None:
     del disk.files[last_segment(disk)][frames_of(disk, last_segment(disk))[-1].offset :]
 
 
+def _ahead(disk: MemoryDisk) -> None:
+    disk.files[last_segment(disk)] += bytes(77)
+
+
+def _zeroed(disk: MemoryDisk) -> None:
+    last = frames_of(disk, last_segment(disk))[-1]
+    disk.files[last_segment(disk)][last.offset :] = bytes(last.size)
+
+
 def _damaged(disk: MemoryDisk) -> None:
     disk.files[last_segment(disk)][frames_of(disk, last_segment(disk))[-1].offset + 40] ^= 1
 
@@ -664,7 +720,14 @@ STEP_FILES: dict[str, Spoil] = {
     "snapshot": _bad_snapshot,
     "late": _late_snapshot,
 }
-STEP_TAIL: dict[str, Spoil] = {"clean": _nothing, "torn": _torn, "cut": _cut, "damaged": _damaged}
+STEP_TAIL: dict[str, Spoil] = {
+    "clean": _nothing,
+    "ahead": _ahead,
+    "torn": _torn,
+    "cut": _cut,
+    "zeroed": _zeroed,
+    "damaged": _damaged,
+}
 STEP_PAYLOADS: dict[str, Spoil] = {"there": _nothing, "gone": _bare}
 STEP_CALLER = ("silent", "met", "not met")
 WORDS = {
@@ -672,6 +735,7 @@ WORDS = {
     "none": "HEAD was missing",
     "rotation": "crash in rotation",
     "snapshot": "an older snapshot",
+    "ahead": "zeros behind it",
     "torn": "unfinished commit",
 }
 
@@ -693,7 +757,7 @@ def test_every_combination_meets_exactly_one_row_of_each_step(head: str, accept:
         STEP_FILES[files](disk)
         STEP_HEAD[head](disk)
         expect = {"silent": None, "met": checkpoint, "not met": stranger}[caller]
-        lost = tail in ("cut", "damaged")
+        lost = tail in ("cut", "zeroed", "damaged")
         # Without HEAD, only seq 7 is known to have been acknowledged: frame 8 said so, where it can still be read.
         known = lost and not (head == "none" and accept)
         refusing = (head == "none" and not accept) or files in ("seal", "unsealed", "late") or known
@@ -722,6 +786,7 @@ def test_every_combination_meets_exactly_one_row_of_each_step(head: str, accept:
             "none": head == "none",
             "rotation": False,
             "snapshot": files == "snapshot",
+            "ahead": tail in ("ahead", "zeroed"),
             "torn": torn,
         }
     assert refusals + opens == len(STEP_FILES) * len(STEP_TAIL) * len(STEP_PAYLOADS) * len(STEP_CALLER)
