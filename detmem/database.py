@@ -443,7 +443,7 @@ class Database:
         """The seq that wrote each of the wanted records last, as the whole log says; ``LogDamaged``."""
         found: dict[Node, int] = {}
         for _, frame in frames(self._disk, 1, self._state.seq + 1):
-            for part in frame.operations.parts:
+            for part in frame.operations.parts():
                 if isinstance(part, Run):
                     found.update(
                         {(part.collection, id): frame.seq for id in part.ids if (part.collection, id) in wanted}
@@ -595,7 +595,7 @@ class Database:
         written."""
         with self._writing():
             assert self._journal is not None
-            if any(isinstance(part, Operation) and part.archived for part in operations.parts):
+            if any(isinstance(part, Operation) and part.archived for part in operations.parts()):
                 raise Archived(f"{where}: its payloads lie in an archive; put them back first")
             change = self._state.apply(operations)
             if (change.link, change.state_root) != (link, state_root):

@@ -325,7 +325,7 @@ def _read_records(reader: _Reader, name: str, definition: Definition, pairs: byt
             some[:, 0] = np.frombuffer(hashes, dtype=np.uint8).reshape(-1, 32)
         pairs += some.data
     both = np.frombuffer(pairs, dtype=np.uint8, offset=first).reshape(-1, 2, 32)
-    packed = Packed(count, reader.left)
+    packed = Packed(count)
     pack, at = contents.packer(), 0
     for strings in reader.strings(count, 4, encoding.MAX_CONTENT_BYTES):
         contents.check(strings, pack)
@@ -338,7 +338,7 @@ def _read_records(reader: _Reader, name: str, definition: Definition, pairs: byt
         return Restored(name, definition, ids, born, vectors, packed, None, reader.header.seq)
     size = 2 * SALT_BYTES
     reader.check_count(count, size)
-    salts = Packed(count, reader.left)
+    salts = Packed(count)
     for start in range(0, count, step):
         rows = vectors.take(np.arange(start, min(start + step, count), dtype=np.int64)).astype("<i4", copy=False)
         own = [reader.read(size) for _ in rows]
@@ -354,7 +354,7 @@ def _read_records(reader: _Reader, name: str, definition: Definition, pairs: byt
 
 
 def _read_ids(reader: _Reader, count: int) -> Packed:
-    ids = Packed(count, reader.left)
+    ids = Packed(count)
     before = b""
     for some in reader.strings(count, 2, encoding.MAX_ID_BYTES):
         _check_names(reader, some, encoding.MAX_ID_BYTES)

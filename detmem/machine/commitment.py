@@ -32,8 +32,8 @@ __all__ = [
     "link",
     "link_key",
     "link_leaf",
-    "link_of",
     "operation_leaf",
+    "pour",
     "prefixed",
     "prefixed_all",
     "record_leaf",
@@ -121,9 +121,9 @@ def link_leaf(names: bytes) -> bytes:
     return sha256(b"\x1b" + names).digest()
 
 
-def request_digest(leaves: Iterable[bytes]) -> bytes:
-    """What a request id stands for: the leaves of the operations that came under it."""
-    return sha256(b"\x1c" + b"".join(leaves)).digest()
+def request_digest(leaves: bytes | bytearray) -> bytes:
+    """What a request id stands for: the leaves, joined, of the operations that came under it."""
+    return sha256(b"\x1c" + leaves).digest()
 
 
 def salt_of(key: bytes, collection: str, id: str, *payload: bytes | memoryview) -> bytes:
@@ -141,15 +141,8 @@ def commit_leaf(seq: int, operation_count: int, state_root: bytes) -> bytes:
     return sha256(b"\x00COMMIT" + pack("<QI", seq, operation_count) + state_root).digest()
 
 
-def link(before: bytes, kind: int, flags: int, version: int, seq: int, leaves: list[bytes], closing: bytes) -> bytes:
-    """Link of a commit frame: over the link before, the frame's meaning, and its leaves."""
-    return link_of(before, kind, flags, version, seq, b"".join(leaves), closing)
-
-
-def link_of(
-    before: bytes, kind: int, flags: int, version: int, seq: int, leaves: bytes | bytearray, closing: bytes
-) -> bytes:
-    """``link`` where the leaves stand one behind the other."""
+def link(before: bytes, kind: int, flags: int, version: int, seq: int, leaves: bytes, closing: bytes) -> bytes:
+    """Link of a commit frame: over the link before, the frame's meaning, and its leaves, joined."""
     digest = sha256(b"\x11" + before + pack("<BBHQI", kind, flags, version, seq, len(leaves) // _HASH_BYTES))
     digest.update(leaves)
     digest.update(closing)
@@ -166,12 +159,14 @@ class LogTree:
         self.frontier = list(frontier)
         assert len(self.frontier) == size.bit_count()
 
-    def extended(self, leaves: Iterable[bytes]) -> LogTree:
-        """A new tree with ``leaves`` (leaf hashes) behind this one's; a few go one by one, many level by level."""
-        frontier, nodes, before = list(self.frontier), list(leaves), self.size
-        size = before + len(nodes)
-        if len(nodes) <= _FEW_LEAVES:
-            for node in nodes:
+    def extended(self, leaves: bytes) -> LogTree:
+        """A new tree with ``leaves`` (leaf hashes, joined) behind this one's; a few go one by one, many level by
+        level."""
+        frontier, nodes, before = list(self.frontier), leaves, self.size
+        size = before + len(nodes) // _HASH_BYTES
+        if len(nodes) <= _FEW_LEAVES * _HASH_BYTES:
+            for at in range(0, len(nodes), _HASH_BYTES):
+                node = nodes[at : at + _HASH_BYTES]
                 rest = before
                 while rest & 1:  # as many merges as there are trailing ones
                     node = sha256(b"\x01" + frontier.pop() + node).digest()
@@ -182,11 +177,15 @@ class LogTree:
         complete = []
         while nodes:  # of one level: the new ones, and ``before`` them
             if before & 1:
-                nodes.insert(0, frontier.pop())
-            if len(nodes) & 1:
-                complete.append(nodes.pop())
-            pairs = iter(nodes)
-            nodes = [sha256(b"\x01" + left + right).digest() for left, right in zip(pairs, pairs, strict=True)]
+                nodes = frontier.pop() + nodes
+            end = len(nodes) // _ENTRY_BYTES * _ENTRY_BYTES  # where a node without its right one stands, or none
+            if end < len(nodes):
+                complete.append(nodes[end:])
+            above = bytearray()
+            for start in range(0, end, _NODES_AT_ONCE * _ENTRY_BYTES):
+                pairs = range(start, min(start + _NODES_AT_ONCE * _ENTRY_BYTES, end), _ENTRY_BYTES)
+                above += b"".join([sha256(b"\x01" + nodes[at : at + _ENTRY_BYTES]).digest() for at in pairs])
+            nodes = bytes(above)
             before >>= 1
         # What is left of the old frontier has the higher levels; ``complete`` came from the lowest up.
         return LogTree(size, [*frontier, *reversed(complete)])
@@ -281,14 +280,20 @@ class StateTree:
         """The leaf under ``key``, or None."""
         return _entries(self.bucket(_bucket_of(key))).get(key)
 
-    def stage(self, changes: Mapping[bytes, bytes | None], entries: bytes | bytearray = b"") -> TreeChange:
+    def stage(
+        self, changes: Mapping[bytes, bytes | None], entries: bytearray | None = None, gone: bytearray | None = None
+    ) -> TreeChange:
         """Compute the tree after setting (leaf) or removing (None) the given keys; this tree stays as it is.
 
-        ``entries``: more to set, and after those, as ``key | leaf``; no key stands twice among them."""
-        if len(changes) + len(entries) // _ENTRY_BYTES >= _MANY:
-            return self._hashed(*self._merged(changes, entries))
-        if entries:
-            changes = {**changes, **_entries(bytes(entries))}
+        ``gone``: keys to remove before these, joined; ``entries``: more to set, as ``key | leaf``.  Nothing is set
+        twice.  What ``changes`` holds may be moved there."""
+        entries, gone = bytearray() if entries is None else entries, bytearray() if gone is None else gone
+        if len(changes) + len(entries) // _ENTRY_BYTES + len(gone) // _HASH_BYTES >= _MANY:
+            pour(changes, entries, gone)
+            return self._hashed(*self._merged(entries, gone))
+        if entries or gone:
+            keys = [bytes(gone[at : at + _HASH_BYTES]) for at in range(0, len(gone), _HASH_BYTES)]
+            changes = {**dict.fromkeys(keys), **changes, **_entries(bytes(entries))}
         if len(changes) == 1:
             return self._stage_one(*next(iter(changes.items())))
         return self._stage_few(changes)
@@ -370,24 +375,19 @@ class StateTree:
             levels.append(level)
         return tuple(levels)
 
-    def _merged(
-        self, changes: Mapping[bytes, bytes | None], entries: bytes | bytearray
-    ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    def _merged(self, entries: bytearray, gone: bytearray) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """The numbers of all touched buckets, ascending, and what will stand in them: entries (n, 64), by key."""
-        keys, more = _rows(b"".join(changes), _HASH_BYTES), _rows(entries, _ENTRY_BYTES)
+        keys, more = _rows(gone, _HASH_BYTES), _rows(entries, _ENTRY_BYTES)
         numbers = np.concatenate((_numbers(keys), _numbers(more))).astype(np.intp)  # the machine's own, for bincount
         touched = np.flatnonzero(np.bincount(numbers, minlength=_BUCKETS))
         standing = _rows(b"".join(map(self.bucket, touched.tolist())), _ENTRY_BYTES)
         first, rest = len(standing), len(standing) + len(keys)
         rows = np.concatenate((standing, np.zeros((len(keys), _ENTRY_BYTES), dtype=np.uint8), more)) if rest else more
-        gone = np.zeros(len(rows), dtype=np.bool_)
         rows[first:rest, :_HASH_BYTES] = keys
-        if changes:
-            rows[first:rest, _HASH_BYTES:] = _rows(b"".join([leaf or ZERO for leaf in changes.values()]), _HASH_BYTES)
-            gone[first:rest] = [leaf is None for leaf in changes.values()]
         del numbers, keys, standing  # they may be as large as what follows
         order, last = _by_key(rows)  # of one key the last is kept: what is new stands behind what it replaces
-        return touched, rows[order[last & ~gone[order]]]
+        last &= (order < first) | (order >= rest)
+        return touched, rows[order[last]]
 
     def _level_above(
         self, numbers: NDArray[np.int64], hashes: NDArray[np.uint8]
@@ -466,6 +466,16 @@ class _Base(NamedTuple):
 
     def bucket(self, number: int) -> bytes:
         return self.rows[self.order[self.borders[number] : self.borders[number + 1]]].tobytes()
+
+
+def pour(changes: Mapping[bytes, bytes | None], entries: bytearray, gone: bytearray) -> None:
+    """Put what is to be set (leaf) and removed (None) behind the others, as ``StateTree.stage`` takes them."""
+    for key, leaf in changes.items():
+        if leaf is None:
+            gone += key
+        else:
+            entries += key
+            entries += leaf
 
 
 _EMPTY_PAIR = ZERO + ZERO

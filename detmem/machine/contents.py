@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 import msgpack
 
 from detmem.machine import encoding
 from detmem.machine.encoding import Metadata
 
-__all__ = ["EMPTY", "check", "decode", "encode", "encode_all", "packer"]
+__all__ = ["EMPTY", "Meaning", "check", "decode", "encode", "encode_all", "packer"]
 
 EMPTY: Final = b"\x92\x80\xc0"
 """The content of a record with neither metadata nor document."""
@@ -32,6 +32,8 @@ assert encoding.encode_content({}, None) == EMPTY
 assert _QUICK_BYTES <= encoding.MAX_METADATA_BYTES
 
 Pack = Callable[[object], bytes]
+Meaning: TypeAlias = tuple[Metadata, "str | None"]
+"""Metadata and document."""
 
 
 def packer() -> Pack:

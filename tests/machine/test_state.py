@@ -43,7 +43,7 @@ def restored_anew(state: State) -> State:
     for name, records in state.collections.items():
         view = records.view(state.seq)
         slots = np.array(view.in_id_order, dtype=np.int64)
-        ids, packed = Packed(len(slots), 1 << 20), Packed(len(slots), 1 << 20)
+        ids, packed = Packed(len(slots)), Packed(len(slots))
         ids.append([view.ids[slot].encode() for slot in slots])
         packed.append([content_of(view, slot) for slot in slots])
         vectors, born = records.vectors.kept(slots), records.born[slots]
