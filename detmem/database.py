@@ -553,7 +553,7 @@ class Database:
         """Under ``_moment``: everything that a comparison asks for, of one seq; None to be asked again."""
         self._check_whole()
         views = {name: view for name, (_, view) in self._views().items()}
-        return Standing(self._state.seq, views, set(self._state.links), self._state.tree)
+        return Standing(self._state.seq, views, set(self._state.links.born), self._state.tree)
 
     def _find(self, records: Records | PastRecords, view: View, ids: Iterable[str]) -> list[int | None]:
         """Slots in a view that was taken earlier."""
@@ -682,11 +682,12 @@ class Database:
         for _, frame in frames(self._disk, start, stop):
             self._check_open()
             entries: dict[tuple[str, str], Entry] = {}
+            known = graph.Nodes()
             for operation in frame.operations:
                 if operation.type == commands.REQUEST:  # says how the writes behind it came, and is none itself
                     continue
                 link = operation.link() if operation.type in (commands.LINK, commands.UNLINK) else None
-                nodes = [(operation.collection, operation.id)]
+                nodes = [known[operation.collection, operation.id] if link else (operation.collection, operation.id)]
                 if link is not None:
                     nodes.append((link.target_collection, link.target))
                 if not any(collection in (None, where) and id in (None, one) for where, one in nodes):
@@ -694,9 +695,9 @@ class Database:
                 place = operation.name, operation.collection
                 entry = entries.setdefault(place, Entry(frame.seq, *place, [], frame.link.hex()))
                 if operation.id:
-                    entry.ids.append(operation.id)
+                    entry.ids.append(nodes[0][1])
                 if link is not None:
-                    entry.links.append(graph.between(link))
+                    entry.links.append(graph.between(link, known))
                 if operation.type == commands.RECORD:
                     digest, note = operation.recorded()
                     entry.recorded.append((digest.hex(), note))
@@ -798,7 +799,7 @@ class Standing(NamedTuple):
 
     seq: int
     views: dict[str, View]
-    links: set[Link]
+    links: set[bytes]
     tree: StateTree | None
 
 

@@ -4,19 +4,19 @@ Rule 1  A link lives while both of its records do; deleting one takes the link a
 Rule 2  Each link knows when it was born and, for a while, when it died, so a moment of the near past can be answered.
 Rule 3  No call costs more than the links it is about; a dropped collection's cost one look at every node.
 
-Inside, a link is one string of bytes: its five names, each behind its length, as they are hashed.  So it takes a fifth
-of what a tuple of five texts does; what goes in and comes out are ``Link``.
+A link is held as one string of bytes: its five names, each behind its length, as they are hashed.  So it takes a fifth
+of what a tuple of five texts does.  Where many are asked for they come like that, and ``link_of`` says what they mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
 from detmem.machine.commands import Link
 from detmem.machine.commitment import link_key, link_leaf, prefixed
 
-__all__ = ["LinkStage", "Links", "Node", "entry"]
+__all__ = ["LinkStage", "Links", "Node", "entry", "link_of", "names_of"]
 
 Node: TypeAlias = tuple[str, str]  # collection, id
 
@@ -69,44 +69,38 @@ class Links:
         self._dead_at: tuple[dict[bytes, list[_Dead]], dict[bytes, list[_Dead]]] = {}, {}
 
     @classmethod
-    def restored(cls, links: Iterable[tuple[Link, int]], seq: int) -> Links:
+    def restored(cls, links: Iterable[tuple[bytes, int]], seq: int) -> Links:
         """Links with the seq at which each was born, as a snapshot at ``seq`` holds them."""
         restored = cls()
         restored.kept_from = seq
-        for link, born in links:
-            restored._put(_names(link), born)
+        for names, born in links:
+            restored._put(names, born)
         return restored
 
     def __len__(self) -> int:
         return len(self._born)
 
     def __contains__(self, link: Link) -> bool:
-        return _names(link) in self._born
+        return names_of(link) in self._born
 
-    def __iter__(self) -> Iterator[Link]:
-        return map(_link, self._born)
-
-    def items(self) -> Iterator[tuple[Link, int]]:
-        """(link, born) of every live link."""
-        return ((_link(names), born) for names, born in self._born.items())
-
-    def same(self, other: Links) -> bool:
-        """Whether the live links are the same, born at the same seqs."""
-        return self._born == other._born
+    @property
+    def born(self) -> Mapping[bytes, int]:
+        """Every live link, and at which seq it was born."""
+        return self._born
 
     def near_at(self, node: Node, incoming: bool, seq: int) -> list[Link]:
         """Links from ``node``, or those to it, as they were at ``seq``, which is not before ``kept_from``."""
         assert seq >= self.kept_from
         place = _node(*node)
-        found = [_link(names) for names in self._at[incoming].at(place) if self._born[names] <= seq]
-        found += [_link(dead.names) for dead in self._dead_at[incoming].get(place, ()) if dead.born <= seq < dead.died]
-        return found
+        found = [names for names in self._at[incoming].at(place) if self._born[names] <= seq]
+        found += [dead.names for dead in self._dead_at[incoming].get(place, ()) if dead.born <= seq < dead.died]
+        return list(map(link_of, found))
 
-    def all_at(self, seq: int) -> set[Link]:
+    def all_at(self, seq: int) -> set[bytes]:
         """Every link of a moment that is not before ``kept_from``."""
         assert seq >= self.kept_from
-        found = {_link(names) for names, born in self._born.items() if born <= seq}
-        return found | {_link(dead.names) for dead in self._dead if dead.born <= seq < dead.died}
+        found = {names for names, born in self._born.items() if born <= seq}
+        return found | {dead.names for dead in self._dead if dead.born <= seq < dead.died}
 
     def publish(self, change: LinkStage, seq: int) -> None:
         """Store what a stage on this same object has gathered."""
@@ -138,21 +132,21 @@ class LinkStage:
 
     def has(self, link: Link) -> bool:
         """Whether the link would be there."""
-        return self._has(_names(link))
+        return self._has(names_of(link))
 
     def _has(self, names: bytes) -> bool:
         return names in self.added or (names in self._base._born and names not in self.removed)
 
     def add(self, link: Link) -> None:
         """Add one that is not there."""
-        names = _names(link)
+        names = names_of(link)
         self.added[names] = None
         if self._added_at is not None:
             self._index(self._added_at, names)
 
     def remove(self, link: Link) -> None:
         """Remove one that is there."""
-        self._remove(_names(link))
+        self._remove(names_of(link))
 
     def _remove(self, names: bytes) -> None:
         if names in self.added:
@@ -194,12 +188,11 @@ class LinkStage:
             if names not in self.added:
                 yield link_key(names), None
         for names in self.added:
-            yield link_key(names), link_leaf(names)
+            yield entry(names)
 
 
-def entry(link: Link) -> tuple[bytes, bytes]:
+def entry(names: bytes) -> tuple[bytes, bytes]:
     """A link's entry in the state tree: (key, leaf)."""
-    names = _names(link)
     return link_key(names), link_leaf(names)
 
 
@@ -207,7 +200,8 @@ def _node(collection: str, id: str) -> bytes:
     return prefixed(collection.encode()) + prefixed(id.encode())
 
 
-def _names(link: Link) -> bytes:
+def names_of(link: Link) -> bytes:
+    """A link as it is held, and hashed."""
     return b"".join([prefixed(text.encode()) for text in link])
 
 
@@ -226,6 +220,7 @@ def _ends(names: bytes) -> tuple[bytes, bytes]:
     return names[: borders[1]], names[borders[2] :]
 
 
-def _link(names: bytes) -> Link:
+def link_of(names: bytes) -> Link:
+    """The inverse of ``names_of``."""
     borders = _borders(names)
     return Link(*[names[start + 2 : end].decode() for start, end in zip([0, *borders], borders, strict=False)])

@@ -29,6 +29,7 @@ _STILL_ALIVE = np.iinfo(np.int64).max
 _FIRST_CAPACITY = 64
 _COMMITTED_COMPONENTS = 1 << 18  # of rows that are joined at once
 _DEAD_KEPT = 1024  # below this many dead rows, compacting is not worth its copy
+_NOTHING = np.zeros(0, dtype=np.int64)
 _AT_ONCE = 256  # contents that are copied together
 
 Content: TypeAlias = "bytes | contents.Meaning"
@@ -153,7 +154,7 @@ class Records:
     ``created``: the seq that made the collection, where known; ``kept_from``: rows that died at or before it are gone.
     """
 
-    def __init__(self, name: str, definition: Definition, capacity: int = _FIRST_CAPACITY) -> None:
+    def __init__(self, name: str, definition: Definition) -> None:
         self.name = name
         self.definition = definition
         self.prefix = prefixed(name.encode())
@@ -164,8 +165,7 @@ class Records:
         self.documents: list[str | None] | Column[str | None] = []
         self.packed: Sequence[bytes] = ()
         self.vectors = Vectors(definition.dim)
-        self.born = np.zeros(capacity, dtype=np.int64)
-        self.died = np.zeros(capacity, dtype=np.int64)
+        self.born = self.died = _NOTHING
         self.salts: list[bytes] | Column[bytes] = []
         self.erased: dict[int, bytes] = {}
         self.created = 0
@@ -179,9 +179,12 @@ class Records:
 
     def view(self, seq: int) -> View:
         """What is live at ``seq``, which is now; the same object until the collection changes, so caches stay warm."""
-        if self._view is None:
-            self._view = View(self, seq)
-        return self._view
+        if self._view is not None:
+            return self._view
+        view = View(self, seq)
+        if self.ids:  # else there is nothing to keep warm, and there may be many such collections
+            self._view = view
+        return view
 
     def past(self, seq: int, without_erased: bool = False) -> View:
         """What was live at ``seq``, which is not before ``kept_from``."""
@@ -237,7 +240,7 @@ class Records:
         start = self.used
         stop = start + len(ids)
         if stop > len(self.born):
-            self._resize(max(stop, 2 * len(self.born)))
+            self._resize(max(stop, 2 * len(self.born), _FIRST_CAPACITY))
         self.vectors.append(vectors)
         self.born[start:stop] = born
         self.died[start:stop] = _STILL_ALIVE
@@ -272,7 +275,7 @@ class Records:
     def _hold(self, packed: Packed) -> None:
         """Read contents from ``packed`` when somebody asks."""
         self.packed = packed
-        self.metadatas, self.documents = Column(packed, _metadata_in), Column(packed, _document_in)
+        self.metadatas, self.documents = Column(packed, contents.metadata_of), Column(packed, contents.document_of)
 
     def give_up(self, slot: int) -> None:
         """Keep the commitments of a record and nothing else of it: it has been erased since."""
@@ -358,14 +361,6 @@ class Restored(Records):
     @cached_property
     def died(self) -> NDArray[np.int64]:  # type: ignore[override]  # likewise
         return np.full(len(self.born), _STILL_ALIVE, dtype=np.int64)
-
-
-def _metadata_in(content: bytes) -> encoding.Metadata:
-    return contents.decode(content)[0]
-
-
-def _document_in(content: bytes) -> str | None:
-    return contents.decode(content)[1]
 
 
 def content_of(held: View | Records, slot: int) -> bytes:

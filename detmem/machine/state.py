@@ -17,7 +17,7 @@ import numpy as np
 
 from detmem.errors import CorruptionError, DetmemError
 from detmem.machine import fixed
-from detmem.machine.commands import Link, Operation
+from detmem.machine.commands import Operation
 from detmem.machine.commitment import (
     LINK_ZERO,
     LogTree,
@@ -28,7 +28,7 @@ from detmem.machine.commitment import (
     state_keys,
 )
 from detmem.machine.encoding import Metadata
-from detmem.machine.links import Links, Node, entry
+from detmem.machine.links import Links, Node, entry, link_of
 from detmem.machine.records import Record, Records, Restored
 from detmem.machine.runs import Operations, Run
 from detmem.machine.stage import NO_ID, Beside, Change, Pending, Request, Stage, definition_leaf
@@ -66,14 +66,14 @@ class State:
         seq: int,
         link: bytes,
         log: LogTree,
-        collections: Iterable[Restored],
+        collections: Iterable[Records],
         entries: bytearray,
-        links: Iterable[tuple[Link, int]],
+        links: Links,
         requests: dict[str, Request],
         erased: dict[Node, int],
     ) -> State:
         """A state from a snapshot's parts: records; in ``entries``, which are taken over, both commitments of each of
-        them, joined; links with the seq of their birth.  The root is computed, never taken over.  ``CorruptionError``:
+        them, joined.  The root is computed, never taken over.  ``CorruptionError``:
         a link without its ends.
         """
         state = cls()
@@ -84,6 +84,7 @@ class State:
             state.collections[records.name] = records
             rest += state_key(records.prefix, NO_ID) + definition_leaf(records.prefix, records.definition)
             for start in range(0, records.count, _AT_ONCE):  # few small objects at a time
+                assert isinstance(records, Restored)
                 texts = prefixed_all(records.texts[start : start + _AT_ONCE])
                 end = at + 64 * len(texts)
                 data = bytes(memoryview(entries)[at:end])
@@ -91,12 +92,13 @@ class State:
                 keys, leaves = state_keys(records.prefix, texts), record_leaves(records.prefix, texts, pairs)
                 entries[at:end] = b"".join(chain.from_iterable(zip(keys, leaves, strict=True)))
                 at = end
-        state.links = Links.restored(links, seq)
-        for edge in state.links:
+        state.links = links
+        for names in links.born:
+            edge = link_of(names)
             for name, id in ((edge.collection, edge.source), (edge.target_collection, edge.target)):
                 if name not in state.collections or id not in state.collections[name].slots:
                     raise CorruptionError(f"a link {edge} with an end that is not there")
-            rest += b"".join(entry(edge))
+            rest += b"".join(entry(names))
         entries += rest
         state._tree = StateTree.of(entries)
         return state

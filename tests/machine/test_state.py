@@ -49,7 +49,7 @@ def restored_anew(state: State) -> State:
         vectors, born = records.vectors.kept(slots), records.born[slots]
         collections.append(Restored(name, records.definition, ids, born, vectors, packed, None, state.seq))
         pairs += b"".join(view.commitments(slots))
-    history = state.links.items(), state.requests, state.erased
+    history = state.links.born, state.requests, state.erased
     return State.restored(state.seq, state.link, state.log, collections, pairs, *history)
 
 
