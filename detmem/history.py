@@ -131,9 +131,12 @@ def diff(a: AnyPath | Database, b: AnyPath | Database) -> Diff:
         found = Diff(min(one.seq, two.seq), [], [], [])
         for name in sorted(one.views.keys() | two.views.keys()):
             _compare(one, two, name, keys, found)
-        found.linked.extend(graph.all_between(two.links - one.links))
-        found.unlinked.extend(graph.all_between(one.links - two.links))
-        del one, two, keys  # as large as what was found; the logs are read behind
+        ours, theirs = one.links, two.links
+        del one, two, keys  # each as large as what was found
+        found.linked.extend(graph.all_between(theirs - ours))
+        ours -= theirs
+        found.unlinked.extend(graph.all_between(ours))
+        del ours, theirs
         common = first._prover.first_difference(second._prover) - 1
     return replace(found, common_seq=min(common, found.common_seq))
 

@@ -11,6 +11,7 @@ It knows bytes, not records: what a vector or a content is stands in ``commands`
 from __future__ import annotations
 
 import hmac
+from array import array
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from itertools import pairwise
@@ -54,6 +55,7 @@ _ENTRY_BYTES = 2 * _HASH_BYTES
 _FEW_LEAVES = 4  # one operation makes two
 _NODES_AT_ONCE = 4096
 _BUCKETS_AT_ONCE = 1 << 11
+_COUNTED = 1 << 17  # numbers that are counted together
 _FEW_ENTRIES = 1 << 16  # of which buckets are made at once
 _MANY = 64  # changes from which columns are cheaper than one key after the other
 
@@ -256,9 +258,11 @@ class StateTree:
                 touched = np.flatnonzero(np.bincount(_numbers(rows).astype(np.intp), minlength=_BUCKETS))
                 tree.publish(tree._hashed(touched, rows))
             return tree
-        base = tree._base = _Base(rows, np.empty(len(rows), dtype=np.uint32), [])
+        base = tree._base = _Base(rows, np.empty(len(rows), dtype=np.uint32), array("Q"))
         numbers = np.ascontiguousarray(rows[:, :2]).view(">u2")[:, 0]
-        counts = np.bincount(numbers, minlength=_BUCKETS)
+        counts = np.zeros(_BUCKETS, dtype=np.int64)
+        for start in range(0, len(numbers), _COUNTED):  # which takes eight bytes for each number
+            counts += np.bincount(numbers[start : start + _COUNTED], minlength=_BUCKETS)
         base.borders.extend([0, *np.cumsum(counts).tolist()])
         hashes, done = bytearray(), 0
         for first in range(0, _BUCKETS, _BUCKETS_AT_ONCE):  # the sorted copy of all would be as large as all
@@ -287,6 +291,8 @@ class StateTree:
 
         ``gone``: keys to remove before these, joined; ``entries``: more to set, as ``key | leaf``.  Nothing is set
         twice.  What ``changes`` holds may be moved there."""
+        if len(changes) == 1 and not entries and not gone:
+            return self._stage_one(*next(iter(changes.items())))
         entries, gone = bytearray() if entries is None else entries, bytearray() if gone is None else gone
         if len(changes) + len(entries) // _ENTRY_BYTES + len(gone) // _HASH_BYTES >= _MANY:
             pour(changes, entries, gone)
@@ -294,8 +300,6 @@ class StateTree:
         if entries or gone:
             keys = [bytes(gone[at : at + _HASH_BYTES]) for at in range(0, len(gone), _HASH_BYTES)]
             changes = {**dict.fromkeys(keys), **changes, **_entries(bytes(entries))}
-        if len(changes) == 1:
-            return self._stage_one(*next(iter(changes.items())))
         return self._stage_few(changes)
 
     def _stage_one(self, key: bytes, leaf: bytes | None) -> TreeChange:
@@ -462,7 +466,7 @@ class _Base(NamedTuple):
 
     rows: NDArray[np.uint8]
     order: NDArray[np.uint32]
-    borders: list[int]
+    borders: array[int]
 
     def bucket(self, number: int) -> bytes:
         return self.rows[self.order[self.borders[number] : self.borders[number + 1]]].tobytes()

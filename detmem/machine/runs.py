@@ -130,6 +130,10 @@ class Several:
             operation, at = commands.decode_at(self.body, at, self.leaves[start : start + _HASH_BYTES])
             yield operation
 
+    def pieces(self) -> tuple[memoryview]:
+        """The operations' bytes, in one piece."""
+        return (self.body,)
+
 
 class Operations(Sequence[Operation]):
     """What a commit holds, in order, as it is ``held``."""
@@ -173,15 +177,12 @@ class Operations(Sequence[Operation]):
     @property
     def size_bytes(self) -> int:
         """Length of the body."""
-        return sum([part.size_bytes if isinstance(part, Run) else sum(map(len, _pieces(part))) for part in self.held])
+        return sum([part.size_bytes if isinstance(part, Run) else sum(map(len, part.pieces())) for part in self.held])
 
     def pieces(self) -> Iterator[bytes | memoryview]:
         """The body's bytes, in pieces."""
-        return chain.from_iterable(map(_pieces, self.held))
-
-
-def _pieces(part: Operation | Run | Several) -> Iterable[bytes | memoryview]:
-    return (part.body,) if isinstance(part, Several) else part.pieces()
+        for part in self.held:
+            yield from part.pieces()
 
 
 def write(

@@ -336,17 +336,19 @@ class Stage:
         ``operations``: all that was taken, where the caller has kept them.
         """
         operations = Operations(self.operations) if operations is None else operations
-        assert len(operations)
+        count = len(operations)
+        assert count
         if self._open is not None:
             raise CorruptionError(f"request {self._open[1]!r}: the commit ends before its writes do")
         state = self._state
         leaves: dict[bytes, bytes | None] = {}
         entries, gone = bytearray(), bytearray()
-        for key, leaf in () if self._beside is None else self._beside.links.leaves():
-            leaves[key] = leaf
-            if len(leaves) == _AT_ONCE:  # as one dict they would take three times what they hold
-                pour(leaves, entries, gone)
-                leaves.clear()
+        if self._beside is not None:
+            for key, leaf in self._beside.links.leaves():
+                leaves[key] = leaf
+                if len(leaves) == _AT_ONCE:  # as one dict they would take three times what they hold
+                    pour(leaves, entries, gone)
+                    leaves.clear()
         for name, pending in self._pending.items():
             standing = state.collections.get(name)
             if standing is not None and (pending is None or pending.base is not standing):
@@ -382,7 +384,7 @@ class Stage:
         tree = state._tree.stage(leaves, entries, gone)
         seq = state.seq + 1
         operation_leaves = operations.leaves
-        closing = commit_leaf(seq, len(operations), tree.root)
+        closing = commit_leaf(seq, count, tree.root)
         after = link(state.link, COMMIT_KIND, 0, VERSION, seq, operation_leaves, closing)
         log = state.log.extended(operation_leaves + closing)
         return Change(seq, operations, tree.root, log, after, tree, self._pending, self._beside)

@@ -171,7 +171,7 @@ def _operations(
         raw = body() if body is not None else commands.encode(make_list() if make_list else [], frame.MAX_FRAME_BYTES)
         leaves = [one.leaf for one in make_list()] if make_list is not None else []
         closing = commit_leaf(last.seq + 1, len(leaves), ZERO)
-        chained = link(last.link, COMMIT_KIND, 0, VERSION, last.seq + 1, leaves, closing) if linked else ZERO
+        chained = link(last.link, COMMIT_KIND, 0, VERSION, last.seq + 1, b"".join(leaves), closing) if linked else ZERO
         header = frame._encode_header(COMMIT_KIND, len(raw), last.seq + 1, last.seq, segment.header.seed)
         with (path / segment.name).open("ab") as file:
             file.write(header + raw + ZERO + chained)
