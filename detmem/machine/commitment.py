@@ -11,7 +11,6 @@ It knows bytes, not records: what a vector or a content is stands in ``commands`
 from __future__ import annotations
 
 import hmac
-from array import array
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from itertools import pairwise
@@ -258,12 +257,13 @@ class StateTree:
                 touched = np.flatnonzero(np.bincount(_numbers(rows).astype(np.intp), minlength=_BUCKETS))
                 tree.publish(tree._hashed(touched, rows))
             return tree
-        base = tree._base = _Base(rows, np.empty(len(rows), dtype=np.uint32), array("Q"))
         numbers = np.ascontiguousarray(rows[:, :2]).view(">u2")[:, 0]
         counts = np.zeros(_BUCKETS, dtype=np.int64)
         for start in range(0, len(numbers), _COUNTED):  # which takes eight bytes for each number
             counts += np.bincount(numbers[start : start + _COUNTED], minlength=_BUCKETS)
-        base.borders.extend([0, *np.cumsum(counts).tolist()])
+        borders = np.zeros(_BUCKETS + 1, dtype=np.int64)
+        np.cumsum(counts, out=borders[1:])
+        base = tree._base = _Base(rows, np.empty(len(rows), dtype=np.uint32), borders.data)
         hashes, done = bytearray(), 0
         for first in range(0, _BUCKETS, _BUCKETS_AT_ONCE):  # the sorted copy of all would be as large as all
             here = np.flatnonzero((numbers >= first) & (numbers < first + _BUCKETS_AT_ONCE))
@@ -271,9 +271,9 @@ class StateTree:
             order = _by_key(some)[0]
             base.order[done : done + len(here)] = here[order]
             data = some[order].tobytes()
-            borders = [(at - done) * _ENTRY_BYTES for at in base.borders[first : first + _BUCKETS_AT_ONCE + 1]]
+            places = [(at - done) * _ENTRY_BYTES for at in base.borders[first : first + _BUCKETS_AT_ONCE + 1]]
             hashes += b"".join(
-                [sha256(b"\x14" + data[start:stop]).digest() for start, stop in pairwise(borders) if start < stop]
+                [sha256(b"\x14" + data[start:stop]).digest() for start, stop in pairwise(places) if start < stop]
             )
             done += len(here)
         levels = tree._levels(np.flatnonzero(counts), hashes)
@@ -466,7 +466,7 @@ class _Base(NamedTuple):
 
     rows: NDArray[np.uint8]
     order: NDArray[np.uint32]
-    borders: array[int]
+    borders: memoryview
 
     def bucket(self, number: int) -> bytes:
         return self.rows[self.order[self.borders[number] : self.borders[number + 1]]].tobytes()

@@ -11,7 +11,6 @@ not what a writer writes, ``commands.decode`` says what is wrong with it.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -35,6 +34,7 @@ SHORTEST = 16  # fewer operations are not worth their columns
 _REPORTED = 1000  # records between two reports of progress
 _FRONT = Struct("<BBHHHI")  # of a header: type, flags, sizes of names and request, size of the vector
 _SIZE = Struct("<I")
+_START = Struct("I")  # where a header begins, as the machine has numbers
 _LINE = Struct("<4sHHII64s")  # a header as far as it differs within a run
 _PAIR = slice(HEADER.size - 64, HEADER.size)
 _BOTH = commands.HAS_VECTOR | commands.HAS_CONTENT
@@ -243,19 +243,19 @@ def _content_commitment(content: bytes) -> bytes:
 def decode(body: memoryview) -> Operations:
     """The operations of a frame's body, as ``commands.decode``, with what can be a run as one."""
     held: list[Operation | Run | Several] = []
-    single = _Single(body, held)
+    gathered = _Single(body, held)
     at = 0
     while at < len(body):
         run, end = _run_at(body, at)
         if run is not None:
-            single.end(at)
+            gathered.end(at)
             held.append(run)
             at = end
             continue
-        at = single.take(at)  # one at least; then those that were too few for a run
+        at = gathered.take(at)  # one at least; then those that were too few for a run
         while at < end:
-            at = single.take(at)
-    single.end(at)
+            at = gathered.take(at)
+    gathered.end(at)
     return Operations(held)
 
 
@@ -313,7 +313,7 @@ def _run_at(body: memoryview, at: int) -> tuple[Run | None, int]:
     ids: list[str] = []
     vectors = bytearray()
     bodies, some = Packed(), list[bytes]()
-    starts, leaves = array("I"), bytearray()
+    starts, leaves = bytearray(), bytearray()
     while end - at >= HEADER.size:
         begins, id_size, request_size, row_size, content_size, pair = _LINE.unpack_from(body, at)
         vector_at = at + names + id_size + 1
@@ -339,7 +339,7 @@ def _run_at(body: memoryview, at: int) -> tuple[Run | None, int]:
             ids.append(header[names:-1].decode())
         except UnicodeDecodeError:  # said by commands.decode_at, who comes next
             break
-        starts.append(at)
+        starts += _START.pack(at)
         at = content_at + content_size
         vectors += vector
         some.append(content)
@@ -355,7 +355,9 @@ def _run_at(body: memoryview, at: int) -> tuple[Run | None, int]:
     except UnicodeDecodeError:  # likewise
         return None, at
     matrix = np.frombuffer(vectors, dtype="<i4").reshape(len(ids), vector_size // 4)
-    return Run(type, collection, ids, matrix, bodies, _Headers(body, starts, names), bytes(leaves)), at
+    return Run(
+        type, collection, ids, matrix, bodies, _Headers(body, memoryview(starts).cast("I"), names), bytes(leaves)
+    ), at
 
 
 class _Headers(Sequence[bytes]):
@@ -363,7 +365,7 @@ class _Headers(Sequence[bytes]):
 
     __slots__ = ("_body", "_names", "_starts")
 
-    def __init__(self, body: memoryview, starts: array[int], names: int) -> None:
+    def __init__(self, body: memoryview, starts: memoryview, names: int) -> None:
         self._body = body
         self._starts = starts
         self._names = names  # bytes before the id

@@ -51,7 +51,7 @@ from detmem.machine.stage import COMMIT_KIND, VERSION
 from detmem.opening import open_disk
 from tests.twin import TWIN
 
-__all__ = ["CASES", "DEAR", "OPERATIONS", "run", "weigh"]
+__all__ = ["CASES", "DEAR", "LARGEST", "OPERATIONS", "run", "weigh"]
 
 MOST_SECONDS = 60
 SLACK_BYTES = 64 << 20
@@ -394,17 +394,17 @@ def _many_deletes(db: detmem.Database) -> None:
     _many(db, 100_000).delete([str(number) for number in range(100_000)])
 
 
-def _many_collections(db: detmem.Database) -> None:
-    for number in range(20_000):
+def _many_collections(db: detmem.Database, count: int = 20_000) -> None:
+    for number in range(count):
         db.collection(str(number), dim=1, metric="l2")
 
 
 NUMBERS = {"k": [1000] * 21_000}  # 3 bytes of the file each, and 40 of memory
 FIELDS: dict[str, Any] = {f"{number:x}": None for number in range(9_000)}
-SHAPES: dict[str, Callable[[detmem.Database], object]] = {
+SHAPES: dict[str, Callable[..., object]] = {  # two of which are made smaller as well, by a second argument
     "10^5 bare adds": lambda db: _many(db, 100_000),
     "10^5 adds with a field each": lambda db: _many(db, 100_000, {"k": 0}),
-    "200 adds with a list of 21,000 numbers each": lambda db: _many(db, 200, NUMBERS),
+    "200 adds with a list of 21,000 numbers each": lambda db, count=200: _many(db, count, NUMBERS),
     "200 adds with 9,000 fields each": lambda db: _many(db, 200, FIELDS),
     "20,000 adds with ids of 500 bytes": lambda db: _many(db, 20_000, id="{:0500d}"),
     "10^5 adds, then 10^5 deletes": _many_deletes,
@@ -420,7 +420,8 @@ DEAR |= {
     for name, shape in SHAPES.items()
     if "delete" not in name and "known" not in name
 }
-DEAR["snapshot: 10^6 bare adds"] = _written(lambda db: _many(db, 1_000_000), at_end=True)
+LARGEST = "snapshot: 10^6 bare adds"
+DEAR[LARGEST] = _written(lambda db: _many(db, 1_000_000), at_end=True)
 
 
 HEAVY = ("32 MiB", "64 MiB", "200 MiB", "a large")

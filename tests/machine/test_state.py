@@ -13,6 +13,7 @@ from detmem.errors import CorruptionError, DimensionError, DuplicateIdError, Not
 from detmem.machine import commands
 from detmem.machine.commands import ADD, UPDATE, UPSERT, Definition, Operation
 from detmem.machine.commitment import ZERO, commit
+from detmem.machine.links import Links
 from detmem.machine.packed import Packed
 from detmem.machine.records import Restored, content_of
 from detmem.machine.stage import Stage
@@ -49,7 +50,7 @@ def restored_anew(state: State) -> State:
         vectors, born = records.vectors.kept(slots), records.born[slots]
         collections.append(Restored(name, records.definition, ids, born, vectors, packed, None, state.seq))
         pairs += b"".join(view.commitments(slots))
-    history = state.links.born, state.requests, state.erased
+    history = Links.restored(state.links.born.items(), state.seq), state.requests, state.erased
     return State.restored(state.seq, state.link, state.log, collections, pairs, *history)
 
 
