@@ -401,10 +401,10 @@ def _many_collections(db: detmem.Database, count: int = 20_000) -> None:
 
 NUMBERS = {"k": [1000] * 21_000}  # 3 bytes of the file each, and 40 of memory
 FIELDS: dict[str, Any] = {f"{number:x}": None for number in range(9_000)}
-SHAPES: dict[str, Callable[..., object]] = {  # two of which are made smaller as well, by a second argument
+SHAPES: dict[str, Callable[..., object]] = {  # one of which is made smaller as well, by a second argument
     "10^5 bare adds": lambda db: _many(db, 100_000),
     "10^5 adds with a field each": lambda db: _many(db, 100_000, {"k": 0}),
-    "200 adds with a list of 21,000 numbers each": lambda db, count=200: _many(db, count, NUMBERS),
+    "200 adds with a list of 21,000 numbers each": lambda db: _many(db, 200, NUMBERS),
     "200 adds with 9,000 fields each": lambda db: _many(db, 200, FIELDS),
     "20,000 adds with ids of 500 bytes": lambda db: _many(db, 20_000, id="{:0500d}"),
     "10^5 adds, then 10^5 deletes": _many_deletes,
