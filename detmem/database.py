@@ -443,7 +443,7 @@ class Database:
         """The seq that wrote each of the wanted records last, as the whole log says; ``LogDamaged``."""
         found: dict[Node, int] = {}
         for _, frame in frames(self._disk, 1, self._state.seq + 1):
-            for part in frame.operations.parts:
+            for part in frame.operations.parts():
                 if isinstance(part, Run):
                     found.update(
                         {(part.collection, id): frame.seq for id in part.ids if (part.collection, id) in wanted}
@@ -555,7 +555,7 @@ class Database:
         """Under ``_moment``: everything that a comparison asks for, of one seq; None to be asked again."""
         self._check_whole()
         views = {name: view for name, (_, view) in self._views().items()}
-        return Standing(self._state.seq, views, set(self._state.links), self._state.tree)
+        return Standing(self._state.seq, views, set(self._state.links.born), self._state.tree)
 
     def _find(self, records: Records | PastRecords, view: View, ids: Iterable[str]) -> list[int | None]:
         """Slots in a view that was taken earlier."""
@@ -597,7 +597,7 @@ class Database:
         written."""
         with self._writing():
             assert self._journal is not None
-            if any(isinstance(part, Operation) and part.archived for part in operations.parts):
+            if any(isinstance(part, Operation) and part.archived for part in operations.parts()):
                 raise Archived(f"{where}: its payloads lie in an archive; put them back first")
             change = self._state.apply(operations)
             if (change.link, change.state_root) != (link, state_root):
@@ -684,11 +684,12 @@ class Database:
         for _, frame in frames(self._disk, start, stop):
             self._check_open()
             entries: dict[tuple[str, str], Entry] = {}
+            known = graph.Nodes()
             for operation in frame.operations:
                 if operation.type == commands.REQUEST:  # says how the writes behind it came, and is none itself
                     continue
                 link = operation.link() if operation.type in (commands.LINK, commands.UNLINK) else None
-                nodes = [(operation.collection, operation.id)]
+                nodes = [known[operation.collection, operation.id] if link else (operation.collection, operation.id)]
                 if link is not None:
                     nodes.append((link.target_collection, link.target))
                 if not any(collection in (None, where) and id in (None, one) for where, one in nodes):
@@ -696,9 +697,9 @@ class Database:
                 place = operation.name, operation.collection
                 entry = entries.setdefault(place, Entry(frame.seq, *place, [], frame.link.hex()))
                 if operation.id:
-                    entry.ids.append(operation.id)
+                    entry.ids.append(nodes[0][1])
                 if link is not None:
-                    entry.links.append(graph.between(link))
+                    entry.links.append(graph.between(link, known))
                 if operation.type == commands.RECORD:
                     digest, note = operation.recorded()
                     entry.recorded.append((digest.hex(), note))
@@ -800,7 +801,7 @@ class Standing(NamedTuple):
 
     seq: int
     views: dict[str, View]
-    links: set[Link]
+    links: set[bytes]
     tree: StateTree | None
 
 

@@ -5,15 +5,15 @@ It decides nothing: what is legal stands in ``machine``, what is read comes from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from detmem.errors import UsageError
 from detmem.machine import commands, encoding
-from detmem.machine.links import Node
+from detmem.machine.links import Node, link_of
 from detmem.results import Link
 
-__all__ = ["DIRECTIONS", "Step", "between", "edge", "expansion", "seen_from", "walk"]
+__all__ = ["DIRECTIONS", "Nodes", "Step", "all_between", "between", "edge", "expansion", "seen_from", "walk"]
 
 DIRECTIONS = {"out": (False,), "in": (True,), "both": (False, True)}
 
@@ -54,9 +54,23 @@ def seen_from(collection: str, link: commands.Link) -> Link:
     return Link(src, link.relation, dst)
 
 
-def between(link: commands.Link) -> Link:
+class Nodes(dict[Node, Node]):
+    """One object for each record that many links begin or end at."""
+
+    def __missing__(self, node: Node) -> Node:
+        self[node] = node
+        return node
+
+
+def between(link: commands.Link, nodes: Nodes) -> Link:
     """The link with (collection, id) for both ends."""
-    return Link((link.collection, link.source), link.relation, (link.target_collection, link.target))
+    return Link(nodes[link.collection, link.source], link.relation, nodes[link.target_collection, link.target])
+
+
+def all_between(names: Iterable[bytes]) -> list[Link]:
+    """``between`` of links in the machine's spelling, in order."""
+    nodes = Nodes()
+    return sorted(between(link_of(one), nodes) for one in names)
 
 
 def expansion(expand: Any) -> Expansion | None:

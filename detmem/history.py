@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from detmem import graph
 from detmem.database import Database, Standing, standing, verify_disk
 from detmem.errors import CorruptionError, UsageError
-from detmem.graph import between
 from detmem.journal.copies import Repaired
 from detmem.journal.copies import repair as mend
 from detmem.journal.disk import AnyPath
@@ -64,6 +64,9 @@ def replay(source: AnyPath | Database, dest: AnyPath, *, until: int | None = Non
             new._apply(frame.operations, frame.link, frame.state_root, f"{segment.name}, seq {frame.seq}")
         new._finish_erasures()
         return new.checkpoint()
+
+
+_AT_ONCE = 4096  # records whose commitments are compared together
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,38 +128,56 @@ def diff(a: AnyPath | Database, b: AnyPath | Database) -> Diff:
             side if isinstance(side, Database) else stack.enter_context(open(side, "r")) for side in (a, b)
         )
         one, two, keys = standing(first, second)
+        found = Diff(min(one.seq, two.seq), [], [], [])
+        for name in sorted(one.views.keys() | two.views.keys()):
+            _compare(one, two, name, keys, found)
+        ours, theirs = one.links, two.links
+        del one, two, keys  # each as large as what was found
+        found.linked.extend(graph.all_between(theirs - ours))
+        ours -= theirs
+        found.unlinked.extend(graph.all_between(ours))
+        del ours, theirs
         common = first._prover.first_difference(second._prover) - 1
-    ours, theirs = _contents(one, two, keys), _contents(two, one, keys)
-    names = one.views.keys() | two.views.keys()
-    return Diff(
-        min(common, one.seq, two.seq),
-        sorted(theirs.keys() - ours.keys()),
-        sorted(ours.keys() - theirs.keys()),
-        sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key]),
-        sorted(name for name in names if _definition(one, name) != _definition(two, name)),
-        [between(link) for link in sorted(two.links - one.links)],
-        [between(link) for link in sorted(one.links - two.links)],
-    )
+    return replace(found, common_seq=min(common, found.common_seq))
 
 
-def _contents(side: Standing, other: Standing, keys: set[bytes] | None) -> dict[tuple[str, str], bytes]:
-    """Both commitments, joined, of the records that may differ from those of ``other``.
+def _compare(one: Standing, two: Standing, name: str, keys: set[bytes] | None, found: Diff) -> None:
+    """Put what differs in one collection behind what was found in others."""
+    ours, theirs = _candidates(one, two, name, keys), _candidates(two, one, name, keys)
+    found.added.extend((name, id) for id in sorted(theirs.keys() - ours.keys()))
+    found.removed.extend((name, id) for id in sorted(ours.keys() - theirs.keys()))
+    both = sorted(ours.keys() & theirs.keys())
+    for start in range(0, len(both), _AT_ONCE):
+        ids = both[start : start + _AT_ONCE]
+        before, after = (
+            side.views[name].commitments(np.array([slots[id] for id in ids], dtype=np.int64))
+            for side, slots in ((one, ours), (two, theirs))
+        )
+        found.changed.extend((name, id) for id, old, new in zip(ids, before, after, strict=True) if old != new)
+    if _definition(one, name) != _definition(two, name):
+        found.collections.append(name)
+
+
+def _candidates(side: Standing, other: Standing, name: str, keys: set[bytes] | None) -> dict[str, int]:
+    """The slots by id of the records that may differ from those of ``other``.
 
     ``keys``: the state keys that differ, where both have a tree.  Two moments of one life share their rows, and the
     same row is the same record.
     """
-    contents: dict[tuple[str, str], bytes] = {}
-    for name, view in side.views.items():
-        slots = view.slots
-        if keys is not None:
-            prefix = prefixed(name.encode())
-            slots = {id: slots[id] for id in slots if keys and state_key(prefix, prefixed(id.encode())) in keys}
-        elif name in other.views and other.views[name].rows.owner is view.rows.owner:
-            theirs = other.views[name].slots
-            slots = {id: slot for id, slot in slots.items() if theirs.get(id) != slot}
-        pairs = view.commitments(np.fromiter(slots.values(), dtype=np.int64, count=len(slots)))
-        contents |= {(name, id): pair for id, pair in zip(slots, pairs, strict=True)}
-    return contents
+    view = side.views.get(name)
+    if view is None or (keys is not None and not keys):
+        return {}
+    live = view.live
+    if keys is None and name in other.views and other.views[name].rows.owner is view.rows.owner:
+        live = np.setdiff1d(live, other.views[name].live)
+    slots = {view.ids[slot]: slot for slot in live.tolist()} if keys is None else {}
+    if keys is not None:
+        prefix = prefixed(name.encode())
+        for slot in live.tolist():
+            id = view.ids[slot]
+            if state_key(prefix, prefixed(id.encode())) in keys:
+                slots[id] = slot
+    return slots
 
 
 def _definition(side: Standing, name: str) -> Definition | None:

@@ -63,7 +63,7 @@ def _is_moved(disk: Disk, first: int) -> bool:
     file = disk.open(segment_name(first))
     try:
         for frame in SegmentReader(file, read_header(disk, first)):
-            for part in frame.operations.parts:
+            for part in frame.operations.parts():
                 if isinstance(part, Run) or (part.type in WRITES and not part.erased):
                     return False
                 if part.archived:
@@ -101,7 +101,7 @@ def move(disk: Disk, archive: OsDisk) -> list[str]:
 def _bare(frame: Frame) -> Operations | None:
     parts: list[Operation | Run] = []
     changed = False
-    for part in frame.operations.parts:
+    for part in frame.operations.parts():
         if isinstance(part, Run):
             parts += [commands.archived(part.operation(row)) for row in range(len(part.ids))]
             changed = True

@@ -32,7 +32,8 @@ from detmem.journal.head import newest_head
 from detmem.machine import commands
 from detmem.machine.commands import Operation
 from detmem.machine.links import Node
-from detmem.machine.runs import Operations, Run
+from detmem.machine.packed import Packed
+from detmem.machine.runs import Operations, Run, Several
 
 __all__ = [
     "WRITES",
@@ -53,8 +54,12 @@ WRITES = (commands.ADD, commands.UPSERT, commands.UPDATE)
 
 
 def singles(frame: Frame) -> Iterator[Operation]:
-    """The operations of a frame that are no part of a run: every Erase and every one without payload is among them."""
-    return (part for part in frame.operations.parts if isinstance(part, Operation))
+    """Operations of a frame among which are every Erase and every one without payload, and few others."""
+    for part in frame.operations.held:
+        if isinstance(part, Operation):
+            yield part
+        elif isinstance(part, Several) and not part.plain:
+            yield from part
 
 
 @dataclass(slots=True)
@@ -103,27 +108,33 @@ def unexplained(disk: Disk, seq: int, missing: dict[Node, int]) -> dict[Node, in
 
 def _without_payloads(frame: Frame, erased: Mapping[Node, int]) -> Operations | None:
     """The frame's operations without the payloads that an Erase behind them names; None when none is left to go."""
-    named: set[Node] = set()  # by an Erase of this commit, behind
-    parts: list[Operation | Run] = []
-    changed = False
+    named: dict[Node, int] = {}  # by an Erase of this commit: the place of the last
+    for place, part in enumerate(frame.operations.parts()):
+        if isinstance(part, Operation) and part.type == commands.ERASE:
+            named[part.collection, part.id] = place
 
-    def goes(node: Node) -> bool:
+    def goes(node: Node, place: int) -> bool:
         seq = erased.get(node, 0)
-        return seq > frame.seq or (seq == frame.seq and node in named)
+        return seq > frame.seq or (seq == frame.seq and named.get(node, 0) > place)
 
-    for part in reversed(frame.operations.parts):
+    def went() -> Iterator[tuple[Operation | Run, list[int]]]:
+        """Each part, with the rows of it that go; a single operation is its row 0."""
+        for place, part in enumerate(frame.operations.parts()):
+            if isinstance(part, Run):
+                yield part, [row for row, id in enumerate(part.ids) if goes((part.collection, id), place)]
+            else:
+                held = part.type in WRITES and (part.archived or not part.erased)
+                yield part, [0] if held and goes((part.collection, part.id), place) else []
+
+    if not any(rows for _, rows in went()):
+        return None
+    parts: list[Operation | Run] = []
+    for part, rows in went():
         if isinstance(part, Run):
-            rows = [row for row, id in enumerate(part.ids) if goes((part.collection, id))]
-            parts += reversed(list(_cut(part, rows)))
-            changed = changed or bool(rows)
-            continue
-        node = part.collection, part.id
-        if part.type == commands.ERASE:
-            named.add(node)
-        elif part.type in WRITES and (part.archived or not part.erased) and goes(node):
-            part, changed = commands.erased(part), True
-        parts.append(part)
-    return Operations(parts[::-1]) if changed else None
+            parts += _cut(part, rows)
+        else:
+            parts.append(commands.erased(part) if rows else part)
+    return Operations(parts)
 
 
 def payloads_to_go(frame: Frame, erased: Mapping[Node, int]) -> int:
@@ -228,9 +239,9 @@ def _part(run: Run, rows: slice) -> Run:
         run.collection,
         run.ids[rows],
         run.matrix[rows],
-        run.contents[rows],
+        Packed.of(run.contents[rows]),
         run.headers[rows],
-        run.leaves[rows],
+        run.leaves[32 * rows.start : 32 * rows.stop],
     )
 
 

@@ -17,7 +17,7 @@ from zlib import crc32
 from detmem.errors import CorruptionError, FormatError
 from detmem.journal.disk import File
 from detmem.machine import commands, runs
-from detmem.machine.commitment import commit_leaf, link_of
+from detmem.machine.commitment import commit_leaf, link
 from detmem.machine.runs import Operations
 from detmem.machine.stage import COMMIT_KIND, VERSION, Change
 
@@ -71,14 +71,14 @@ class BadFrame(CorruptionError):  # noqa: N818 - a place in the log, not yet a v
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One good commit frame, at ``offset`` of its segment, ``size`` bytes long."""
+    """One good commit frame, at ``offset`` of its segment, ``size`` bytes long; ``leaves`` of the log tree, joined."""
 
     seq: int
     durable_seq: int
     operations: Operations
     state_root: bytes
     link: bytes
-    leaves: list[bytes]
+    leaves: bytes
     offset: int
     size: int
 
@@ -311,11 +311,11 @@ class SegmentReader:
         except CorruptionError as error:
             raise BadFrame(offset, str(error)) from None
         leaves = operations.leaves
-        closing = self._check_link(offset, seq, b"".join(leaves), state_root, stored)
+        closing = self._check_link(offset, seq, leaves, state_root, stored)
         if size > _WINDOW_BYTES:  # no other frame stands in there, and it may be most of the file
             self._window = memoryview(b"")
         self.offset, self.seq, self.link = offset + size, seq, stored
-        return Frame(seq, durable_seq, operations, state_root, stored, [*leaves, closing], offset, size)
+        return Frame(seq, durable_seq, operations, state_root, stored, leaves + closing, offset, size)
 
     def _ends_in_zeros(self, header: memoryview) -> bool:
         """Whether here, before this header, a writer's zeros begin that no commit has been written over yet."""
@@ -333,7 +333,7 @@ class SegmentReader:
     def _check_link(self, offset: int, seq: int, leaves: bytes, state_root: bytes, stored: bytes) -> bytes:
         """The commit leaf of a frame with these leaves, whose link is the stored one."""
         closing = commit_leaf(seq, len(leaves) // 32, state_root)
-        computed = link_of(self.link, COMMIT_KIND, 0, VERSION, seq, leaves, closing)
+        computed = link(self.link, COMMIT_KIND, 0, VERSION, seq, leaves, closing)
         if not leaves or computed != stored:
             raise BadFrame(offset, f"expected link {computed.hex()}, found {stored.hex()}")
         return closing

@@ -19,8 +19,9 @@ from detmem.journal.disk import File
 from detmem.machine import contents, encoding, fixed
 from detmem.machine.commands import SALT_BYTES, Definition, Link
 from detmem.machine.commitment import LogTree, commit, prefixed
+from detmem.machine.links import Links, link_of, names_of
 from detmem.machine.packed import Packed
-from detmem.machine.records import Restored, content_of
+from detmem.machine.records import Records, Restored, content_of
 from detmem.machine.stage import VERSION, Request
 from detmem.machine.state import MAX_REQUESTS, State
 from detmem.machine.vectors import Vectors
@@ -84,7 +85,8 @@ def load(file: File, name: str) -> tuple[State, bytes]:
     try:
         entries = bytearray()
         collections = list(_read_collections(reader, entries))
-        history = _read_links(reader), _read_requests(reader), _read_erasures(reader)
+        links = Links.restored(_read_links(reader), reader.header.seq)
+        history = links, _read_requests(reader), _read_erasures(reader)
         reader.finish()
         header = reader.header
         state = State.restored(header.seq, header.link, header.log, collections, entries, *history)
@@ -117,8 +119,8 @@ def _stream(state: State) -> Iterator[bytes]:
         if records.definition.erasable:
             yield from (records.salts[slot] for slot in slots)
     yield len(state.links).to_bytes(8, "little")
-    for link, born in sorted(state.links.items()):
-        yield b"".join([prefixed(text.encode()) for text in link]) + born.to_bytes(8, "little")
+    for names in sorted(state.links.born, key=link_of):
+        yield names + state.links.born[names].to_bytes(8, "little")
     yield len(state.requests).to_bytes(8, "little")
     for id, request in state.requests.items():
         yield prefixed(id.encode()) + request.seq.to_bytes(8, "little") + request.digest + request.state_root
@@ -289,7 +291,7 @@ class _Reader:
         return data
 
 
-def _read_collections(reader: _Reader, pairs: bytearray) -> Iterator[Restored]:
+def _read_collections(reader: _Reader, pairs: bytearray) -> Iterator[Records]:
     """Each collection's records; ``pairs`` takes the vector's and the content's commitment of each, joined."""
     before = ""
     for _ in range(reader.header.collection_count):
@@ -303,15 +305,20 @@ def _read_collections(reader: _Reader, pairs: bytearray) -> Iterator[Restored]:
         yield _read_records(reader, name, definition, pairs)
 
 
-def _read_records(reader: _Reader, name: str, definition: Definition, pairs: bytearray) -> Restored:
+def _read_records(reader: _Reader, name: str, definition: Definition, pairs: bytearray) -> Records:
     dim = definition.dim
     count = reader.counted(2 + 8 + 4 * dim + 4)
+    if not count:
+        empty = Records(name, definition)
+        empty.kept_from = reader.header.seq
+        return empty
     ids = _read_ids(reader, count)
-    seqs = np.frombuffer(reader.read(8 * count), dtype="<u8")
-    if count and not 1 <= seqs.min() <= seqs.max() <= reader.header.seq:
-        raise reader.damaged(f"a record born outside 1..{reader.header.seq}")
-    born = seqs.astype(np.int64)
-    del seqs
+    born = np.empty(count, dtype=np.int64)
+    for start in range(0, count, _RECORDS_AT_ONCE):
+        seqs = np.frombuffer(reader.read(8 * min(_RECORDS_AT_ONCE, count - start)), dtype="<u8")
+        if not 1 <= seqs.min() <= seqs.max() <= reader.header.seq:
+            raise reader.damaged(f"a record born outside 1..{reader.header.seq}")
+        born[start : start + len(seqs)] = seqs
     first = len(pairs)
     vectors = Vectors(dim)
     step = min(max(1, _ROWS_AT_ONCE_BYTES // (4 * dim)), _RECORDS_AT_ONCE)
@@ -325,7 +332,7 @@ def _read_records(reader: _Reader, name: str, definition: Definition, pairs: byt
             some[:, 0] = np.frombuffer(hashes, dtype=np.uint8).reshape(-1, 32)
         pairs += some.data
     both = np.frombuffer(pairs, dtype=np.uint8, offset=first).reshape(-1, 2, 32)
-    packed = Packed(count, reader.left)
+    packed = Packed(count)
     pack, at = contents.packer(), 0
     for strings in reader.strings(count, 4, encoding.MAX_CONTENT_BYTES):
         contents.check(strings, pack)
@@ -338,7 +345,7 @@ def _read_records(reader: _Reader, name: str, definition: Definition, pairs: byt
         return Restored(name, definition, ids, born, vectors, packed, None, reader.header.seq)
     size = 2 * SALT_BYTES
     reader.check_count(count, size)
-    salts = Packed(count, reader.left)
+    salts = Packed(count)
     for start in range(0, count, step):
         rows = vectors.take(np.arange(start, min(start + step, count), dtype=np.int64)).astype("<i4", copy=False)
         own = [reader.read(size) for _ in rows]
@@ -354,7 +361,7 @@ def _read_records(reader: _Reader, name: str, definition: Definition, pairs: byt
 
 
 def _read_ids(reader: _Reader, count: int) -> Packed:
-    ids = Packed(count, reader.left)
+    ids = Packed(count)
     before = b""
     for some in reader.strings(count, 2, encoding.MAX_ID_BYTES):
         _check_names(reader, some, encoding.MAX_ID_BYTES)
@@ -375,14 +382,15 @@ _LINK_LIMITS = (
 )
 
 
-def _read_links(reader: _Reader) -> list[tuple[Link, int]]:
-    links: list[tuple[Link, int]] = []
+def _read_links(reader: _Reader) -> Iterator[tuple[bytes, int]]:
+    before, born = None, 0
     for _ in range(reader.counted(5 * 3 + 8)):
         link = Link(*[_name(reader, most) for most in _LINK_LIMITS])
-        if links and link <= links[-1][0]:
-            raise reader.damaged(f"{link} behind {links[-1][0]}")
-        links.append((link, reader.seq()))
-    return links
+        if before is not None and link <= before:
+            raise reader.damaged(f"{link} behind {before}")
+        seq = reader.seq()
+        born, before = born if seq == born else seq, link  # one object for the many of one commit
+        yield names_of(link), born
 
 
 def _read_requests(reader: _Reader) -> dict[str, Request]:

@@ -179,7 +179,7 @@ class Tiles:
                 break
             seq, size = number, header.log_size
         for _, frame in frames(self._disk, seq, None):
-            size += len(frame.leaves)
+            size += len(frame.operations) + 1
             if size > leaf:
                 return frame.seq
         raise damaged("log", 0, f"the log ends before leaf {leaf}", seq, seq)
@@ -195,8 +195,8 @@ class Tiles:
             reader = SegmentReader(file, header, resume)
             try:
                 for frame in reader:
-                    self._append(b"".join(frame.leaves))
-                    self._remember(frame.seq, self.size, len(frame.leaves) - 1)
+                    self._append(frame.leaves)
+                    self._remember(frame.seq, self.size, len(frame.operations))
                     self._arrived(header, frame)
                     if frame.seq == seq:  # before the next is looked at: it may be torn, or being written
                         return
@@ -217,7 +217,7 @@ class Tiles:
         header = headers[-1]
         size, self._seq, self._resume = header.log_size, header.first_seq - 1, None
         for _, frame in frames(self._disk, header.first_seq, None) if size < self.size else ():
-            size += len(frame.leaves)
+            size += len(frame.operations) + 1
             self._arrived(header, frame)
             if size >= self.size:
                 break

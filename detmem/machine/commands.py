@@ -190,6 +190,14 @@ class Operation(NamedTuple):
         assert self.content is not None
         return self.decoded if self.decoded is not None else contents.decode(self.content)
 
+    def told(self) -> contents.Meaning | bytes:
+        """The same as it is at hand: in canonical bytes, or decoded."""
+        if self.decoded is not None:
+            return self.decoded
+        assert self.content is not None
+        contents.decode(self.content)
+        return bytes(self.content)
+
     def pieces(self) -> tuple[bytes | memoryview, ...]:
         """The operation's bytes, in pieces."""
         if self.erased:
@@ -344,10 +352,13 @@ def decode(body: memoryview) -> Iterator[Operation]:
         yield operation
 
 
-def decode_at(body: memoryview, at: int) -> tuple[Operation, int]:
-    """The operation at byte ``at`` of a body, as ``decode``, and where the next one begins."""
+def decode_at(body: memoryview, at: int, leaf: bytes | None = None) -> tuple[Operation, int]:
+    """The operation at byte ``at`` of a body, as ``decode``, and where the next one begins.
+
+    ``leaf``: its own, where it has been decoded before; its payload is not hashed again then.
+    """
     try:
-        return _decode_one(body, at)
+        return _decode_one(body, at, leaf)
     except CorruptionError as error:
         raise CorruptionError(f"operation at byte {at} of the body: {error}") from None
 
@@ -422,7 +433,7 @@ _SHAPES = {
 }
 
 
-def _decode_one(body: memoryview, at: int) -> tuple[Operation, int]:
+def _decode_one(body: memoryview, at: int, known: bytes | None) -> tuple[Operation, int]:
     if len(body) - at < HEADER.size:
         raise CorruptionError(f"expected a header of {HEADER.size} bytes, found {len(body) - at}")
     type, flags, name_size, id_size, reserved, vector_size, content_size, of_vector, of_content = HEADER.unpack_from(
@@ -466,7 +477,7 @@ def _decode_one(body: memoryview, at: int) -> tuple[Operation, int]:
     except UnicodeDecodeError as error:
         raise CorruptionError(f"a name is not UTF-8: {error.reason}") from None
     header = bytes(body[at:state])
-    leaf = operation_leaf(header)
+    leaf = operation_leaf(header) if known is None else known
     if gone:
         archived = stands == _ARCHIVED
         operation = Operation(
@@ -476,9 +487,9 @@ def _decode_one(body: memoryview, at: int) -> tuple[Operation, int]:
     salt = bytes(body[state + 1 : vector_at])
     vector = _part(body, vector_at, content_at) if vector_size else None
     content = _part(body, content_at, end) if content_size else None
-    if vector is not None and commit(vector, salt) != of_vector:
+    if known is None and vector is not None and commit(vector, salt) != of_vector:
         raise CorruptionError(_other(f"the vector of {id!r}", of_vector, vector, salt))
-    if content is not None and commit(content, salt) != of_content:
+    if known is None and content is not None and commit(content, salt) != of_content:
         raise CorruptionError(_other(f"the content of {id or collection!r}", of_content, content, salt))
     return Operation(type, collection, id, vector, content, of_vector, of_content, header, leaf, salt=salt), end
 

@@ -32,8 +32,8 @@ __all__ = [
     "link",
     "link_key",
     "link_leaf",
-    "link_of",
     "operation_leaf",
+    "pour",
     "prefixed",
     "prefixed_all",
     "record_leaf",
@@ -54,6 +54,7 @@ _ENTRY_BYTES = 2 * _HASH_BYTES
 _FEW_LEAVES = 4  # one operation makes two
 _NODES_AT_ONCE = 4096
 _BUCKETS_AT_ONCE = 1 << 11
+_COUNTED = 1 << 17  # numbers that are counted together
 _FEW_ENTRIES = 1 << 16  # of which buckets are made at once
 _MANY = 64  # changes from which columns are cheaper than one key after the other
 
@@ -121,9 +122,9 @@ def link_leaf(names: bytes) -> bytes:
     return sha256(b"\x1b" + names).digest()
 
 
-def request_digest(leaves: Iterable[bytes]) -> bytes:
-    """What a request id stands for: the leaves of the operations that came under it."""
-    return sha256(b"\x1c" + b"".join(leaves)).digest()
+def request_digest(leaves: bytes | bytearray) -> bytes:
+    """What a request id stands for: the leaves, joined, of the operations that came under it."""
+    return sha256(b"\x1c" + leaves).digest()
 
 
 def salt_of(key: bytes, collection: str, id: str, *payload: bytes | memoryview) -> bytes:
@@ -141,15 +142,8 @@ def commit_leaf(seq: int, operation_count: int, state_root: bytes) -> bytes:
     return sha256(b"\x00COMMIT" + pack("<QI", seq, operation_count) + state_root).digest()
 
 
-def link(before: bytes, kind: int, flags: int, version: int, seq: int, leaves: list[bytes], closing: bytes) -> bytes:
-    """Link of a commit frame: over the link before, the frame's meaning, and its leaves."""
-    return link_of(before, kind, flags, version, seq, b"".join(leaves), closing)
-
-
-def link_of(
-    before: bytes, kind: int, flags: int, version: int, seq: int, leaves: bytes | bytearray, closing: bytes
-) -> bytes:
-    """``link`` where the leaves stand one behind the other."""
+def link(before: bytes, kind: int, flags: int, version: int, seq: int, leaves: bytes, closing: bytes) -> bytes:
+    """Link of a commit frame: over the link before, the frame's meaning, and its leaves, joined."""
     digest = sha256(b"\x11" + before + pack("<BBHQI", kind, flags, version, seq, len(leaves) // _HASH_BYTES))
     digest.update(leaves)
     digest.update(closing)
@@ -166,12 +160,14 @@ class LogTree:
         self.frontier = list(frontier)
         assert len(self.frontier) == size.bit_count()
 
-    def extended(self, leaves: Iterable[bytes]) -> LogTree:
-        """A new tree with ``leaves`` (leaf hashes) behind this one's; a few go one by one, many level by level."""
-        frontier, nodes, before = list(self.frontier), list(leaves), self.size
-        size = before + len(nodes)
-        if len(nodes) <= _FEW_LEAVES:
-            for node in nodes:
+    def extended(self, leaves: bytes) -> LogTree:
+        """A new tree with ``leaves`` (leaf hashes, joined) behind this one's; a few go one by one, many level by
+        level."""
+        frontier, nodes, before = list(self.frontier), leaves, self.size
+        size = before + len(nodes) // _HASH_BYTES
+        if len(nodes) <= _FEW_LEAVES * _HASH_BYTES:
+            for at in range(0, len(nodes), _HASH_BYTES):
+                node = nodes[at : at + _HASH_BYTES]
                 rest = before
                 while rest & 1:  # as many merges as there are trailing ones
                     node = sha256(b"\x01" + frontier.pop() + node).digest()
@@ -182,11 +178,15 @@ class LogTree:
         complete = []
         while nodes:  # of one level: the new ones, and ``before`` them
             if before & 1:
-                nodes.insert(0, frontier.pop())
-            if len(nodes) & 1:
-                complete.append(nodes.pop())
-            pairs = iter(nodes)
-            nodes = [sha256(b"\x01" + left + right).digest() for left, right in zip(pairs, pairs, strict=True)]
+                nodes = frontier.pop() + nodes
+            end = len(nodes) // _ENTRY_BYTES * _ENTRY_BYTES  # where a node without its right one stands, or none
+            if end < len(nodes):
+                complete.append(nodes[end:])
+            above = bytearray()
+            for start in range(0, end, _NODES_AT_ONCE * _ENTRY_BYTES):
+                pairs = range(start, min(start + _NODES_AT_ONCE * _ENTRY_BYTES, end), _ENTRY_BYTES)
+                above += b"".join([sha256(b"\x01" + nodes[at : at + _ENTRY_BYTES]).digest() for at in pairs])
+            nodes = bytes(above)
             before >>= 1
         # What is left of the old frontier has the higher levels; ``complete`` came from the lowest up.
         return LogTree(size, [*frontier, *reversed(complete)])
@@ -257,10 +257,13 @@ class StateTree:
                 touched = np.flatnonzero(np.bincount(_numbers(rows).astype(np.intp), minlength=_BUCKETS))
                 tree.publish(tree._hashed(touched, rows))
             return tree
-        base = tree._base = _Base(rows, np.empty(len(rows), dtype=np.uint32), [])
         numbers = np.ascontiguousarray(rows[:, :2]).view(">u2")[:, 0]
-        counts = np.bincount(numbers, minlength=_BUCKETS)
-        base.borders.extend([0, *np.cumsum(counts).tolist()])
+        counts = np.zeros(_BUCKETS, dtype=np.int64)
+        for start in range(0, len(numbers), _COUNTED):  # which takes eight bytes for each number
+            counts += np.bincount(numbers[start : start + _COUNTED], minlength=_BUCKETS)
+        borders = np.zeros(_BUCKETS + 1, dtype=np.int64)
+        np.cumsum(counts, out=borders[1:])
+        base = tree._base = _Base(rows, np.empty(len(rows), dtype=np.uint32), borders.data)
         hashes, done = bytearray(), 0
         for first in range(0, _BUCKETS, _BUCKETS_AT_ONCE):  # the sorted copy of all would be as large as all
             here = np.flatnonzero((numbers >= first) & (numbers < first + _BUCKETS_AT_ONCE))
@@ -268,9 +271,9 @@ class StateTree:
             order = _by_key(some)[0]
             base.order[done : done + len(here)] = here[order]
             data = some[order].tobytes()
-            borders = [(at - done) * _ENTRY_BYTES for at in base.borders[first : first + _BUCKETS_AT_ONCE + 1]]
+            places = [(at - done) * _ENTRY_BYTES for at in base.borders[first : first + _BUCKETS_AT_ONCE + 1]]
             hashes += b"".join(
-                [sha256(b"\x14" + data[start:stop]).digest() for start, stop in pairwise(borders) if start < stop]
+                [sha256(b"\x14" + data[start:stop]).digest() for start, stop in pairwise(places) if start < stop]
             )
             done += len(here)
         levels = tree._levels(np.flatnonzero(counts), hashes)
@@ -281,16 +284,22 @@ class StateTree:
         """The leaf under ``key``, or None."""
         return _entries(self.bucket(_bucket_of(key))).get(key)
 
-    def stage(self, changes: Mapping[bytes, bytes | None], entries: bytes | bytearray = b"") -> TreeChange:
+    def stage(
+        self, changes: Mapping[bytes, bytes | None], entries: bytearray | None = None, gone: bytearray | None = None
+    ) -> TreeChange:
         """Compute the tree after setting (leaf) or removing (None) the given keys; this tree stays as it is.
 
-        ``entries``: more to set, and after those, as ``key | leaf``; no key stands twice among them."""
-        if len(changes) + len(entries) // _ENTRY_BYTES >= _MANY:
-            return self._hashed(*self._merged(changes, entries))
-        if entries:
-            changes = {**changes, **_entries(bytes(entries))}
-        if len(changes) == 1:
+        ``gone``: keys to remove before these, joined; ``entries``: more to set, as ``key | leaf``.  Nothing is set
+        twice.  What ``changes`` holds may be moved there."""
+        if len(changes) == 1 and not entries and not gone:
             return self._stage_one(*next(iter(changes.items())))
+        entries, gone = bytearray() if entries is None else entries, bytearray() if gone is None else gone
+        if len(changes) + len(entries) // _ENTRY_BYTES + len(gone) // _HASH_BYTES >= _MANY:
+            pour(changes, entries, gone)
+            return self._hashed(*self._merged(entries, gone))
+        if entries or gone:
+            keys = [bytes(gone[at : at + _HASH_BYTES]) for at in range(0, len(gone), _HASH_BYTES)]
+            changes = {**dict.fromkeys(keys), **changes, **_entries(bytes(entries))}
         return self._stage_few(changes)
 
     def _stage_one(self, key: bytes, leaf: bytes | None) -> TreeChange:
@@ -370,24 +379,19 @@ class StateTree:
             levels.append(level)
         return tuple(levels)
 
-    def _merged(
-        self, changes: Mapping[bytes, bytes | None], entries: bytes | bytearray
-    ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    def _merged(self, entries: bytearray, gone: bytearray) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """The numbers of all touched buckets, ascending, and what will stand in them: entries (n, 64), by key."""
-        keys, more = _rows(b"".join(changes), _HASH_BYTES), _rows(entries, _ENTRY_BYTES)
+        keys, more = _rows(gone, _HASH_BYTES), _rows(entries, _ENTRY_BYTES)
         numbers = np.concatenate((_numbers(keys), _numbers(more))).astype(np.intp)  # the machine's own, for bincount
         touched = np.flatnonzero(np.bincount(numbers, minlength=_BUCKETS))
         standing = _rows(b"".join(map(self.bucket, touched.tolist())), _ENTRY_BYTES)
         first, rest = len(standing), len(standing) + len(keys)
         rows = np.concatenate((standing, np.zeros((len(keys), _ENTRY_BYTES), dtype=np.uint8), more)) if rest else more
-        gone = np.zeros(len(rows), dtype=np.bool_)
         rows[first:rest, :_HASH_BYTES] = keys
-        if changes:
-            rows[first:rest, _HASH_BYTES:] = _rows(b"".join([leaf or ZERO for leaf in changes.values()]), _HASH_BYTES)
-            gone[first:rest] = [leaf is None for leaf in changes.values()]
         del numbers, keys, standing  # they may be as large as what follows
         order, last = _by_key(rows)  # of one key the last is kept: what is new stands behind what it replaces
-        return touched, rows[order[last & ~gone[order]]]
+        last &= (order < first) | (order >= rest)
+        return touched, rows[order[last]]
 
     def _level_above(
         self, numbers: NDArray[np.int64], hashes: NDArray[np.uint8]
@@ -462,10 +466,20 @@ class _Base(NamedTuple):
 
     rows: NDArray[np.uint8]
     order: NDArray[np.uint32]
-    borders: list[int]
+    borders: memoryview
 
     def bucket(self, number: int) -> bytes:
         return self.rows[self.order[self.borders[number] : self.borders[number + 1]]].tobytes()
+
+
+def pour(changes: Mapping[bytes, bytes | None], entries: bytearray, gone: bytearray) -> None:
+    """Put what is to be set (leaf) and removed (None) behind the others, as ``StateTree.stage`` takes them."""
+    for key, leaf in changes.items():
+        if leaf is None:
+            gone += key
+        else:
+            entries += key
+            entries += leaf
 
 
 _EMPTY_PAIR = ZERO + ZERO

@@ -10,18 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Final, cast
+from typing import Final, TypeAlias, cast
 
 import msgpack
 
 from detmem.machine import encoding
 from detmem.machine.encoding import Metadata
 
-__all__ = ["EMPTY", "check", "decode", "encode", "encode_all", "packer"]
+__all__ = ["EMPTY", "Meaning", "check", "decode", "document_of", "encode", "encode_all", "metadata_of", "packer"]
 
 EMPTY: Final = b"\x92\x80\xc0"
 """The content of a record with neither metadata nor document."""
 
+_NO_DOCUMENT = EMPTY[-1:]
 _MIN_INT, _MAX_INT = -(2**63), 2**63 - 1
 _NOTHING: Final[Metadata] = {}  # shared by all records without metadata: what is handed out is a copy
 _WORDS = frozenset((str, type(None)))
@@ -32,6 +33,8 @@ assert encoding.encode_content({}, None) == EMPTY
 assert _QUICK_BYTES <= encoding.MAX_METADATA_BYTES
 
 Pack = Callable[[object], bytes]
+Meaning: TypeAlias = tuple[Metadata, "str | None"]
+"""Metadata and document."""
 
 
 def packer() -> Pack:
@@ -104,6 +107,16 @@ def decode(data: bytes | memoryview, pack: Pack | None = None) -> tuple[Metadata
         ):
             return plain, pair[1]
     return encoding.decode_content(data)
+
+
+def metadata_of(data: bytes) -> Metadata:
+    """The metadata in a content that has been checked."""
+    return _NOTHING if data == EMPTY else cast(Metadata, msgpack.unpackb(data)[0])
+
+
+def document_of(data: bytes) -> str | None:
+    """The document in a content that has been checked; no text ends with the byte that stands for none."""
+    return None if data[-1:] == _NO_DOCUMENT else cast(str, msgpack.unpackb(data)[1])
 
 
 def check(strings: list[bytes], pack: Pack) -> None:

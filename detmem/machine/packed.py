@@ -1,7 +1,7 @@
-"""Values by slot as a snapshot holds them: bytes, joined, and read when somebody asks.
+"""Values by slot as a file holds them: bytes, joined, and read when somebody asks.
 
 A million small objects take a hundred bytes each, and a second to make; joined they take what they hold and four bytes
-more.  So what a store was opened with stays as it came, and what was asked for is kept as it was read.
+more.  So what a store was opened with stays as it came, and of what was asked for the last is kept as it was read.
 
 It does not know what a value means: the caller says how it is read.  Any thread may ask; one at a time appends.
 """
@@ -18,53 +18,89 @@ __all__ = ["Column", "Packed"]
 
 T = TypeVar("T")
 
-_AT_ONCE = 4096
+_AT_ONCE = 256
+_KEPT_BYTES = 1 << 20  # of what was read one by one, its objects not counted
+_OBJECT_BYTES = 64  # that each of these takes at least
+_NARROW_BYTES = 1 << 32
 
 
 class Packed(Sequence[bytes]):
-    """``count`` strings of bytes, once all have been appended; ``room`` is what they can take together at most."""
+    """Strings of bytes, appended only; there is room for the starts of ``count``, and more is made.
 
-    def __init__(self, count: int, room: int) -> None:
+    Readers copy out of the buffer in one step, for nobody may hold on to it while it grows.
+    """
+
+    __slots__ = ("_count", "_data", "_start", "_starts")
+
+    def __init__(self, count: int = 0) -> None:
         self._data = bytearray()
-        self._starts = np.zeros(count + 1, dtype=np.uint32 if room < 1 << 32 else np.uint64)
+        self._starts = np.zeros(count + 1, dtype=np.uint32)
         self._start = self._starts.data  # whose items are ints of Python's
-        self._appended = 0
+        self._count = 0
 
-    def append(self, strings: list[bytes]) -> None:
+    @classmethod
+    def of(cls, strings: list[bytes]) -> Packed:
+        """These strings."""
+        made = cls(len(strings))
+        made.append(strings)
+        return made
+
+    def append(self, strings: Sequence[bytes]) -> None:
         """Put some behind the others."""
-        start, stop = self._appended, self._appended + len(strings)
-        ends = np.cumsum(np.fromiter(map(len, strings), dtype=np.int64, count=len(strings)))
-        self._starts[start + 1 : stop + 1] = ends + len(self._data)
-        self._data += b"".join(strings)
-        self._appended = stop
+        first, stop, start = self._count, self._count + len(strings), len(self._data)
+        joined = strings[0] if len(strings) == 1 else b"".join(strings)
+        end = start + len(joined)
+        if stop >= len(self._starts) or end >= _NARROW_BYTES:
+            self._widen(stop, end)
+        if len(strings) == 1:
+            self._start[stop] = end
+        else:
+            sizes = np.fromiter(map(len, strings), dtype=np.int64, count=len(strings))
+            self._starts[first + 1 : stop + 1] = np.cumsum(sizes, dtype=np.int64) + start
+        self._data += joined
+        self._count = stop
+
+    def _widen(self, count: int, end: int) -> None:
+        """Other starts in the place of these: of ``count`` strings at least, and for ``end`` bytes."""
+        kind = np.uint64 if end >= _NARROW_BYTES else self._starts.dtype
+        size = max(count + 1, 2 * len(self._starts)) if count >= len(self._starts) else len(self._starts)
+        starts = np.zeros(size, dtype=kind)
+        starts[: self._count + 1] = self._starts[: self._count + 1]
+        self._starts, self._start = starts, starts.data
 
     def __len__(self) -> int:
-        return len(self._start) - 1
+        return self._count
 
     @overload
     def __getitem__(self, index: int) -> bytes: ...
     @overload
     def __getitem__(self, index: slice) -> list[bytes]: ...
     def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        starts = self._start
         if isinstance(index, slice):
-            first, stop, _ = index.indices(len(self))
-            borders = self._starts[first : max(first, stop) + 1].tolist()
-            data = bytes(memoryview(self._data)[borders[0] : borders[-1]])
+            first, stop, _ = index.indices(self._count)
+            borders = starts[first : max(first, stop) + 1].tolist()
+            data = bytes(self._data[borders[0] : borders[-1]])
             return [data[start - borders[0] : end - borders[0]] for start, end in pairwise(borders)]
-        return bytes(memoryview(self._data)[self._start[index] : self._start[index + 1]])
+        return bytes(self._data[starts[index] : starts[index + 1]])
+
+    def __iter__(self) -> Iterator[bytes]:
+        return chain.from_iterable(self[at : at + _AT_ONCE] for at in range(0, self._count, _AT_ONCE))
 
 
 class Column(Sequence[T], Generic[T]):
     """Values of which the first stand in ``packed`` until somebody asks; others are appended as they are."""
 
-    __slots__ = ("_count", "_fresh", "_known", "_packed", "_read", "_whole")
+    __slots__ = ("_count", "_fresh", "_known", "_known_bytes", "_packed", "_put", "_read", "_whole")
 
     def __init__(self, packed: Packed, read: Callable[[bytes], T]) -> None:
-        self._packed: Packed | None = packed
+        self._packed = packed
         self._read = read
         self._count = len(packed)
-        self._known: dict[int, T] | list[T] = {}
-        self._whole: list[list[T]] = []  # of those who read all at once, the first
+        self._known: dict[int, T] = {}
+        self._known_bytes = 0
+        self._put: dict[int, T] = {}  # what was put over packed ones: looked for first, so no reader can undo it
+        self._whole: list[T] = []  # what somebody read who asked for several
         self._fresh: list[T] = []
 
     def __len__(self) -> int:
@@ -75,40 +111,55 @@ class Column(Sequence[T], Generic[T]):
     @overload
     def __getitem__(self, slot: slice) -> list[T]: ...
     def __getitem__(self, slot: int | slice) -> T | list[T]:
+        count = self._count
         if isinstance(slot, slice):
             start, stop, _ = slot.indices(len(self))
-            count = self._count
-            return self._all()[start:stop] + self._fresh[max(0, start - count) : max(0, stop - count)]
-        if slot >= self._count:
-            return self._fresh[slot - self._count]
-        known = self._known
+            values = self._all()[start : min(stop, count)] if start < count else []
+            for place in self._put.keys() & range(start, start + len(values)) if self._put else ():
+                values[place - start] = self._put[place]
+            return values + self._fresh[max(0, start - count) : max(0, stop - count)]
+        if slot >= count:
+            return self._fresh[slot - count]
+        if self._put and slot in self._put:
+            return self._put[slot]
+        whole, known = self._whole, self._known
+        if slot < len(whole):
+            return whole[slot]
         try:
             return known[slot]
         except KeyError:
-            packed = self._packed
-            if packed is None:  # another thread has just read all
-                return self._known[slot]
-            value = known[slot] = self._read(packed[slot])
+            data = self._packed[slot]
+            if self._known_bytes > _KEPT_BYTES:
+                known = self._known = {}
+                self._known_bytes = 0
+            self._known_bytes += _OBJECT_BYTES + len(data)
+            value = known[slot] = self._read(data)
             return value
 
     def __setitem__(self, slot: int, value: T) -> None:
         if slot >= self._count:
             self._fresh[slot - self._count] = value
-        else:  # into what everybody has: what is only read meanwhile must not take its place
-            self._all()[slot] = value
+        else:
+            self._put[slot] = value
 
     def __iter__(self) -> Iterator[T]:
-        return chain(self._all(), self._fresh)
+        return iter(self[:])
 
     def extend(self, values: Iterable[T]) -> None:
         """Put some behind the others."""
         self._fresh.extend(values)
 
+    def grow(self) -> None:
+        """Take what has been appended to ``packed`` since; nothing else has been."""
+        assert not self._fresh
+        self._count = len(self._packed)
+
     def _all(self) -> list[T]:
         """The first: who asks for several at once asks for all of them."""
-        packed = self._packed
-        if packed is not None:
-            starts = range(0, self._count, _AT_ONCE)
-            self._whole.append([self._read(one) for start in starts for one in packed[start : start + _AT_ONCE]])
-            self._known, self._packed = self._whole[0], None
-        return self._whole[0]
+        whole, count, packed = self._whole, self._count, self._packed
+        if len(whole) < count:
+            starts = range(len(whole), count, _AT_ONCE)
+            rest = [self._read(one) for start in starts for one in packed[start : min(start + _AT_ONCE, count)]]
+            whole = self._whole = whole + rest
+            self._known = {}
+        return whole

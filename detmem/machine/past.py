@@ -59,7 +59,7 @@ class Moment:
         """Collection names in UTF-8 order."""
         return sorted(self.collections)
 
-    def all_links(self) -> set[Link] | None:
+    def all_links(self) -> set[bytes] | None:
         """Every link, or None when the state has let go of those that died since."""
         return None if self.seq < self._links.kept_from else self._links.all_at(self.seq)
 
@@ -124,11 +124,11 @@ class Then:
     def _undone(self) -> Iterator[tuple[bytes, bytes | None]]:
         """The entries that have changed since, as they were: first what is there now and was not, then what was."""
         state, seq = self._state, self.seq
-        links, then = set(state.links), set(state.links.all_at(seq))
-        for edge in sorted(links - then):
-            yield entry(edge)[0], None
-        for edge in sorted(then - links):
-            yield entry(edge)
+        links, then = set(state.links.born), state.links.all_at(seq)
+        for names in sorted(links - then):
+            yield entry(names)[0], None
+        for names in sorted(then - links):
+            yield entry(names)
         for records in state.collections.values():
             born, died = records.born[: records.used], records.died[: records.used]
             if records.created > seq:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,22 +29,40 @@ _STILL_ALIVE = np.iinfo(np.int64).max
 _FIRST_CAPACITY = 64
 _COMMITTED_COMPONENTS = 1 << 18  # of rows that are joined at once
 _DEAD_KEPT = 1024  # below this many dead rows, compacting is not worth its copy
+_NOTHING = np.zeros(0, dtype=np.int64)
+_AT_ONCE = 256  # contents that are copied together
+
+Content: TypeAlias = "bytes | contents.Meaning"
 
 
 class Record(NamedTuple):
-    """One record's parts: int32 little-endian bytes, their meaning, and the two commitments.
+    """One record's parts: int32 little-endian bytes, its content, and the two commitments.
 
-    ``salts``: of the vector and of the content, joined; empty where the collection has none.  ``erased``: what it held
-    is gone, and only its commitments are known.
+    ``content`` as it is at hand: in canonical bytes, or what these mean.  ``salts``: of the vector and of the content,
+    joined; empty where the collection has none.  ``erased``: what it held is gone, and only its commitments are known.
     """
 
     vector: bytes | memoryview
-    metadata: encoding.Metadata
-    document: str | None
+    content: Content
     vector_commitment: bytes
     content_commitment: bytes
     salts: bytes = b""
     erased: bool = False
+
+    @property
+    def metadata(self) -> encoding.Metadata:
+        """What the content says."""
+        return self.meaning[0]
+
+    @property
+    def document(self) -> str | None:
+        """What the content says beside."""
+        return self.meaning[1]
+
+    @property
+    def meaning(self) -> contents.Meaning:
+        """Metadata and document."""
+        return contents.decode(self.content) if isinstance(self.content, bytes) else self.content
 
 
 class View:
@@ -136,7 +154,7 @@ class Records:
     ``created``: the seq that made the collection, where known; ``kept_from``: rows that died at or before it are gone.
     """
 
-    def __init__(self, name: str, definition: Definition, capacity: int = _FIRST_CAPACITY) -> None:
+    def __init__(self, name: str, definition: Definition) -> None:
         self.name = name
         self.definition = definition
         self.prefix = prefixed(name.encode())
@@ -147,8 +165,7 @@ class Records:
         self.documents: list[str | None] | Column[str | None] = []
         self.packed: Sequence[bytes] = ()
         self.vectors = Vectors(definition.dim)
-        self.born = np.zeros(capacity, dtype=np.int64)
-        self.died = np.zeros(capacity, dtype=np.int64)
+        self.born = self.died = _NOTHING
         self.salts: list[bytes] | Column[bytes] = []
         self.erased: dict[int, bytes] = {}
         self.created = 0
@@ -162,9 +179,12 @@ class Records:
 
     def view(self, seq: int) -> View:
         """What is live at ``seq``, which is now; the same object until the collection changes, so caches stay warm."""
-        if self._view is None:
-            self._view = View(self, seq)
-        return self._view
+        if self._view is not None:
+            return self._view
+        view = View(self, seq)
+        if self.ids:  # else there is nothing to keep warm, and there may be many such collections
+            self._view = view
+        return view
 
     def past(self, seq: int, without_erased: bool = False) -> View:
         """What was live at ``seq``, which is not before ``kept_from``."""
@@ -190,7 +210,9 @@ class Records:
         if pair is None:
             pair = _pair(vector, content_of(self, slot), salts)
         erased = slot in self.erased
-        return Record(vector, self.metadatas[slot], self.documents[slot], pair[:32], pair[32:], salts, erased)
+        packed = slot < len(self.packed) and not erased
+        content = self.packed[slot] if packed else (self.metadatas[slot], self.documents[slot])
+        return Record(vector, content, pair[:32], pair[32:], salts, erased)
 
     def key(self, id: str) -> bytes:
         """The record's key in the state tree."""
@@ -207,27 +229,53 @@ class Records:
         self,
         ids: Sequence[str],
         vectors: NDArray[np.int32],
-        metadatas: Iterable[encoding.Metadata],
-        documents: Iterable[str | None],
-        born: int | NDArray[np.int64],
+        held: Sequence[bytes] | tuple[Iterable[encoding.Metadata], Iterable[str | None]],
+        born: int,
         salts: Sequence[bytes] = (),
     ) -> None:
-        """Append live records; the caller has seen that none of the ids is live."""
+        """Append live records; the caller has seen that none of the ids is live.
+
+        ``held``: their contents, in canonical bytes, or metadata and documents of each.
+        """
         start = self.used
         stop = start + len(ids)
         if stop > len(self.born):
-            self._resize(max(stop, 2 * len(self.born)))
+            self._resize(max(stop, 2 * len(self.born), _FIRST_CAPACITY))
         self.vectors.append(vectors)
         self.born[start:stop] = born
         self.died[start:stop] = _STILL_ALIVE
-        self.metadatas.extend(metadatas)
-        self.documents.extend(documents)
+        if isinstance(held, tuple):
+            self.metadatas.extend(held[0])
+            self.documents.extend(held[1])
+        else:
+            self._pack(held, start)
         if salts:
             self.salts.extend(salts)
         self.ids.extend(ids)
         self.slots.update(zip(ids, range(start, stop), strict=True))
         self.count = len(self.slots)
         self._view = None
+
+    def _pack(self, strings: Sequence[bytes], start: int) -> None:
+        """Append contents as they are, or, behind others that are not packed, what they mean."""
+        if len(self.packed) < start:
+            meanings = [contents.decode(one) for one in strings]
+            self.metadatas.extend([one[0] for one in meanings])
+            self.documents.extend([one[1] for one in meanings])
+            return
+        if not isinstance(self.packed, Packed):
+            self._hold(Packed(len(strings)))
+        assert isinstance(self.packed, Packed)
+        for at in range(0, len(strings), _AT_ONCE):
+            self.packed.append(strings[at : at + _AT_ONCE])
+        for column in (self.metadatas, self.documents):
+            assert isinstance(column, Column)
+            column.grow()
+
+    def _hold(self, packed: Packed) -> None:
+        """Read contents from ``packed`` when somebody asks."""
+        self.packed = packed
+        self.metadatas, self.documents = Column(packed, contents.metadata_of), Column(packed, contents.document_of)
 
     def give_up(self, slot: int) -> None:
         """Keep the commitments of a record and nothing else of it: it has been erased since."""
@@ -246,10 +294,20 @@ class Records:
         kept = np.flatnonzero(self.died[: self.used] == _STILL_ALIVE)
         slots = kept.tolist()
         self.ids = [self.ids[slot] for slot in slots]
-        self.metadatas = [self.metadatas[slot] for slot in slots]
-        self.documents = [self.documents[slot] for slot in slots]
+        border = int(np.searchsorted(kept, len(self.packed)))  # up to which contents are packed
+        metadatas = [self.metadatas[slot] for slot in slots[border:]]
+        documents = [self.documents[slot] for slot in slots[border:]]
+        if border:
+            packed = Packed(border)
+            for at in range(0, border, _AT_ONCE):
+                some = slots[at : min(at + _AT_ONCE, border)]
+                packed.append([contents.EMPTY if slot in self.erased else self.packed[slot] for slot in some])
+            self._hold(packed)
+            self.metadatas.extend(metadatas)
+            self.documents.extend(documents)
+        else:
+            self.packed, self.metadatas, self.documents = (), metadatas, documents
         self.salts = [self.salts[slot] for slot in slots] if self.salts else []
-        self.packed = ()
         self.erased = {new: self.erased[old] for new, old in enumerate(slots) if old in self.erased}
         self.vectors = self.vectors.kept(kept)
         self.born, self.died = self.born[kept], self.died[kept]
@@ -290,9 +348,8 @@ class Restored(Records):
         self.count = len(ids)
         self.texts = ids
         self.ids = Column(ids, bytes.decode)
-        self.born, self.vectors, self.packed = born, vectors, packed
-        self.metadatas = Column(packed, lambda data: contents.decode(data)[0])
-        self.documents = Column(packed, lambda data: contents.decode(data)[1])
+        self.born, self.vectors = born, vectors
+        self._hold(packed)
         if salts is not None:
             self.salts = Column(salts, bytes)
         self.kept_from = seq

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from detmem.errors import CorruptionError, DimensionError, DuplicateIdError, NotFoundError, UsageError
-from detmem.machine import commands, encoding
+from detmem.machine import commands, contents, encoding
 from detmem.machine.commands import Definition, Link, Operation
 from detmem.machine.commitment import (
     LogTree,
@@ -21,6 +21,7 @@ from detmem.machine.commitment import (
     commit,
     commit_leaf,
     link,
+    pour,
     prefixed,
     prefixed_all,
     record_leaf,
@@ -75,7 +76,7 @@ class Pending:
         return standing.keys().isdisjoint(ids) and self.changed.keys().isdisjoint(ids)
 
     def take(self, run: Run) -> None:
-        """Put the records of a run whose contents are understood."""
+        """Put the records of a run whose contents have been checked."""
         self.runs.append(run)
         self.starts.append(self.rows)
         start, self.rows = self.rows, self.rows + len(run.ids)
@@ -87,10 +88,8 @@ class Pending:
             return changed
         number = bisect_right(self.starts, changed) - 1
         run, row = self.runs[number], changed - self.starts[number]
-        assert run.meanings is not None
-        metadatas, documents = run.meanings
         pair = run.pair(row)
-        return Record(run.vector(row), metadatas[row], documents[row], pair[:32], pair[32:])
+        return Record(run.vector(row), run.content(row), pair[:32], pair[32:])
 
     @property
     def only_runs(self) -> bool:
@@ -145,7 +144,7 @@ class Stage:
         self._pending: dict[str, Pending | None] = {}
         self._seen: dict[str, Pending] = {}  # asked for and not yet touched
         self._beside: Beside | None = None
-        self._open: tuple[str, str, int, list[bytes]] | None = None  # a request: collection, id, operations to come
+        self._open: tuple[str, str, int, bytearray] | None = None  # a request: collection, id, count, leaves so far
         self.operations: list[Operation | Run] = []
 
     def definition(self, collection: str) -> Definition | None:
@@ -253,13 +252,17 @@ class Stage:
             raise _other_dimension(run.ids[0], run.matrix.shape[1], name, pending.definition.dim)
 
     def put(self, operation: Operation | Run) -> None:
-        """Take a checked operation into the change."""
+        """Take a checked operation into the change, and keep it for the log."""
+        self.take(operation)
+        self.operations.append(operation)
+
+    def take(self, operation: Operation | Run) -> None:
+        """Take a checked operation into the change; the caller keeps it."""
         if self._open is not None:
             self._count_request(operation)
         if isinstance(operation, Run):
-            run = operation.understood()
-            self._touched(run.collection).take(run)
-            self.operations.append(run)
+            operation.check_contents()
+            self._touched(operation.collection).take(operation)
             return
         name, id, type = operation.collection, operation.id, operation.type
         if type in _WRITES:
@@ -280,7 +283,7 @@ class Stage:
         elif type == commands.RECORD:
             operation.recorded()
         elif type == commands.REQUEST:
-            self._open = name, id, operation.requested(), []
+            self._open = name, id, operation.requested(), bytearray()
         elif type == commands.LINK:
             self._aside().links.add(operation.link())
         elif type == commands.UNLINK:
@@ -288,7 +291,6 @@ class Stage:
         else:
             assert type == commands.ERASE
             self._erase(name, id)
-        self.operations.append(operation)
 
     @property
     def _has_links(self) -> bool:
@@ -320,26 +322,39 @@ class Stage:
         """Take the leaves of an operation into the request that it belongs to."""
         assert self._open is not None
         collection, id, count, leaves = self._open
+        left = count - len(leaves) // 32
         if operation.collection != collection or operation.type not in _PUTS:
-            raise CorruptionError(f"request {id!r}: expected {count - len(leaves)} more writes into {collection!r}")
-        leaves += operation.leaves[: count - len(leaves)] if isinstance(operation, Run) else [operation.leaf]
-        if len(leaves) == count:
+            raise CorruptionError(f"request {id!r}: expected {left} more writes into {collection!r}")
+        leaves += operation.leaves[: 32 * left] if isinstance(operation, Run) else operation.leaf
+        if len(leaves) == 32 * count:
             self._aside().requests[id] = request_digest(leaves)
             self._open = None
 
-    def finish(self) -> Change:
-        """Compute the change and the roots after it; nothing is published."""
-        assert self.operations
+    def finish(self, operations: Operations | None = None) -> Change:
+        """Compute the change and the roots after it; nothing is published.
+
+        ``operations``: all that was taken, where the caller has kept them.
+        """
+        operations = Operations(self.operations) if operations is None else operations
+        count = len(operations)
+        assert count
         if self._open is not None:
             raise CorruptionError(f"request {self._open[1]!r}: the commit ends before its writes do")
         state = self._state
-        leaves: dict[bytes, bytes | None] = {} if self._beside is None else dict(self._beside.links.leaves())
-        entries = bytearray()
+        leaves: dict[bytes, bytes | None] = {}
+        entries, gone = bytearray(), bytearray()
+        if self._beside is not None:
+            for key, leaf in self._beside.links.leaves():
+                leaves[key] = leaf
+                if len(leaves) == _AT_ONCE:  # as one dict they would take three times what they hold
+                    pour(leaves, entries, gone)
+                    leaves.clear()
         for name, pending in self._pending.items():
             standing = state.collections.get(name)
             if standing is not None and (pending is None or pending.base is not standing):
-                leaves[state_key(standing.prefix, NO_ID)] = None
-                leaves.update((standing.key(id), None) for id in standing.slots)
+                gone += state_key(standing.prefix, NO_ID)
+                for id in standing.slots:
+                    gone += standing.key(id)
             if pending is None:
                 continue
             prefix = prefixed(name.encode()) if pending.base is None else pending.base.prefix
@@ -363,13 +378,15 @@ class Stage:
                     record = pending.record(changed)
                     leaf = record_leaf(prefix, text, record.vector_commitment, record.content_commitment)
                 leaves[state_key(prefix, text)] = leaf
-        tree = state._tree.stage(leaves, entries)
+                if len(leaves) == _AT_ONCE:
+                    pour(leaves, entries, gone)
+                    leaves.clear()
+        tree = state._tree.stage(leaves, entries, gone)
         seq = state.seq + 1
-        operations = Operations(self.operations)
         operation_leaves = operations.leaves
-        closing = commit_leaf(seq, len(operation_leaves), tree.root)
+        closing = commit_leaf(seq, count, tree.root)
         after = link(state.link, COMMIT_KIND, 0, VERSION, seq, operation_leaves, closing)
-        log = state.log.extended([*operation_leaves, closing])
+        log = state.log.extended(operation_leaves + closing)
         return Change(seq, operations, tree.root, log, after, tree, self._pending, self._beside)
 
     def _collection(self, name: str) -> Pending | None:
@@ -403,22 +420,22 @@ class Stage:
                 raise CorruptionError(f"update of {operation.id!r}: an unchanged part with another commitment")
 
     def _resulting(self, operation: Operation) -> Record:
-        vector, content, salt = operation.vector, operation.content, operation.salt
-        if vector is not None and content is not None:
+        vector, salt = operation.vector, operation.salt
+        if vector is not None and operation.content is not None:
             return Record(
-                vector, *operation.meaning(), operation.vector_commitment, operation.content_commitment, salt + salt
+                vector, operation.told(), operation.vector_commitment, operation.content_commitment, salt + salt
             )
         partial = not (operation.has(commands.HAS_VECTOR) and operation.has(commands.HAS_CONTENT))
         before = self.record(operation.collection, operation.id) if partial else None
         if operation.erased:
             zeros = bytes(4 * self._existing(operation.collection).definition.dim)
             salts = _NO_SALTS if operation.has(commands.SALTED) else b""
-            return Record(zeros, {}, None, operation.vector_commitment, operation.content_commitment, salts, True)
+            return Record(zeros, contents.EMPTY, operation.vector_commitment, operation.content_commitment, salts, True)
         assert before is not None
-        metadata, document = operation.meaning() if vector is None else (before.metadata, before.document)
+        content = operation.told() if vector is None else before.content
         salts = before.salts[: len(salt)] + salt if vector is None else salt + before.salts[len(salt) :]
         commitments = operation.vector_commitment, operation.content_commitment
-        return Record(vector or before.vector, metadata, document, *commitments, salts, before.erased)
+        return Record(vector or before.vector, content, *commitments, salts, before.erased)
 
 
 def _check_payload(operation: Operation, definition: Definition) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from detmem.errors import CorruptionError, DetmemError
 from detmem.machine import fixed
-from detmem.machine.commands import Link, Operation
+from detmem.machine.commands import Operation
 from detmem.machine.commitment import (
     LINK_ZERO,
     LogTree,
@@ -27,8 +27,9 @@ from detmem.machine.commitment import (
     state_key,
     state_keys,
 )
-from detmem.machine.links import Links, Node, entry
-from detmem.machine.records import Records, Restored
+from detmem.machine.encoding import Metadata
+from detmem.machine.links import Links, Node, entry, link_of
+from detmem.machine.records import Record, Records, Restored
 from detmem.machine.runs import Operations, Run
 from detmem.machine.stage import NO_ID, Beside, Change, Pending, Request, Stage, definition_leaf
 
@@ -65,14 +66,14 @@ class State:
         seq: int,
         link: bytes,
         log: LogTree,
-        collections: Iterable[Restored],
+        collections: Iterable[Records],
         entries: bytearray,
-        links: Iterable[tuple[Link, int]],
+        links: Links,
         requests: dict[str, Request],
         erased: dict[Node, int],
     ) -> State:
         """A state from a snapshot's parts: records; in ``entries``, which are taken over, both commitments of each of
-        them, joined; links with the seq of their birth.  The root is computed, never taken over.  ``CorruptionError``:
+        them, joined.  The root is computed, never taken over.  ``CorruptionError``:
         a link without its ends.
         """
         state = cls()
@@ -83,6 +84,7 @@ class State:
             state.collections[records.name] = records
             rest += state_key(records.prefix, NO_ID) + definition_leaf(records.prefix, records.definition)
             for start in range(0, records.count, _AT_ONCE):  # few small objects at a time
+                assert isinstance(records, Restored)
                 texts = prefixed_all(records.texts[start : start + _AT_ONCE])
                 end = at + 64 * len(texts)
                 data = bytes(memoryview(entries)[at:end])
@@ -90,12 +92,13 @@ class State:
                 keys, leaves = state_keys(records.prefix, texts), record_leaves(records.prefix, texts, pairs)
                 entries[at:end] = b"".join(chain.from_iterable(zip(keys, leaves, strict=True)))
                 at = end
-        state.links = Links.restored(links, seq)
-        for edge in state.links:
+        state.links = links
+        for names in links.born:
+            edge = link_of(names)
             for name, id in ((edge.collection, edge.source), (edge.target_collection, edge.target)):
                 if name not in state.collections or id not in state.collections[name].slots:
                     raise CorruptionError(f"a link {edge} with an end that is not there")
-            rest += b"".join(entry(edge))
+            rest += b"".join(entry(names))
         entries += rest
         state._tree = StateTree.of(entries)
         return state
@@ -128,26 +131,27 @@ class State:
         """Check and stage a logged commit.  ``CorruptionError`` when it is not legal here."""
         held = operations if isinstance(operations, Operations) else Operations(list(operations))
         try:
-            return self._applied(held.parts)
+            return self._applied(held, held.parts())
         except DetmemError:
-            if len(held.parts) == len(held):  # no runs
+            if not any(isinstance(part, Run) for part in held.held):
                 raise
-        return self._applied(list(held))  # one by one, so that the first that is not legal is named
+        return self._applied(held, held)  # one by one, so that the first that is not legal is named
 
-    def _applied(self, parts: Sequence[Operation | Run]) -> Change:
-        stage = Stage(self)
+    def _applied(self, operations: Operations, parts: Iterable[Operation | Run]) -> Change:
+        stage, norms = Stage(self), _Norms()
         try:
             for part in parts:
                 stage.check(part)
-                stage.put(part)
-            _check_norms(stage.operations)
+                stage.take(part)
+                norms.take(part)
+            norms.check()
         except CorruptionError:
             raise
         except DetmemError as error:
             raise CorruptionError(f"an operation that is not legal here: {error}") from None
-        if not stage.operations:
+        if not len(operations):
             raise CorruptionError("a commit without operations")
-        return stage.finish()
+        return stage.finish(operations)
 
     def publish(self, change: Change) -> None:
         """Store a staged change.  Total: everything that can fail has been done by ``finish``."""
@@ -196,35 +200,52 @@ def _store(records: Records, pending: Pending, seq: int) -> None:
         records.bury(replaced, seq)
     if not pending.changed:
         for run in pending.runs:
-            assert run.meanings is not None
-            records.extend(run.ids, run.matrix, *run.meanings, seq)
+            records.extend(run.ids, run.matrix, run.meanings or run.contents, seq)
     else:
         fresh = [(id, pending.record(changed)) for id, changed in pending.changed.items() if changed is not None]
         salted = pending.definition.erasable
         if len(fresh) == 1:  # what most commits are
             ((id, record),) = fresh
             vectors = np.frombuffer(record.vector, dtype=fixed.RAW)[None]
-            records.extend(
-                (id,), vectors, (record.metadata,), (record.document,), seq, (record.salts,) if salted else ()
-            )
+            content = record.content
+            held = [content] if isinstance(content, bytes) else ((content[0],), (content[1],))
+            records.extend((id,), vectors, held, seq, (record.salts,) if salted else ())
         elif fresh:
             ids, parts = zip(*fresh, strict=True)
             vectors = np.frombuffer(b"".join([part.vector for part in parts]), dtype=fixed.RAW).reshape(len(ids), -1)
-            metadatas, documents = [part.metadata for part in parts], [part.document for part in parts]
-            records.extend(ids, vectors, metadatas, documents, seq, [part.salts for part in parts] if salted else ())
+            records.extend(ids, vectors, _held(parts), seq, [part.salts for part in parts] if salted else ())
         for id, record in fresh:
             if record.erased:
                 records.erased[records.slots[id]] = record.vector_commitment + record.content_commitment
     records.compact(seq)
 
 
-def _check_norms(operations: Iterable[Operation | Run]) -> None:
-    """Logged vectors obey what was checked when they came in; all of one size at once, for speed."""
-    by_size: dict[int, list[bytes | memoryview]] = {}
-    for operation in operations:
-        if isinstance(operation, Run):
-            fixed.check_admitted(operation.matrix)
-        elif operation.vector is not None:
-            by_size.setdefault(len(operation.vector), []).append(operation.vector)
-    for size, vectors in by_size.items():
-        fixed.check_admitted(np.frombuffer(b"".join(vectors), dtype="<i4").reshape(len(vectors), size // 4))
+def _held(parts: Sequence[Record]) -> list[bytes] | tuple[list[Metadata], list[str | None]]:
+    """The contents of records, as ``Records.extend`` takes them."""
+    packed = [part.content for part in parts if isinstance(part.content, bytes)]
+    if len(packed) == len(parts):
+        return packed
+    meanings = [part.meaning for part in parts]
+    return [one[0] for one in meanings], [one[1] for one in meanings]
+
+
+class _Norms:
+    """Logged vectors obey what was checked when they came in; all of one size are looked at at once, for speed."""
+
+    def __init__(self) -> None:
+        self._runs: list[Run] = []
+        self._by_size: dict[int, bytearray] = {}
+
+    def take(self, part: Operation | Run) -> None:
+        """The next part of a commit."""
+        if isinstance(part, Run):
+            self._runs.append(part)
+        elif part.vector is not None:
+            self._by_size.setdefault(len(part.vector), bytearray()).extend(part.vector)
+
+    def check(self) -> None:
+        """``CorruptionError`` when one is not as it could have been admitted."""
+        for run in self._runs:
+            fixed.check_admitted(run.matrix)
+        for size, vectors in self._by_size.items():
+            fixed.check_admitted(np.frombuffer(vectors, dtype="<i4").reshape(-1, size // 4))

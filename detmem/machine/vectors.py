@@ -163,14 +163,19 @@ class _Tail(NamedTuple):
     parts: list[Int32]
 
 
+_NO_TAIL = _Tail(0, [])
+
+
 class Vectors:
     """Rows by slot, appended only."""
+
+    __slots__ = ("__weakref__", "_chunk_rows", "_chunks", "_tail", "count", "dimension")
 
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
         self.count = 0
         self._chunks: list[_Chunk] = []
-        self._tail = _Tail(0, [])
+        self._tail = _NO_TAIL
         rows = min(_CHUNK_ROWS, max(BLOCK, _CHUNK_COMPONENTS // dimension))
         self._chunk_rows = rows // BLOCK * BLOCK
 
@@ -180,7 +185,11 @@ class Vectors:
         assert rows.shape[1:] == (self.dimension,)
         after = self.count + len(rows)
         if after - self._tail.first <= _TAIL_ROWS:
-            self._tail.parts.append(rows.astype(np.int32))
+            first, parts = self._tail
+            if parts:
+                parts.append(rows.astype(np.int32))
+            else:
+                self._tail = _Tail(first, [rows.astype(np.int32)])
         else:
             self._settle()
             self._split(rows.astype(np.int32, copy=False))

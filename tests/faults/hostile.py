@@ -51,7 +51,7 @@ from detmem.machine.stage import COMMIT_KIND, VERSION
 from detmem.opening import open_disk
 from tests.twin import TWIN
 
-__all__ = ["CASES", "DEAR", "OPERATIONS", "run", "weigh"]
+__all__ = ["CASES", "DEAR", "LARGEST", "OPERATIONS", "run", "weigh"]
 
 MOST_SECONDS = 60
 SLACK_BYTES = 64 << 20
@@ -171,7 +171,7 @@ def _operations(
         raw = body() if body is not None else commands.encode(make_list() if make_list else [], frame.MAX_FRAME_BYTES)
         leaves = [one.leaf for one in make_list()] if make_list is not None else []
         closing = commit_leaf(last.seq + 1, len(leaves), ZERO)
-        chained = link(last.link, COMMIT_KIND, 0, VERSION, last.seq + 1, leaves, closing) if linked else ZERO
+        chained = link(last.link, COMMIT_KIND, 0, VERSION, last.seq + 1, b"".join(leaves), closing) if linked else ZERO
         header = frame._encode_header(COMMIT_KIND, len(raw), last.seq + 1, last.seq, segment.header.seed)
         with (path / segment.name).open("ab") as file:
             file.write(header + raw + ZERO + chained)
@@ -394,14 +394,14 @@ def _many_deletes(db: detmem.Database) -> None:
     _many(db, 100_000).delete([str(number) for number in range(100_000)])
 
 
-def _many_collections(db: detmem.Database) -> None:
-    for number in range(20_000):
+def _many_collections(db: detmem.Database, count: int = 20_000) -> None:
+    for number in range(count):
         db.collection(str(number), dim=1, metric="l2")
 
 
 NUMBERS = {"k": [1000] * 21_000}  # 3 bytes of the file each, and 40 of memory
 FIELDS: dict[str, Any] = {f"{number:x}": None for number in range(9_000)}
-SHAPES: dict[str, Callable[[detmem.Database], object]] = {
+SHAPES: dict[str, Callable[..., object]] = {  # one of which is made smaller as well, by a second argument
     "10^5 bare adds": lambda db: _many(db, 100_000),
     "10^5 adds with a field each": lambda db: _many(db, 100_000, {"k": 0}),
     "200 adds with a list of 21,000 numbers each": lambda db: _many(db, 200, NUMBERS),
@@ -420,7 +420,8 @@ DEAR |= {
     for name, shape in SHAPES.items()
     if "delete" not in name and "known" not in name
 }
-DEAR["snapshot: 10^6 bare adds"] = _written(lambda db: _many(db, 1_000_000), at_end=True)
+LARGEST = "snapshot: 10^6 bare adds"
+DEAR[LARGEST] = _written(lambda db: _many(db, 1_000_000), at_end=True)
 
 
 HEAVY = ("32 MiB", "64 MiB", "200 MiB", "a large")

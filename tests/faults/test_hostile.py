@@ -71,6 +71,44 @@ def test_one_commit_of_many_tiny_adds_is_read_within_the_memory_bound(tmp_path: 
     assert peak < hostile.SLACK_BYTES + 2 * largest
 
 
+@pytest.mark.parametrize("snapshot", [False, True], ids=["log", "snapshot"])
+@pytest.mark.parametrize(
+    ("shape", "whole"), [("2,000 adds with a list of 2,100 numbers each", 2_000), ("20,000 collections", 20_000)]
+)
+def test_one_more_of_what_is_dear_takes_no_more_than_its_part_of_the_bound(
+    shape: str, whole: int, snapshot: bool, tmp_path: Path
+) -> None:
+    """A list out of the log took 13 times its bytes, an empty collection 4 KB.  Here are a few, then twice as many, and
+    what all of ``hostile.DEAR`` would take is reckoned; ``make faults`` weighs the whole ones."""
+    few = whole // 100  # enough for a run
+    many = 2 * few
+    one, other = (_cost(tmp_path / str(count), shape, count, snapshot) for count in (few, many))
+    file, peak = (
+        after + (whole - many) * (after - before) / (many - few) for before, after in zip(one, other, strict=True)
+    )
+    assert peak < hostile.SLACK_BYTES + 2 * file
+
+
+def _cost(store: Path, shape: str, count: int, snapshot: bool) -> tuple[int, int]:
+    """Bytes of the largest file, and what reading it takes at most."""
+    with detmem.open(store, durability="os") as db:
+        if "list" in shape:
+            hostile._many(db, count, {"k": hostile.NUMBERS["k"][:2_100]})
+        else:
+            hostile.SHAPES[shape](db, count)
+        if snapshot:
+            db.snapshot()
+    folder = store / ("snap" if snapshot else "log")
+    tracemalloc.start()
+    if snapshot:
+        hostile._load(store)
+    else:
+        hostile._open(store)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return max(one.stat().st_size for one in folder.iterdir()), peak
+
+
 def test_a_slot_of_a_generation_that_nobody_can_follow_is_bad() -> None:
     for generation, good in ((0, True), (2**63 - 1, True), (2**63, False), (2**64 - 1, False)):
         head = Head(b"store of a test.", generation)

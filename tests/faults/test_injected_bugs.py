@@ -443,7 +443,7 @@ def _forged_root() -> None:
     state = State()
     change = state.apply([commands.create("notes", Definition(2, "l2", "Q16.16"))])
     root = bytes(32)
-    leaves = [operation.leaf for operation in change.operations]
+    leaves = change.operations.leaves
     chained = link(LINK_ZERO, COMMIT_KIND, 0, VERSION, 1, leaves, commit_leaf(1, 1, root))
     forged = change._replace(state_root=root, link=chained)
     sound = _store(1 << 26, ()).files

@@ -210,7 +210,9 @@ def forged(disk: MemoryDisk, seq: int, change: Callable[[bytearray, int], bytes]
         if frame.seq == seq:
             root = change(body, len(frame.operations[0].header)) or root
         leaves = [operation.leaf for operation in commands.decode(memoryview(bytes(body)))]
-        before = link(before, COMMIT_KIND, 0, VERSION, frame.seq, leaves, commit_leaf(frame.seq, len(leaves), root))
+        before = link(
+            before, COMMIT_KIND, 0, VERSION, frame.seq, b"".join(leaves), commit_leaf(frame.seq, len(leaves), root)
+        )
         out += head + crc32(head, header.seed).to_bytes(4, "little") + body + root + before
     other = copy(disk)
     other.files[name] = out

@@ -108,13 +108,13 @@ def forged(disk: MemoryDisk, seq: int, layers: tuple[str, ...]) -> MemoryDisk:
                 change = state.apply(operations)
                 state.publish(change)
                 root = change.state_root
-            leaves = [one.leaf for one in operations]
-            closing = commit_leaf(frame.seq, len(leaves), root)
+            joined = b"".join(one.leaf for one in operations)
+            closing = commit_leaf(frame.seq, len(operations), root)
             mended = "all links" in layers or (frame.seq == seq and "link" in layers)
-            link = link_of(before, COMMIT_KIND, 0, VERSION, frame.seq, leaves, closing) if mended else frame.link
+            link = link_of(before, COMMIT_KIND, 0, VERSION, frame.seq, joined, closing) if mended else frame.link
             one = replace(frame, operations=Operations(operations), state_root=root, link=link)
             out += encode_commit(one, frame.durable_seq, header.seed)
-            before, log = link, log.extended([*leaves, closing])
+            before, log = link, log.extended(joined + closing)
         if sealed:
             seal = Seal(len(frames), log.size, before, log.root)
             out += encode_seal(seal, header.first_seq, header.seed)

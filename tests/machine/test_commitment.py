@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from detmem.journal.disk import MemoryDisk
 from detmem.machine import commitment
-from detmem.machine.commitment import ZERO, LogTree, StateTree
+from detmem.machine.commitment import ZERO, LogTree, StateTree, pour
 from detmem.opening import open_disk
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,19 +56,19 @@ def twin() -> ModuleType:
 
 @pytest.mark.parametrize("count", range(9))
 def test_the_log_tree_has_the_published_roots(count: int) -> None:
-    assert LogTree().extended(leaves(count)).root.hex() == ROOTS[count]
+    assert LogTree().extended(b"".join(leaves(count))).root.hex() == ROOTS[count]
     tree = LogTree()
     for leaf in leaves(count):
-        tree = tree.extended([leaf])
+        tree = tree.extended(leaf)
     assert tree.root.hex() == ROOTS[count]
     assert (tree.size, len(tree.frontier)) == (count, count.bit_count())
 
 
 def test_extending_a_log_tree_leaves_the_old_one_as_it_was() -> None:
-    tree = LogTree().extended(leaves(3))
-    tree.extended(leaves(5))
+    tree = LogTree().extended(b"".join(leaves(3)))
+    tree.extended(b"".join(leaves(5)))
     assert tree.root.hex() == ROOTS[3]
-    assert LogTree(tree.size, tree.frontier).extended(leaves(4)[3:]).root.hex() == ROOTS[4]
+    assert LogTree(tree.size, tree.frontier).extended(leaves(4)[3]).root.hex() == ROOTS[4]
 
 
 @given(st.lists(st.integers(0, 40), max_size=6))
@@ -76,7 +76,7 @@ def test_a_log_tree_grown_in_any_steps_is_the_recursive_definition(twin: ModuleT
     tree, written = LogTree(), []
     for step in steps:
         more = [sha256(bytes([step, index])).digest() for index in range(step)]
-        tree, written = tree.extended(more), written + more
+        tree, written = tree.extended(b"".join(more)), written + more
         assert tree.root == twin.log_root(written)
 
 
@@ -248,15 +248,17 @@ def test_one_key_few_and_many_are_staged_to_the_same_tree(
         for item in changes.items():
             one.publish(one._stage_one(*item))
         few.publish(few._stage_few(changes))
-        many.publish(many._hashed(*many._merged(changes, b"")))
+        columns = bytearray(), bytearray()
+        pour(changes, *columns)
+        many.publish(many._hashed(*many._merged(*columns)))
         there = {key: leaf for key, leaf in changes.items() if leaf is not None}
-        gone = dict.fromkeys(key for key in changes if key not in there)
-        replaced = {key: ZERO for key in there if key[-1] & 1}  # what comes joined goes before what does not
-        entries = b"".join(key + leaf for key, leaf in there.items())
+        gone = [key for key in changes if key not in there]
+        removed = bytearray(b"".join([*gone, *(key for key in there if key[-1] & 1)]))  # what is set goes before that
+        entries = bytearray(b"".join(key + leaf for key, leaf in there.items()))
         if len(step) & 1:
-            joined.publish(joined.stage(gone | replaced, entries))
+            joined.publish(joined.stage({}, entries, removed))
         else:
-            joined.publish(joined._hashed(*joined._merged(gone | replaced, entries)))
+            joined.publish(joined._hashed(*joined._merged(entries, removed)))
         model |= there
         for key in gone:
             model.pop(key, None)
@@ -270,9 +272,9 @@ def test_a_log_tree_extended_by_many_is_the_one_extended_by_one(counts: list[int
     tree = alone = LogTree()
     for step, count in enumerate(counts):
         added = [sha256(bytes([step, number])).digest() for number in range(count)]
-        tree = tree.extended(added)
+        tree = tree.extended(b"".join(added))
         for leaf in added:
-            alone = alone.extended([leaf])
+            alone = alone.extended(leaf)
         assert (tree.size, tree.frontier, tree.root) == (alone.size, alone.frontier, alone.root)
 
 

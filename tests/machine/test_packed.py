@@ -3,6 +3,7 @@ together as they are one by one."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ STEPS = st.lists(
 
 
 def packed(strings: list[bytes], at_once: int) -> Packed:
-    made = Packed(len(strings), sum(map(len, strings)))
+    made = Packed(len(strings))
     for start in range(0, len(strings), at_once):
         made.append(strings[start : start + at_once])
     return made
@@ -66,6 +67,41 @@ def test_what_is_put_while_somebody_reads_stays(reader, others):
     column = Column(packed([b"a", b"b", b"c"], 2), read)
     reader(column)
     assert (column[1], list(column)) == ("put", ["61", "put", "63"])
+
+
+@given(st.lists(STRINGS, max_size=5), st.integers(0, 30), st.integers(0, 30))
+def test_a_column_grows_with_what_is_packed(parts, one, other):
+    """A reader that follows a writer, and a log that is applied: contents come one commit after the other."""
+    packed, plain = Packed(), list[str]()
+    column = Column(packed, bytes.hex)
+    for part in parts:
+        packed.append(part)
+        column.grow()
+        plain += [string.hex() for string in part]
+        if one < len(plain):
+            assert column[one] == plain[one]
+        assert column[min(one, other) : max(one, other)] == plain[min(one, other) : max(one, other)]
+    column.extend(["fresh"])
+    assert [*column] == [*plain, "fresh"]
+    assert [*packed] == [bytes.fromhex(text) for text in plain]
+
+
+def test_strings_of_four_gib_together_have_wider_starts(monkeypatch):
+    monkeypatch.setattr("detmem.machine.packed._NARROW_BYTES", 10)
+    made, strings = Packed(1), [b"abcd", b"", b"efgh", b"ijkl", b"m"]
+    for string in strings:
+        made.append([string])
+    assert [*made] == strings
+    assert made._starts.dtype == np.uint64
+
+
+def test_what_was_read_one_by_one_is_kept_for_a_while_only(monkeypatch):
+    """All that was ever asked for stayed: reading a store record by record took what its objects take."""
+    monkeypatch.setattr("detmem.machine.packed._KEPT_BYTES", 1_000)
+    column = Column(packed([bytes([number]) for number in range(100)], 7), bytes.hex)
+    assert [column[number] for number in range(100)] == [f"{number:02x}" for number in range(100)]
+    assert len(column._known) < 20
+    assert column[3] is column[3]
 
 
 @given(STRINGS, st.integers(1, 5), st.integers(0, 12), st.integers(0, 12))

@@ -55,7 +55,7 @@ def shown(state: State) -> object:
     """All that a state is, by value."""
     inside = {
         name: sorted(
-            (id, one.vector_bytes(slot), repr(one.metadatas[slot]), one.documents[slot], one.record(slot)[3:])
+            (id, one.vector_bytes(slot), repr(one.metadatas[slot]), one.documents[slot], one.record(slot)[2:])
             for id, slot in one.slots.items()
         )
         for name, one in state.collections.items()
@@ -72,12 +72,12 @@ def test_a_run_is_the_bytes_and_leaves_of_its_operations(type: int, count: int) 
     assert len(held) == count
     assert held[0] == alone[0]
     assert held[-2:] == alone[-2:]
-    assert held.leaves == [operation.leaf for operation in alone]
+    assert held.leaves == b"".join(operation.leaf for operation in alone)
     body = b"".join(held.pieces())
     assert body == commands.encode(alone, MOST)
     assert held.size_bytes == len(body)
     decoded = runs.decode(memoryview(body))
-    assert len(decoded.parts) == (1 if count >= SHORTEST else count)
+    assert len(decoded.held) == (1 if count >= SHORTEST else count)
     assert [operation.header for operation in decoded] == [operation.header for operation in alone]
     assert [operation.meaning() for operation in decoded] == [operation.meaning() for operation in alone]
     assert decoded.leaves == held.leaves

@@ -13,6 +13,7 @@ from detmem.errors import CorruptionError, DimensionError, DuplicateIdError, Not
 from detmem.machine import commands
 from detmem.machine.commands import ADD, UPDATE, UPSERT, Definition, Operation
 from detmem.machine.commitment import ZERO, commit
+from detmem.machine.links import Links
 from detmem.machine.packed import Packed
 from detmem.machine.records import Restored, content_of
 from detmem.machine.stage import Stage
@@ -43,13 +44,13 @@ def restored_anew(state: State) -> State:
     for name, records in state.collections.items():
         view = records.view(state.seq)
         slots = np.array(view.in_id_order, dtype=np.int64)
-        ids, packed = Packed(len(slots), 1 << 20), Packed(len(slots), 1 << 20)
+        ids, packed = Packed(len(slots)), Packed(len(slots))
         ids.append([view.ids[slot].encode() for slot in slots])
         packed.append([content_of(view, slot) for slot in slots])
         vectors, born = records.vectors.kept(slots), records.born[slots]
         collections.append(Restored(name, records.definition, ids, born, vectors, packed, None, state.seq))
         pairs += b"".join(view.commitments(slots))
-    history = state.links.items(), state.requests, state.erased
+    history = Links.restored(state.links.born.items(), state.seq), state.requests, state.erased
     return State.restored(state.seq, state.link, state.log, collections, pairs, *history)
 
 
