@@ -10,6 +10,7 @@ Rule 3  Floats stand in two places: learning, whose result is rounded to an inte
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ _LEAST_DIMENSION = 48
 _ROUNDS = 5  # of the subspace iteration: the directions need not be good, only better than none
 _SPARE = 16  # directions iterated beside those that are kept
 _QUERIES = 64  # sample rows that play the query
+_SAMPLED_AT_ONCE = 1 << 8
 _NEAREST = 10  # neighbours that a search is expected to ask for
 _OVERHEAD = 24  # bytes a row that both planes read beside the components
 _APART = 3  # times the bytes: what is not read in order costs more
@@ -92,17 +94,31 @@ def learn(sample: Int32, population: int) -> Front | None:
     dimension = sample.shape[1]
     if dimension < _LEAST_DIMENSION:
         return None
-    floats = sample.astype(np.float32)  # what is only counted may be rounded; of these there are many
-    squares = np.einsum("ij,ij->i", floats, floats)
-    reduction = max(0, (math.frexp(4.0 * float(squares.max()))[1] - _REDUCED_BITS + 1) // 2)
-    floats *= np.float32(math.ldexp(1.0, -reduction))
+    largest = max(float(_squares(block).max()) for _, block in _floats(sample, 0))
+    reduction = max(0, (math.frexp(4.0 * largest)[1] - _REDUCED_BITS + 1) // 2)
+    moments = np.zeros((dimension, dimension))
+    for _, block in _floats(sample, reduction):
+        moments += block.T @ block
     widths = [width for width in _WIDTHS if 4 * width <= 3 * dimension]
-    directions = _directions(floats, widths[-1])
+    directions = _directions(moments, widths[-1])
     if directions is None:
         return None
-    chosen = _best_widths(floats, directions, widths, population)
+    chosen = _best_widths(_survivors(sample, reduction, directions, widths, population), widths, dimension)
     made = None if chosen is None else _front(directions[: chosen[1]], chosen[0], reduction)
     return made and made._replace(typical=int(np.median(encode(made, sample[:_QUERIES]).near.rho)))
+
+
+def _floats(sample: Int32, reduction: int) -> Iterator[tuple[slice, Float32]]:
+    """The rows divided by 2^reduction, some at a time: what is only counted may be rounded, and what is large stays
+    with the process when it is given back."""
+    for start in range(0, len(sample), _SAMPLED_AT_ONCE):
+        part = slice(start, start + _SAMPLED_AT_ONCE)
+        yield part, sample[part].astype(np.float32) * np.float32(math.ldexp(1.0, -reduction))
+
+
+def _squares(rows: Float32) -> Float32:
+    squares: Float32 = np.einsum("ij,ij->i", rows, rows)
+    return squares
 
 
 def encode(front: Front, rows: Int32) -> FrontRows:
@@ -167,9 +183,8 @@ def _root_up(squares: Int64) -> Int64:
     return roots
 
 
-def _directions(floats: Float32, count: int) -> Float64 | None:
+def _directions(moments: Float64, count: int) -> Float64 | None:
     """Orthonormal rows (count, d) that hold most of the sample's energy, the strongest first; None if there is none."""
-    moments = (floats.T @ floats).astype(np.float64)
     dimension = len(moments)
     chosen = min(dimension, count + _SPARE)
     places = np.arange(chosen, dtype=np.int64) * dimension // chosen
@@ -202,10 +217,9 @@ def _front(directions: Float64, width: int, reduction: int) -> Front | None:
     return Front(np.ascontiguousarray(matrix, dtype=np.int16), width, 1, reduction, gram, solve)
 
 
-def _best_widths(floats: Float32, directions: Float64, widths: list[int], population: int) -> tuple[int, int] | None:
+def _best_widths(shares: list[float], widths: list[int], dimension: int) -> tuple[int, int] | None:
     """How many coordinates to scan, and how many to have in all: those that read the fewest bytes."""
-    dimension = floats.shape[1]
-    opened = dict(zip(widths, _survivors(floats, directions, widths, population), strict=True))
+    opened = dict(zip(widths, shares, strict=True))
     best, chosen = _MUST_SAVE * (dimension + _OVERHEAD), None
     for width in widths:
         blocks = _blocks_opened(opened[width])
@@ -217,32 +231,35 @@ def _best_widths(floats: Float32, directions: Float64, widths: list[int], popula
     return chosen
 
 
-def _survivors(floats: Float32, directions: Float64, widths: list[int], population: int) -> list[float]:
+def _survivors(sample: Int32, reduction: int, directions: Float64, widths: list[int], population: int) -> list[float]:
     """The share of rows that each width leaves, by sample rows that play the query."""
-    count = len(floats)
-    queries = floats[:: max(1, count // _QUERIES)][:_QUERIES]
-    norms = np.einsum("ij,ij->i", floats, floats)
-    products = queries @ floats.T
-    distances = norms - 2 * products
+    count = len(sample)
+    _, queries = next(_floats(sample[:: max(1, count // _QUERIES)][:_QUERIES], reduction))
+    distances = np.empty((len(queries), count), dtype=np.float32)
+    for part, block in _floats(sample, reduction):
+        distances[:, part] = _squares(block) - 2 * (queries @ block.T)
     # a query that is a row finds itself; its last neighbour among all rows stands earlier among those of the sample
     place = min(count - 1, 1 + _NEAREST * count // population)
-    limits = np.partition(distances, place, axis=1)[:, place]
+    distances.partition(place, axis=1)
+    limits = distances[:, place]
     seen = directions.T.astype(np.float32)
-    rows_in, queries_in = floats @ seen, queries @ seen
-    shares = []
-    for width in widths:
-        held, asked = rows_in[:, :width], queries_in[:, :width]
-        rows_out = np.sqrt(np.maximum(norms - np.einsum("ij,ij->i", held, held), 0.0))
-        asked_squares = np.einsum("ij,ij->i", asked, asked)
-        queries_out = np.sqrt(np.maximum(np.einsum("ij,ij->i", queries, queries) - asked_squares, 0.0))
-        unit = np.abs(held).max(axis=1) * (1.0 / _BYTE)  # a byte's rounding error is uniform: a twelfth, squared
-        rounding = unit * np.sqrt(width / 12.0)
-        bounds = norms - 2.0 * (asked @ held.T)
-        bounds -= 2.0 * (
-            np.outer(queries_out, np.sqrt(rows_out * rows_out + rounding * rounding))
-            + np.outer(np.sqrt(asked_squares), rounding)
-        )
-        shares.append(float((bounds <= limits[:, None]).mean()))
+    queries_in, left = queries @ seen, np.zeros(len(widths), dtype=np.int64)
+    for _, block in _floats(sample, reduction):
+        norms, rows_in = _squares(block), block @ seen
+        for number, width in enumerate(widths):
+            held, asked = rows_in[:, :width], queries_in[:, :width]
+            rows_out = np.sqrt(np.maximum(norms - _squares(held), 0.0))
+            asked_squares = _squares(asked)
+            queries_out = np.sqrt(np.maximum(_squares(queries) - asked_squares, 0.0))
+            unit = np.abs(held).max(axis=1) * (1.0 / _BYTE)  # a byte's rounding error is uniform: a twelfth, squared
+            rounding = unit * np.sqrt(width / 12.0)
+            bounds = norms - 2.0 * (asked @ held.T)
+            bounds -= 2.0 * (
+                np.outer(queries_out, np.sqrt(rows_out * rows_out + rounding * rounding))
+                + np.outer(np.sqrt(asked_squares), rounding)
+            )
+            left[number] += np.count_nonzero(bounds <= limits[:, None])
+    shares: list[float] = (left / (count * len(queries))).tolist()
     return shares
 
 
