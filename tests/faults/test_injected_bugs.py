@@ -178,7 +178,7 @@ CHECKS = [
     _bug("temporaries are left", erasure.sweep, "remove_temporaries(disk)", "pass"),
     _bug("the last sealed segment is left", erasure.sweep, "[:-1]", "[:-2]"),
     _bug("a segment is written in its place", erasure.rewrite, 'temporary = f"{name}.tmp"', "temporary = name"),
-    _bug("a run is not looked at", erasure._without_payloads, "if goes((part.collection, id))", "if False"),
+    _bug("a run is not looked at", erasure._without_payloads, "if goes((part.collection, id), place)", "if False"),
     _bug("later versions go as well", erasure._without_payloads, "seq > frame.seq", "seq > 0"),
     _bug("the wrong row of a run goes", erasure._cut, "run.operation(row)", "run.operation(row - 1)"),
     _bug("a payload may be gone without an Erase", erasure.check_explained, "if not missing", "if True"),
@@ -417,7 +417,7 @@ def _mixed_histories() -> None:
 
 
 def _behind_a_seal() -> None:
-    """Bytes behind a seal at the end of the log: gone after opening, and no trouble later."""
+    """Bytes behind a seal at the end of the log: in quarantine after opening, and no trouble later."""
     whole = _store(1, ("create", "batch", "batch")).files
     last = max(name for name in whole if name.startswith("log/"))
     before = _store(1, ("create", "batch"), close=False).files
@@ -430,8 +430,10 @@ def _behind_a_seal() -> None:
         }
     )
     try:
-        for _ in range(2):
+        for first in (True, False):
             db = open_disk(disk, segment_bytes=1)
+            if first and (db.recovery is None or not db.recovery.quarantined):
+                raise Broken(f"bytes behind a seal: not in quarantine, {db.recovery}")
             db["notes"].upsert("later", raw=[1, 1])
             db.close()
     except DetmemError as error:

@@ -66,7 +66,7 @@ def _frames(data: bytes) -> bytes:
         leaves = _leaves(bytes(out[body:end]))
         seq = struct.unpack_from("<Q", out, at + 12)[0]
         closing = commit_leaf(seq, len(leaves), bytes(out[end : end + 32]))
-        before = link(before, 1, 0, 1, seq, leaves, closing)
+        before = link(before, 1, 0, 1, seq, b"".join(leaves), closing)
         out[end + 32 : end + 64] = before
         at = end + 64
     return bytes(out)
