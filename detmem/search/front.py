@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SCALE", "Errors", "Front", "FrontRows", "encode", "learn"]
+__all__ = ["SCALE", "Errors", "Front", "FrontRows", "Sample", "encode", "learn"]
 
 SCALE = 10  # bits of the matrix: an entry is a component of a direction times 2^10
 
@@ -89,9 +89,16 @@ class FrontRows(NamedTuple):
     all: Errors
 
 
-def learn(sample: Int32, population: int) -> Front | None:
-    """A front for ``population`` rows, of which ``sample`` int32 (n, d) are some; None if none pays."""
-    dimension = sample.shape[1]
+class Sample(Protocol):
+    """Some rows, int32 (n, d), of which slices are taken."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> Int32: ...
+
+
+def learn(sample: Sample, population: int) -> Front | None:
+    """A front for ``population`` rows, of which ``sample`` are some; None if none pays."""
+    dimension = sample[:1].shape[1]
     if dimension < _LEAST_DIMENSION:
         return None
     largest = max(float(_squares(block).max()) for _, block in _floats(sample, 0))
@@ -108,7 +115,7 @@ def learn(sample: Int32, population: int) -> Front | None:
     return made and made._replace(typical=int(np.median(encode(made, sample[:_QUERIES]).near.rho)))
 
 
-def _floats(sample: Int32, reduction: int) -> Iterator[tuple[slice, Float32]]:
+def _floats(sample: Sample, reduction: int) -> Iterator[tuple[slice, Float32]]:
     """The rows divided by 2^reduction, some at a time: what is only counted may be rounded, and what is large stays
     with the process when it is given back."""
     for start in range(0, len(sample), _SAMPLED_AT_ONCE):
@@ -231,10 +238,11 @@ def _best_widths(shares: list[float], widths: list[int], dimension: int) -> tupl
     return chosen
 
 
-def _survivors(sample: Int32, reduction: int, directions: Float64, widths: list[int], population: int) -> list[float]:
+def _survivors(sample: Sample, reduction: int, directions: Float64, widths: list[int], population: int) -> list[float]:
     """The share of rows that each width leaves, by sample rows that play the query."""
     count = len(sample)
-    _, queries = next(_floats(sample[:: max(1, count // _QUERIES)][:_QUERIES], reduction))
+    step = max(1, count // _QUERIES)
+    _, queries = next(_floats(sample[: _QUERIES * step : step], reduction))
     distances = np.empty((len(queries), count), dtype=np.float32)
     for part, block in _floats(sample, reduction):
         distances[:, part] = _squares(block) - 2 * (queries @ block.T)

@@ -213,9 +213,22 @@ class Planes:
 
     def _learn(self, rows: Rows) -> None:
         self._learned_rows = rows.count
+        self._learned = front.learn(_Sample(rows), rows.count)
+
+
+class _Sample:
+    """Rows that stand evenly among all, taken when they are asked for: together they would be some MB."""
+
+    def __init__(self, rows: Rows) -> None:
         size = min(rows.count, _SAMPLE_ROWS)
-        places = np.arange(size, dtype=np.int64) * rows.count // size
-        self._learned = front.learn(rows.take(places), rows.count)
+        self._rows = rows
+        self._places = np.arange(size, dtype=np.int64) * rows.count // size
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, part: slice, /) -> NDArray[np.int32]:
+        return self._rows.take(self._places[part])
 
 
 class Plain:

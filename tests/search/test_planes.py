@@ -231,14 +231,14 @@ def test_a_front_is_learned_where_it_pays_and_not_on_noise():
     assert front.learn(random.integers(-9000, 9000, size=(4096, 96)).astype(np.int32), 50_000) is None
 
 
-def test_learning_takes_as_much_memory_as_its_sample_and_no_more():
+def test_learning_takes_less_memory_than_its_sample():
     """What is large stays with the process when it is given back."""
     sample = clustered(np.random.default_rng(6), 4096, 384)
     tracemalloc.start()
     assert front.learn(sample, 50_000) is not None
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1.5 * sample.nbytes
+    assert peak < sample.nbytes
 
 
 @pytest.mark.parametrize("sample", [np.zeros((5000, 64)), np.full((5000, 64), 9), np.eye(64)[:1].repeat(5000, axis=0)])
