@@ -26,7 +26,7 @@ _WORK_BEFORE = 1 << 22  # rows times queries that have been asked for before lea
 _RELEARNED = 8  # times as many rows as were learned from: the data may be others by now
 _SAMPLE_ROWS = 1 << 12
 _BUILT_PER_QUERY = 1 << 13  # rows that enter the front for each query: some 30 ms once, then nothing
-_BUILT_AT_ONCE = 1 << 9
+_BUILT_AT_ONCE = 1 << 7
 _ABSENT = 1 << 61  # base of a row that is not there: no threshold reaches it
 
 Plane = tuple[Any, ...]
