@@ -183,6 +183,7 @@ def hostiles(part: int) -> Tally:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         found = hostile.run(cases, Path(folder))
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
         for one in hostile.weigh(list(hostile.DEAR)[part::HOSTILE_PARTS], Path(folder)):
             if one["read"] > one["allowed"] and one["store"] != hostile.LARGEST:  # which spec/log.md tells of
                 found.failures.append(f"dear: {one}")
