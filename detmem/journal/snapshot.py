@@ -313,7 +313,7 @@ def _read_records(reader: _Reader, name: str, definition: Definition, pairs: byt
         empty.kept_from = reader.header.seq
         return empty
     ids = _read_ids(reader, count)
-    born = np.empty(count, dtype=np.int64)
+    born = np.empty(count, dtype=np.uint32 if reader.header.seq < 1 << 32 else np.int64)
     for start in range(0, count, _RECORDS_AT_ONCE):
         seqs = np.frombuffer(reader.read(8 * min(_RECORDS_AT_ONCE, count - start)), dtype="<u8")
         if not 1 <= seqs.min() <= seqs.max() <= reader.header.seq:

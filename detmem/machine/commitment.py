@@ -53,8 +53,8 @@ _HASH_BYTES = 32
 _ENTRY_BYTES = 2 * _HASH_BYTES
 _FEW_LEAVES = 4  # one operation makes two
 _NODES_AT_ONCE = 4096
-_BUCKETS_AT_ONCE = 1 << 11
-_COUNTED = 1 << 17  # numbers that are counted together
+_BUCKETS_AT_ONCE = 1 << 8
+_COUNTED = 1 << 15  # entries that are put in order together
 _FEW_ENTRIES = 1 << 16  # of which buckets are made at once
 _MANY = 64  # changes from which columns are cheaper than one key after the other
 
@@ -257,28 +257,28 @@ class StateTree:
                 touched = np.flatnonzero(np.bincount(_numbers(rows).astype(np.intp), minlength=_BUCKETS))
                 tree.publish(tree._hashed(touched, rows))
             return tree
-        numbers = np.ascontiguousarray(rows[:, :2]).view(">u2")[:, 0]
-        counts = np.zeros(_BUCKETS, dtype=np.int64)
-        for start in range(0, len(numbers), _COUNTED):  # which takes eight bytes for each number
-            counts += np.bincount(numbers[start : start + _COUNTED], minlength=_BUCKETS)
-        borders = np.zeros(_BUCKETS + 1, dtype=np.int64)
-        np.cumsum(counts, out=borders[1:])
-        base = tree._base = _Base(rows, np.empty(len(rows), dtype=np.uint32), borders.data)
-        hashes, done = bytearray(), 0
-        for first in range(0, _BUCKETS, _BUCKETS_AT_ONCE):  # the sorted copy of all would be as large as all
-            here = np.flatnonzero((numbers >= first) & (numbers < first + _BUCKETS_AT_ONCE))
-            some = rows[here]
-            order = _by_key(some)[0]
-            base.order[done : done + len(here)] = here[order]
-            data = some[order].tobytes()
-            places = [(at - done) * _ENTRY_BYTES for at in base.borders[first : first + _BUCKETS_AT_ONCE + 1]]
-            hashes += b"".join(
-                [sha256(b"\x14" + data[start:stop]).digest() for start, stop in pairwise(places) if start < stop]
-            )
-            done += len(here)
-        levels = tree._levels(np.flatnonzero(counts), hashes)
-        tree.publish(TreeChange(levels[-1][1].tobytes(), {}, {}, levels=levels))
+        tree._base = base = _Base.of(rows)
+        for first in range(0, _BUCKETS, _BUCKETS_AT_ONCE):  # few at a time: the sorted copy of all is as large as all
+            start, *stops = base.borders[first : first + _BUCKETS_AT_ONCE + 1]
+            here = base.order[start : stops[-1]]
+            here[:] = here[_by_key(rows[here])[0]]
+            data = rows[here].tobytes()
+            places = [(at - start) * _ENTRY_BYTES for at in (start, *stops)]
+            hashes = [_bucket_hash(data[one:after]) for one, after in pairwise(places)]
+            tree._table[_BUCKETS + first : _BUCKETS + first + len(hashes)] = _rows(b"".join(hashes), _HASH_BYTES)
+        tree._fill()
         return tree
+
+    def _fill(self) -> None:
+        """Hash all nodes above the buckets, in place."""
+        width = _BUCKETS
+        while width > 1:
+            level = self._table[width : 2 * width].reshape(-1, 2, _HASH_BYTES)
+            width //= 2
+            for start in range(0, width, _NODES_AT_ONCE):
+                some = level[start : start + _NODES_AT_ONCE]
+                self._table[width + start : width + start + len(some)] = _pair_hashes(some)
+        self.root = self.node(1)
 
     def leaf(self, key: bytes) -> bytes | None:
         """The leaf under ``key``, or None."""
@@ -315,7 +315,7 @@ class StateTree:
             bucket = b"".join([key + merged[key] for key in sorted(merged)])
         else:
             bucket = key + leaf
-        node = sha256(b"\x14" + bucket).digest() if bucket else ZERO
+        node = _bucket_hash(bucket)
         buckets, path, nodes = {number: bucket}, [node], self._nodes
         at = (_BUCKETS + number) * _HASH_BYTES
         while at > _HASH_BYTES:
@@ -343,7 +343,7 @@ class StateTree:
                     merged.pop(key, None)
             bucket = b"".join([key + merged[key] for key in sorted(merged)])
             buckets[number] = bucket
-            nodes[_BUCKETS + number] = sha256(b"\x14" + bucket).digest() if bucket else ZERO
+            nodes[_BUCKETS + number] = _bucket_hash(bucket)
         level = sorted(nodes)
         for _ in range(_DEPTH if level else 0):
             level = list(dict.fromkeys([number >> 1 for number in level]))  # ascending, so equal parents are neighbours
@@ -366,7 +366,7 @@ class StateTree:
         }
         hashes = bytearray()
         for bucket in buckets.values():
-            hashes += sha256(b"\x14" + bucket).digest() if bucket else ZERO
+            hashes += _bucket_hash(bucket)
         levels = self._levels(touched, hashes)
         return TreeChange(levels[-1][1].tobytes(), buckets, {}, levels=levels)
 
@@ -403,15 +403,9 @@ class StateTree:
         parents = above[first]
         both = self._table.reshape(-1, 2, _HASH_BYTES)[parents]
         both[np.cumsum(first) - 1, numbers & 1] = hashes
-        joined = bytearray()
+        result = np.empty((len(parents), _HASH_BYTES), dtype=np.uint8)
         for start in range(0, len(parents), _NODES_AT_ONCE):
-            some = both[start : start + _NODES_AT_ONCE]
-            hashed = np.full((len(some), 1 + 2 * _HASH_BYTES), 0x15, dtype=np.uint8)
-            hashed[:, 1:] = some.reshape(len(some), -1)
-            data, size = hashed.tobytes(), hashed.shape[1]
-            joined += b"".join([sha256(data[at : at + size]).digest() for at in range(0, len(data), size)])
-        result = _rows(joined, _HASH_BYTES)
-        result[~both.any(axis=(1, 2))] = 0
+            result[start : start + _NODES_AT_ONCE] = _pair_hashes(both[start : start + _NODES_AT_ONCE])
         return parents, result
 
     def differing(self, other: StateTree) -> set[bytes]:
@@ -468,6 +462,26 @@ class _Base(NamedTuple):
     order: NDArray[np.uint32]
     borders: memoryview
 
+    @classmethod
+    def of(cls, rows: NDArray[np.uint8]) -> _Base:
+        """Places by bucket, and within each as the entries came."""
+        pieces = [slice(start, start + _COUNTED) for start in range(0, len(rows), _COUNTED)]
+        counts = np.zeros(_BUCKETS, dtype=np.int64)
+        for piece in pieces:
+            counts += np.bincount(_numbers(rows[piece]), minlength=_BUCKETS)
+        borders = np.zeros(_BUCKETS + 1, dtype=np.int64)
+        np.cumsum(counts, out=borders[1:])
+        order = np.empty(len(rows), dtype=np.uint32)
+        free = borders[:-1].copy()  # where the next entry of each bucket goes
+        for piece in pieces:
+            numbers = _numbers(rows[piece])
+            here = np.argsort(numbers, kind="stable")
+            counts = np.bincount(numbers, minlength=_BUCKETS)
+            places = np.arange(len(here), dtype=np.int64) + np.repeat(free - np.cumsum(counts) + counts, counts)
+            order[places] = here + piece.start
+            free += counts
+        return cls(rows, order, borders.data)
+
     def bucket(self, number: int) -> bytes:
         return self.rows[self.order[self.borders[number] : self.borders[number + 1]]].tobytes()
 
@@ -480,6 +494,21 @@ def pour(changes: Mapping[bytes, bytes | None], entries: bytearray, gone: bytear
         else:
             entries += key
             entries += leaf
+
+
+def _bucket_hash(bucket: bytes) -> bytes:
+    return sha256(b"\x14" + bucket).digest() if bucket else ZERO
+
+
+def _pair_hashes(pairs: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The nodes above pairs of nodes (n, 2, 32)."""
+    hashed = np.full((len(pairs), 1 + 2 * _HASH_BYTES), 0x15, dtype=np.uint8)
+    hashed[:, 1:] = pairs.reshape(len(pairs), -1)
+    data, size = hashed.tobytes(), hashed.shape[1]
+    nodes = b"".join([sha256(data[at : at + size]).digest() for at in range(0, len(data), size)])
+    result = _rows(bytearray(nodes), _HASH_BYTES)
+    result[~pairs.any(axis=(1, 2))] = 0
+    return result
 
 
 _EMPTY_PAIR = ZERO + ZERO
@@ -495,9 +524,9 @@ def _rows(data: bytes | bytearray, size: int) -> NDArray[np.uint8]:
     return np.frombuffer(data, dtype=np.uint8).reshape(-1, size)
 
 
-def _numbers(entries: NDArray[np.uint8]) -> NDArray[np.int64]:
+def _numbers(entries: NDArray[np.uint8]) -> NDArray[np.uint16]:
     """The bucket of each key or entry."""
-    return entries[:, 0].astype(np.int64) << 8 | entries[:, 1]
+    return np.ascontiguousarray(entries[:, :2]).view(">u2")[:, 0].astype(np.uint16)
 
 
 def _by_key(entries: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

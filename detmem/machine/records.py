@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -328,7 +328,8 @@ class Records:
 class Restored(Records):
     """Live records at ``seq``, packed as a snapshot holds them; in id order, and no id stands twice.
 
-    What finds them by id, and what says when they die, is made when somebody asks for it.
+    What finds them by id, and what says when they die, is made when somebody asks for it; ``births`` (integers of any
+    kind) are made what ``born`` is.
     """
 
     def __init__(
@@ -336,19 +337,20 @@ class Restored(Records):
         name: str,
         definition: Definition,
         ids: Packed,
-        born: NDArray[np.int64],
+        births: NDArray[Any],
         vectors: Vectors,
         packed: Packed,
         salts: Packed | None,
         seq: int,
     ) -> None:
-        assert len(ids) == len(born) == vectors.count == len(packed)
+        assert len(ids) == len(births) == vectors.count == len(packed)
         super().__init__(name, definition)
-        del self.slots, self.died
+        del self.slots, self.born, self.died
         self.count = len(ids)
         self.texts = ids
         self.ids = Column(ids, bytes.decode)
-        self.born, self.vectors = born, vectors
+        self.vectors = vectors
+        self._births = births
         self._hold(packed)
         if salts is not None:
             self.salts = Column(salts, bytes)
@@ -357,6 +359,10 @@ class Restored(Records):
     @cached_property
     def slots(self) -> dict[str, int]:  # type: ignore[override]  # an attribute there, a property here
         return dict(zip(self.ids, range(len(self.ids)), strict=True))
+
+    @cached_property
+    def born(self) -> NDArray[np.int64]:  # type: ignore[override]  # likewise
+        return self._births.astype(np.int64)
 
     @cached_property
     def died(self) -> NDArray[np.int64]:  # type: ignore[override]  # likewise

@@ -200,6 +200,19 @@ def test_a_record_born_outside_the_history_is_refused() -> None:
             snapshot.load(file_of(assembled(bytes(head), bytes(stream))), "s")
 
 
+@pytest.mark.parametrize("seq", [4, (1 << 32) - 1, 1 << 32, (1 << 63) - 2])
+def test_births_are_kept_whole_however_long_the_history_is(seq: int) -> None:
+    """Below 2^32 they take four bytes each until somebody asks."""
+    head, stream, _ = parts(newest(small_store(commits=4, snapshots=(4,))))
+    head[16:24] = seq.to_bytes(8, "little")
+    at = stream.index(b"\x03\0id4") + 5
+    expected = [seq, 1, seq - 1]
+    stream[at : at + 24] = b"".join(born.to_bytes(8, "little") for born in expected)
+    state, _ = snapshot.load(file_of(assembled(bytes(head), bytes(stream))), "s")
+    assert state.collections["c"].born.tolist() == expected
+    assert of_state(state) == assembled(bytes(head), bytes(stream))
+
+
 @pytest.mark.parametrize(
     "field", ["collections", "frontier", "log_size", "definition", "count", "id", "content", "chunk"]
 )
