@@ -1,13 +1,13 @@
 """What does one durable record cost, next to the least that could be done and next to SQLite?
 
 Each round writes one record (384-d float32, a small metadata map, a short document) through every contender, in turns:
-the bare write and fdatasync of exactly the bytes that detmem's log frame has, detmem under each policy, and SQLite in
-WAL mode with synchronous=FULL inserting the same record (blob, JSON text, text) in a transaction of its own.  A second
-store under ``always`` stands on a disk that counts and times its calls: where a commit's time goes.  ``interval`` syncs
-beside, and would do so in the others' rounds: it has rounds of its own, against the bare write alone.
+detmem under ``always``, the bare write and fdatasync of exactly the bytes that its log frame has, and SQLite in WAL
+mode with synchronous=FULL inserting the same record (blob, JSON text, text) in a transaction of its own.  The first
+rounds and the last are told apart: SQLite's WAL grows up to its first checkpoint, and is then written over.
 
-The first rounds and the last are told apart: SQLite's WAL grows up to its first checkpoint, and is then written over.
-Usage: durability.py [rounds] (default 1500).
+Then every other policy, in turns with the bare write alone: a store in use keeps what it needs in the caches, and
+``interval`` syncs beside.  Last a store under ``always`` on a disk that counts and times its calls: where a commit's
+time goes.  Usage: durability.py [rounds] (default 1500).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -31,89 +32,81 @@ from detmem.journal.disk import File, OsDisk
 from detmem.opening import open_disk
 
 DIM = 384
-POLICIES = ("paranoid", "always", "group:1", "os")
-ASIDE = "interval:10"
-EARLY = 250  # rounds, in which no WAL has been written over
-BARE, ZEROS, LITE, WATCHED = (
+OTHERS = ("paranoid", "group:1", "interval:10", "os")
+FEW = 250  # rounds: in the first of so many no WAL has been written over
+ALWAYS, BARE, ZEROS, LITE = (
+    "detmem, always",
     "bare write + fdatasync",
     "bare, over zeros written before",
     "SQLite, WAL, synchronous=FULL",
-    "watched",
 )
 
 
 def main(rounds: int) -> None:
     rng = np.random.default_rng(20260202)
     vectors = rng.standard_normal((rounds, DIM)).astype(np.float32)
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        contenders: dict[str, Callable[[int], object]] = {}
-        databases = []
-        for policy in (*POLICIES, ASIDE):
-            db = detmem.open(Path(folder) / policy.replace(":", "-"), durability=policy)
-            databases.append(db)
-            contenders[f"detmem, {policy}"] = _adding(db.collection("notes", dim=DIM), vectors)
-        frame_bytes = _frame_bytes(Path(folder), vectors[0])
-        bare, zeros = (os.open(Path(folder) / name, os.O_RDWR | os.O_CREAT) for name in ("bare", "zeros"))
-        os.pwrite(zeros, bytes(frame_bytes * rounds), 0)
-        os.fsync(zeros)
-        contenders[BARE] = _bare(bare, rng.bytes(frame_bytes))
-        contenders[ZEROS] = _bare(zeros, rng.bytes(frame_bytes))
-        lite = sqlite3.connect(Path(folder) / "lite.db", isolation_level=None)
-        contenders[LITE] = _inserting(lite, vectors)
-        disk = _WatchedDisk(str(Path(folder) / "watched"))
+    with tempfile.TemporaryDirectory(dir=".") as name, ExitStack() as stack:
+        folder = Path(name)
+        frame_bytes = _frame_bytes(folder, vectors[0])
+
+        def store(policy: str, name: str = "") -> Callable[[int], object]:
+            db = stack.enter_context(detmem.open(folder / (name or policy.replace(":", "-")), durability=policy))
+            return _adding(db.collection("notes", dim=DIM), vectors)
+
+        def bare(name: str, zeros: int = 0) -> Callable[[int], object]:
+            fd = os.open(folder / name, os.O_RDWR | os.O_CREAT)
+            stack.callback(os.close, fd)
+            os.pwrite(fd, bytes(zeros), 0)
+            os.fsync(fd)
+            return _bare(fd, rng.bytes(frame_bytes))
+
+        lite = stack.enter_context(closing(sqlite3.connect(folder / "lite.db", isolation_level=None)))
+        zeros = bare("zeros", frame_bytes * rounds)
+        contenders = {ALWAYS: store("always"), BARE: bare("bare"), ZEROS: zeros, LITE: _inserting(lite, vectors)}
+        seconds = _in_turns(contenders, rounds)
+        rows = [_row(name, times, seconds[BARE]) for name, times in seconds.items()]
+        for policy in OTHERS:
+            others = _in_turns({policy: store(policy), BARE: bare(f"bare {policy}")}, FEW)
+            rows.append(_row(f"detmem, {policy}", others[policy], others[BARE]))
+        disk = _WatchedDisk(str(folder / "watched"))
         disk.make_root()
-        databases.append(open_disk(disk))
-        contenders[WATCHED] = _adding(databases[-1].collection("notes", dim=DIM), vectors)
+        watched = _adding(stack.enter_context(open_disk(disk)).collection("notes", dim=DIM), vectors)
         disk.spent.clear()
-        aside = {name: contenders.pop(name) for name in [f"detmem, {ASIDE}"]}
-        seconds = _in_turns(contenders, range(rounds))
-        spent, in_a_row = list(disk.spent), []
-        beside = _in_turns({**aside, BARE: contenders[BARE]}, range(rounds, rounds + EARLY))
-        for index in range(rounds, 2 * rounds):
-            start = time.perf_counter()
-            contenders["detmem, os"](index)
-            in_a_row.append(time.perf_counter() - start)
-        for db in databases:
-            db.close()
-        lite.close()
-        os.close(bare)
-        os.close(zeros)
-    watched = seconds.pop(WATCHED)
-    rows = []
-    for name, times in (*seconds.items(), *[(name, times) for name, times in beside.items() if name != BARE]):
-        floor = seconds[BARE] if name in seconds else beside[BARE]
-        late = len(times) // 2
-        values = (
-            statistics.median(times[:EARLY]),
-            statistics.median(times[late:]),
-            statistics.quantiles(times, n=20)[-1],
-        )
-        rows.append([name, *[f"{1e6 * value:.0f}" for value in values], f"{_ratio(times[late:], floor[late:]):.2f}"])
-    body = f"{rounds} records, one a commit, {frame_bytes} bytes a frame; all contenders in turns in one process.\n\n"
-    head = [
-        f"median of the first {EARLY}, us",
-        "median of the last half, us",
-        "95th percentile, us",
-        "paired ratio to bare",
-    ]
-    body += table(["contender", *head], rows)
-    for when, part in ((f"the first {EARLY}", slice(0, EARLY)), ("the last half", slice(rounds // 2, None))):
-        ours, least, lite = (seconds[name][part] for name in ("detmem, always", BARE, LITE))
-        always, goal = 1e6 * statistics.median(ours), 1.3e6 * statistics.median(least) + 60
+        profile = _profile(disk.spent, _in_turns({"it": watched, BARE: bare("bare watched")}, FEW)["it"])
+        in_a_row = _in_turns({"it": store("os", "in a row")}, FEW)["it"]
+    head = [f"median of the first {FEW}, us", "of the last half", "95th percentile", "paired ratio to bare"]
+    body = (
+        f"{frame_bytes} bytes a frame, one record each; the first four in turns for {rounds} rounds, the others each "
+    )
+    body += f"in turns with a bare write for {FEW}.\n\n{table(['contender', *head], rows)}"
+    for when, part in ((f"the first {FEW}", slice(0, FEW)), ("the last half", slice(rounds // 2, None))):
+        ours, least, other = (seconds[name][part] for name in (ALWAYS, BARE, LITE))
+        always, floor = 1e6 * statistics.median(ours), 1.3e6 * statistics.median(least)
         body += (
-            f"\n\nGoal for `always`, in {when} rounds: at most 1.3 x bare + 60 us = {goal:.0f} us, and not slower "
-            f"than SQLite. Measured: {always:.0f} us, {always - goal + 60:.0f} us above 1.3 x bare; {_ratio(ours, lite):.2f} of "
-            f"SQLite's {1e6 * statistics.median(lite):.0f} us (median of the paired ratios)."
+            f"\n\nGoal for `always`, in {when} rounds: at most 1.3 x bare + 60 us = {floor + 60:.0f} us, and not "
+            f"slower than SQLite. Measured: {always:.0f} us, {always - floor:.0f} us above 1.3 x bare; "
+            f"{_ratio(ours, other):.2f} of SQLite's {1e6 * statistics.median(other):.0f} us (paired)."
         )
-    body += f"\n\n{_profile(spent, watched, in_a_row)}"
+    body += (
+        f"\n\n{profile}\n\nUnder `os`, one behind the other with nothing between, a whole commit takes "
+        f"{1e6 * statistics.median(in_a_row):.0f} us: behind a sync the processor has to be woken, and its caches hold "
+        "other things.  A commit is written over zeros that an earlier sync has brought to the disk, so the file "
+        f"seldom grows; what that saves is the difference between `{BARE}` and `{ZEROS}`."
+    )
     write("durability", "One durable record", body)
 
 
-def _in_turns(contenders: dict[str, Callable[[int], object]], rounds: range) -> dict[str, list[float]]:
+def _row(name: str, times: list[float], floor: list[float]) -> list[str]:
+    late = len(times) // 2
+    values = statistics.median(times[:FEW]), statistics.median(times[late:]), statistics.quantiles(times, n=20)[-1]
+    return [name, *[f"{1e6 * value:.0f}" for value in values], f"{_ratio(times[late:], floor[late:]):.2f}"]
+
+
+def _in_turns(contenders: dict[str, Callable[[int], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each contender's every round; they go first and last in turns."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     order = list(contenders)
-    for index in rounds:
+    for index in range(rounds):
         for name in order if index % 2 == 0 else reversed(order):
             start = time.perf_counter()
             contenders[name](index)
@@ -155,8 +148,8 @@ class _WatchedDisk(OsDisk):
         return _WatchedFile(super().open(name, write=write, create=create), name.split("/")[0], self.spent)
 
 
-def _profile(spent: list[tuple[str, float, int]], seconds: list[float], in_a_row: list[float]) -> str:
-    """Where a commit's time goes, by the medians of its calls; and what one takes that waits for no disk."""
+def _profile(spent: list[tuple[str, float, int]], seconds: list[float]) -> str:
+    """Where a commit's time goes, by the medians of its calls."""
     rows, rest = [], statistics.median(seconds)
     for what in ("write of log", "sync of log", "write of HEAD"):
         some = [(taken, size) for one, taken, size in spent if one == what]
@@ -165,13 +158,7 @@ def _profile(spent: list[tuple[str, float, int]], seconds: list[float], in_a_row
         rows.append([what, f"{calls:.2f}", f"{size:.0f}", f"{1e6 * median:.0f}"])
         rest -= median
     rows.append(["the rest: rounding, encoding, hashing, taking it in", "", "", f"{1e6 * rest:.0f}"])
-    shown = table(["of one commit under `always`", "calls", "bytes", "median, us"], rows)
-    return (
-        f"{shown}\n\nUnder `os`, one behind the other with nothing between, a whole commit takes "
-        f"{1e6 * statistics.median(in_a_row):.0f} us: behind a sync the processor has to be woken, and its caches hold "
-        "other things.  A commit is written over zeros that an earlier sync has brought to the disk, so the file "
-        f"seldom grows; what that saves is the difference between `{BARE}` and `{ZEROS}`."
-    )
+    return table(["of one commit under `always`", "calls", "bytes", "median, us"], rows)
 
 
 def _adding(collection: detmem.Collection, vectors: np.ndarray) -> Callable[[int], object]:
