@@ -416,12 +416,13 @@ class Collection:
 
     def _matrix(self, vectors: ArrayLike | None, raw: ArrayLike | None, count: int, bare: bool) -> NDArray[np.int32]:
         given = self._array(vectors, raw, "vector")
+        name = "vectors" if raw is None else "raw"
         if given.ndim == 1 and not bare:
             raise DimensionError(
-                f"vectors: expected {count} x {self.dim}, found one vector of {len(given)}; that goes with a bare id"
+                f"{name}: expected {count} x {self.dim}, found one vector of {len(given)}; that goes with a bare id"
             )
         if given.ndim == 2 and len(given) != count:
-            raise DimensionError(f"vectors: expected {count}, one for each id, found {len(given)}")
+            raise DimensionError(f"{name}: expected {count}, one for each id, found {len(given)}")
         return self._admitted(given, vectors is None, "vector")
 
     def _some_rows(
@@ -433,11 +434,12 @@ class Collection:
             return [None] * count if given is None else list(self._matrix(vectors, raw, count, bare))
         if vectors is not None and raw is not None:
             raise UsageError("vectors: expected exactly one of vectors and raw, found both")
+        name = "vectors" if raw is None else "raw"
         if len(given) != count:
-            raise DimensionError(f"vectors: expected {count}, one for each id, found {len(given)}")
+            raise DimensionError(f"{name}: expected {count}, one for each id, found {len(given)}")
         rows: list[NDArray[np.int32] | None] = []
         for index, entry in enumerate(given):
-            what = f"vectors[{index}]"
+            what = f"{name}[{index}]"
             array = None if entry is None else self._array(entry, None, what)
             if array is not None and array.ndim != 1:
                 raise DimensionError(f"{what}: expected one vector, found shape {array.shape}")

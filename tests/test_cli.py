@@ -144,6 +144,19 @@ def test_progress_is_told_on_stderr_and_only_when_asked(store, run):
     assert run("verify", store)[2] == ""
 
 
+def test_progress_arrives_at_its_end_though_no_commit_stands_there(tmp_path, run):
+    """Behind the last commit of a store that nobody closed there are zeros, behind that of a sealed segment a seal."""
+    left, sealed = tmp_path / "left", tmp_path / "sealed"
+    with detmem.open(tmp_path / "live") as db:
+        db.collection("c", dim=1, metric="l2").add(["a"], [[1]])
+        shutil.copytree(tmp_path / "live", left)
+        db.snapshot()
+    shutil.copytree(tmp_path / "live", sealed)
+    for store in (left, sealed):
+        size = sum(file.stat().st_size for file in (store / "log").iterdir())
+        assert run("verify", store, "--progress")[2].endswith(f"{size} of {size} bytes of the log\n")
+
+
 def test_expected_state_root_is_compared(store, run, run_json):
     root, other = root_of(store), "ab" * 32
     assert run("verify", store, "--expect", root.upper())[0] == 0

@@ -333,6 +333,19 @@ def test_update_with_an_unknown_id_writes_none_of_the_call(db: detmem.Database, 
     assert db.checkpoint() == before
 
 
+def test_what_is_wrong_with_vectors_is_said_of_the_argument_they_came_in(fruit: detmem.Collection) -> None:
+    for name, rows in (("vectors", [[1.0, 2.0]]), ("raw", [[1, 2]])):
+        for call in (fruit.add, fruit.upsert, fruit.update):
+            with pytest.raises(detmem.DimensionError, match=f"^{name}: expected 2, one for each id, found 1"):
+                call(["fig", "lime"], **{name: rows})
+            with pytest.raises(detmem.DimensionError, match=f"^{name}: expected 1 x 2, found one vector of 2"):
+                call(["fig"], **{name: rows[0]})
+        with pytest.raises(detmem.DimensionError, match=f"^{name}: expected 3, one for each id, found 2"):
+            fruit.update(["fig", "lime", "pear"], **{name: [None, rows[0]]})
+        with pytest.raises(detmem.DimensionError, match=rf"^{name}\[1\]"):
+            fruit.update(["fig", "lime"], **{name: [None, [*rows[0], 3]]})
+
+
 def test_an_update_that_would_outgrow_the_metadata_limit_is_refused(
     db: detmem.Database, notes: detmem.Collection
 ) -> None:

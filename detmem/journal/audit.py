@@ -123,6 +123,7 @@ class _Walk:
         self._arrived(self.position, LINK_ZERO, head)
         for segment in segments:
             durable = max(durable, self._segment(segment, segment is segments[-1], head, durable))
+        self._progress(self._all_bytes, self._all_bytes)  # seals, and zeros written ahead, are no frames
         if not segments and durable > 0:
             raise damaged(segment_name(1), 0, "the log is missing", 0, durable)
         beyond = sorted(seq for seq in self.snapshots if seq > self.position.seq)
@@ -175,7 +176,7 @@ class _Walk:
                 self.payloads.take(self.position, segment.name, frame)
                 self._arrived(position, frame.link, head)
                 self._took(position, frame)
-                self._progress(self._read_bytes + frame.offset + frame.size, self._all_bytes)
+                self._progress(self._read_bytes + frame.offset, self._all_bytes)
         except BadFrame as error:
             bad = error
             durable = max(durable, last_durable(file, error.offset, segment.header.seed))
