@@ -18,7 +18,7 @@ from detmem.errors import DetmemError, FormatError, SnapshotDamaged, StorageErro
 from detmem.journal.disk import File
 from detmem.machine import contents, encoding, fixed
 from detmem.machine.commands import SALT_BYTES, Definition, Link
-from detmem.machine.commitment import LogTree, commit, prefixed
+from detmem.machine.commitment import LogTree, commit, commit_all, prefixed
 from detmem.machine.links import Links, link_of, names_of
 from detmem.machine.packed import Packed
 from detmem.machine.records import Records, Restored, content_of
@@ -328,7 +328,7 @@ def _read_records(reader: _Reader, name: str, definition: Definition, pairs: byt
         vectors.append(fixed.admit_raw(block, dimension=dim, collection=name))
         some = np.zeros((len(block), 2, 32), dtype=np.uint8)
         if not definition.erasable:
-            hashes = b"".join([commit(data[at : at + 4 * dim]) for at in range(0, len(data), 4 * dim)])
+            hashes = b"".join(commit_all(data[at : at + 4 * dim] for at in range(0, len(data), 4 * dim)))
             some[:, 0] = np.frombuffer(hashes, dtype=np.uint8).reshape(-1, 32)
         pairs += some.data
     both = np.frombuffer(pairs, dtype=np.uint8, offset=first).reshape(-1, 2, 32)
@@ -338,7 +338,7 @@ def _read_records(reader: _Reader, name: str, definition: Definition, pairs: byt
         contents.check(strings, pack)
         packed.append(strings)
         if not definition.erasable:
-            hashes = b"".join([commit(string) for string in strings])
+            hashes = b"".join(commit_all(strings))
             both[at : at + len(strings), 1] = np.frombuffer(hashes, dtype=np.uint8).reshape(-1, 32)
         at += len(strings)
     if not definition.erasable:

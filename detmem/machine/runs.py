@@ -11,7 +11,7 @@ not what a writer writes, ``commands.decode`` says what is wrong with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from detmem.machine import commands, contents, encoding
 from detmem.machine.commands import HEADER, PRESENT, Operation
-from detmem.machine.commitment import commit
+from detmem.machine.commitment import commit, commit_all
 from detmem.machine.contents import Meaning
 from detmem.machine.encoding import Metadata
 from detmem.machine.packed import Packed
@@ -209,7 +209,7 @@ def write(
     for start in range(0, len(ids), _REPORTED):  # one step for all of a part: the loops stay short, the rows in cache
         part = slice(start, start + _REPORTED)
         understood, said, some = contents.encode_all(metadatas[part], documents[part], start, pack)
-        of_vectors = _vector_commitments(_row_bytes(matrix[part]))
+        of_vectors = commit_all(_row_bytes(matrix[part]))
         both = [of_vector + _content_commitment(body) for of_vector, body in zip(of_vectors, some, strict=True)]
         heads = [
             b"".join((fronts[len(text)], sizes[len(body)], pair, name, text, PRESENT))
@@ -222,17 +222,6 @@ def write(
         leaves += b"".join([sha256(_LEAF_PREFIX + head[:-1]).digest() for head in heads])
         report(len(headers), len(ids))
     return Run(type, collection, ids, matrix, bodies, headers, bytes(leaves), (plain, words))
-
-
-def _vector_commitments(rows: Iterable[memoryview]) -> list[bytes]:
-    """``commit`` of each."""
-    new = sha256(_COMMIT_PREFIX).copy
-    commitments = []
-    for row in rows:
-        digest = new()
-        digest.update(row)
-        commitments.append(digest.digest())
-    return commitments
 
 
 def _content_commitment(content: bytes) -> bytes:
