@@ -26,7 +26,7 @@ from detmem.journal.files import (
     snapshot_name,
     snapshot_seqs,
 )
-from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, last_durable
+from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader
 from detmem.journal.head import HEAD, Head, newest_head
 from detmem.journal.past import Position
 from detmem.journal.recovery import advance, check_place, read_segments
@@ -179,7 +179,7 @@ class _Walk:
                 self._progress(self._read_bytes + frame.offset, self._all_bytes)
         except BadFrame as error:
             bad = error
-            durable = max(durable, last_durable(file, error.offset, segment.header.seed))
+            durable = max(durable, reader.durable_behind)
         finally:
             file.close()
         self._read_bytes += reader.offset

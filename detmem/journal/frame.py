@@ -69,6 +69,10 @@ class BadFrame(CorruptionError):  # noqa: N818 - a place in the log, not yet a v
         self.reason = reason
 
 
+class _CutFrame(BadFrame):
+    """The file does not hold the frame whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One good commit frame, at ``offset`` of its segment, ``size`` bytes long; ``leaves`` of the log tree, joined."""
@@ -213,7 +217,7 @@ class SegmentReader:
     """Reads one segment from its start: iterate for its commit frames, in order.
 
     Stops at the seal (then ``seal`` is set) or at a clean end, be it of the file or of what stands before zeros; raises
-    ``BadFrame`` at the first frame that is not good.
+    ``BadFrame`` at the first frame that is not good; ``durable_behind`` is then what ``last_durable`` says of the rest.
     ``offset`` and ``link`` are where the good part ends and the link there; ``seq`` the last good seq.
     """
 
@@ -230,14 +234,17 @@ class SegmentReader:
         self._resume = resume
         self.offset, self.seq, self.link = resume or (header.size_bytes, header.first_seq - 1, header.link)
         self.seal: Seal | None = None
+        self.durable_behind = 0
 
     def __iter__(self) -> Iterator[Frame]:
         self._settle()
         while self.offset < self._size:
             try:
                 frame = self._next()
-            except BadFrame:
-                if self._was_written_on():
+            except BadFrame as bad:
+                # Before looking again: a writer beside has a frame whole before it writes the next one's header.
+                self.durable_behind = last_durable(self._file, bad.offset, self._header.seed)
+                if self._was_written_on(isinstance(bad, _CutFrame)):
                     continue
                 raise
             if frame is None:
@@ -293,7 +300,7 @@ class SegmentReader:
         kind, length, seq, durable_seq = _read_header(header, offset, self._header.seed)
         size = _HEADER.size + length + _TRAILER[kind]
         if offset + size > self._size:
-            raise BadFrame(offset, f"a frame of {size} bytes, of which the file holds {self._size - offset}")
+            raise _CutFrame(offset, f"a frame of {size} bytes, of which the file holds {self._size - offset}")
         data = self._read(offset, size)[_HEADER.size :]
         if kind == _SEAL_KIND:
             self._end(data, offset, seq, durable_seq, size)
@@ -321,14 +328,17 @@ class SegmentReader:
         """Whether here, before this header, a writer's zeros begin that no commit has been written over yet."""
         return not any(header) and end_of_bytes(self._file, self.offset) == self.offset
 
-    def _was_written_on(self) -> bool:
+    def _was_written_on(self, cut: bool) -> bool:
         """Whether a writer beside has gone on since the bytes at ``offset`` were read; they are then read again.
 
-        Over zeros a frame can be met half written: what follows it in the file may be there when it is looked at.
+        A frame can be met half written: what follows it in the file may be there when it is looked at.  That the file
+        has grown says something only of a frame that was ``cut`` by its end: else a bad frame would be read again for
+        as long as somebody writes behind it.
         """
+        size, self._size = self._size, self._file.size()
         before = self._window[self.offset - self._window_offset :][:_WINDOW_BYTES]
         self._window, self._window_offset = memoryview(self._file.pread(_WINDOW_BYTES, self.offset)), self.offset
-        return self._window[: len(before)] != before
+        return self._window[: len(before)] != before or (cut and self._size > size)
 
     def _check_link(self, offset: int, seq: int, leaves: bytes, state_root: bytes, stored: bytes) -> bytes:
         """The commit leaf of a frame with these leaves, whose link is the stored one."""
@@ -343,6 +353,7 @@ class SegmentReader:
         count = self.seq - self._header.first_seq + 1
         if seal.count != count or not seq == durable_seq == self.seq or seal.link != self.link:
             raise BadFrame(offset, f"a seal of {seal.count} commits behind {count}, or with another link")
+        self._size = self._file.size()  # a writer beside has cut its zeros off since, or had yet to write this
         if offset + size != self._size:
             raise BadFrame(offset + size, f"{self._size - offset - size} bytes behind a seal")
         self.offset, self.seal = offset + size, seal
@@ -371,7 +382,7 @@ def _encode_header(kind: int, length: int, seq: int, durable_seq: int, seed: int
 
 def _read_header(data: memoryview, offset: int, seed: int) -> tuple[int, int, int, int]:
     if len(data) < _HEADER.size:
-        raise BadFrame(offset, f"a frame header has {_HEADER.size} bytes, found {len(data)}")
+        raise _CutFrame(offset, f"a frame header has {_HEADER.size} bytes, found {len(data)}")
     magic, kind, flags, version, length, seq, durable_seq, crc = _HEADER.unpack_from(data)
     computed = crc32(data[: _HEADER.size - _CRC_BYTES], seed)
     if magic != _MAGIC or crc != computed:

@@ -30,7 +30,7 @@ from detmem.journal.files import (
     snapshot_name,
     snapshot_seqs,
 )
-from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, end_of_bytes, last_durable, read_seal
+from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, end_of_bytes, read_seal
 from detmem.journal.head import HEAD, Head, HeadFile, newest_head, read_heads
 from detmem.machine.commitment import LINK_ZERO, LogTree
 from detmem.machine.stage import Change
@@ -371,7 +371,7 @@ def _step_tail(disk: Disk, opened: Opened, write: bool, actions: list[str], quar
                     apply_next()
         except BadFrame as error:
             bad = error
-            durable = max(durable, last_durable(file, error.offset, segment.header.seed))
+            durable = max(durable, reader.durable_behind)
         else:
             if reader.seal is not None:  # a seal is written when its segment has been synced
                 durable = max(durable, reader.seq)

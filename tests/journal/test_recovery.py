@@ -6,14 +6,16 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 
 import detmem
+from detmem.database import verify_disk
 from detmem.errors import Divergence, FormatError, LogDamaged, StorageError
 from detmem.journal.copies import repair
-from detmem.journal.disk import MemoryDisk
+from detmem.journal.disk import File, MemoryDisk
 from detmem.journal.head import HEAD
 from detmem.machine.commitment import LINK_ZERO
 from tests.journal.stores import (
@@ -507,6 +509,61 @@ def test_a_reader_stops_where_the_last_sync_was_seen() -> None:
     writer.close()
     with opened(disk, write=False) as reader:
         assert reader.seq == 4
+
+
+class _Beside(MemoryDisk):
+    """A disk on which a writer works: the last segment is met at ``cut`` bytes, with or without zeros behind them, and
+    all of it stands there once it has been looked at ``looks`` times."""
+
+    def __init__(self, disk: MemoryDisk, cut: int, zeros: bool, looks: int) -> None:
+        super().__init__()
+        self.files = dict(disk.files)
+        self._name = last_segment(disk)
+        self._whole = disk.files[self._name]
+        self.files[self._name] = self._whole[:cut] + bytes(len(self._whole) - cut if zeros else 0)
+        self.left = looks
+
+    def open(self, name: str, *, write: bool = False, create: bool = False) -> File:
+        file = super().open(name, write=write, create=create)
+        if name == self._name:
+            for call in ("pread", "size"):
+                setattr(file, call, self._looked(getattr(file, call)))
+        return file
+
+    def _looked(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def look(*asked: int) -> Any:
+            if self.left == 0:
+                self.files[self._name][:] = self._whole
+            self.left -= 1
+            return call(*asked)
+
+        return look
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_a_reader_that_meets_a_commit_half_written_is_not_refused_for_those_behind_it(zeros: bool) -> None:
+    """Once, opening and verifying beside a busy writer were refused now and then: a commit was met half written, and by
+    the time the rest was searched for a header the writer had gone on, which looked like damage in front of a good
+    commit."""
+    disk = MemoryDisk()
+    with opened(disk, segment_bytes=1 << 20) as database:
+        database.collection("c", dim=2, metric="l2")
+        for number in range(2, 8):
+            add(database, number)
+    watermark(disk, 3)
+    ends = {frame.seq: frame.offset + frame.size for frame in frames_of(disk, last_segment(disk))}
+    for cut in range(ends[3], ends[5], 3):
+        looks = 0
+        while True:
+            beside = _Beside(disk, cut, zeros, looks)
+            with opened(beside, write=False) as database:
+                assert database.seq >= 3
+            over = beside.left >= 0
+            beside = _Beside(disk, cut, zeros, looks)
+            assert verify_disk(beside, "chain", None).ok
+            looks += 1
+            if over and beside.left >= 0:  # both have ended before the writer went on
+                break
 
 
 def test_leftover_temporaries_are_removed_by_writers_and_ignored_by_readers() -> None:
