@@ -115,7 +115,7 @@ def open_disk(
         opened = recover(disk, write=write, accept_missing_head=accept_missing_head)
         if wanted is not None:
             _check_expected(disk, wanted, opened.state.seq)
-        journal = Journal(disk, opened, policy, segment_bytes) if write else None
+        journal = Journal(disk, opened, policy, segment_bytes, lock) if write else None
     except BaseException:
         if lock is not None:
             lock.close()

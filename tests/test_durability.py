@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import shutil
@@ -115,6 +116,54 @@ def test_a_failed_background_sync_poisons_the_next_write() -> None:
             break
     assert failed.is_set()
     assert len(collection) == db.seq - 1
+
+
+def test_a_handle_dropped_unclosed_writes_no_more_once_another_writer_can_come(tmp_path: Path) -> None:
+    """Once, the background thread of ``interval`` kept the journal of such a handle without its lock, and wrote an old
+    HEAD over the next writer's: what was then cut off behind it was no longer missed, whatever the policy."""
+    syncing, go_on = threading.Event(), threading.Event()
+    go_on.set()
+
+    class Slow(OsDisk):
+        def open(self, name: str, *, write: bool = False, create: bool = False):  # type: ignore[no-untyped-def]
+            file = super().open(name, write=write, create=create)
+            sync = file.sync
+
+            def slowly() -> None:
+                syncing.set()
+                assert go_on.wait(30)
+                sync()
+
+            file.sync = slowly  # type: ignore[method-assign]
+            return file
+
+    root = tmp_path / "store"
+    root.mkdir()
+
+    def leave_behind(durability: str) -> None:
+        db = open_disk(Slow(str(root)), durability=durability)
+        syncing.clear()
+        go_on.clear()
+        db.collection(f"notes {db.seq}", dim=2)
+
+    leave_behind("interval:1")
+    assert syncing.wait(30)  # in the midst of its sync it still holds the lock
+    gc.collect()
+    with pytest.raises(detmem.LockedError):
+        detmem.open(root)
+    go_on.set()
+    with detmem.open(root, lock_timeout=30) as db:
+        assert db.seq == 1
+    leave_behind("interval:500")
+    go_on.set()
+    gc.collect()
+    with detmem.open(root, durability="paranoid") as db:
+        db.collection("others", dim=2)
+        before = (root / "HEAD").read_bytes()
+        for thread in threading.enumerate():
+            if thread.name == "detmem interval":
+                thread.join()
+        assert (root / "HEAD").read_bytes() == before
 
 
 def test_group_lets_concurrent_writers_share_a_sync() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import weakref
 from types import TracebackType
 from typing import NamedTuple
 
@@ -49,11 +50,19 @@ class _Place(NamedTuple):
 
 
 class Journal:
-    """Appends to a recovered store.  The caller holds the store's lock."""
+    """Appends to a recovered store.  The caller has taken the store's ``lock``."""
 
-    def __init__(self, disk: Disk, opened: Opened, policy: Policy, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        opened: Opened,
+        policy: Policy,
+        segment_bytes: int = SEGMENT_BYTES,
+        lock: File | None = None,
+    ) -> None:
         assert opened.head_file is not None
         self._disk = disk
+        self._lock = lock  # only kept: it must not go before the last that may write
         self._head = opened.head_file
         self._policy = policy
         self._segment_bytes = segment_bytes
@@ -93,7 +102,10 @@ class Journal:
             with self._guarded():
                 self._remove_snapshots(max(opened.state.erased.values()))
         if policy.kind == "interval":
-            self._background = threading.Thread(target=self._sync_repeatedly, name="detmem interval", daemon=True)
+            asked = weakref.ref(self), self._stopping, policy.seconds
+            self._background = threading.Thread(
+                target=_sync_repeatedly, args=asked, name="detmem interval", daemon=True
+            )
             self._background.start()
 
     # -- writing
@@ -257,14 +269,6 @@ class Journal:
             self._durable = place
             self._head.write(sync=self._policy.kind == "paranoid", **self._durable_fields())
 
-    def _sync_repeatedly(self) -> None:
-        while not self._stopping.wait(self._policy.seconds):
-            try:
-                with self._guarded():
-                    self._sync()
-            except StorageError:  # kept in _failure, and raised by the next write
-                return
-
     def _open_file(self) -> File:
         assert self._file is not None
         return self._file
@@ -337,6 +341,21 @@ class Journal:
             "segment": place.segment,
             "durable_offset": place.offset,
         }
+
+
+def _sync_repeatedly(journal: weakref.ref[Journal], stopping: threading.Event, seconds: float) -> None:
+    """Under ``interval``, in the background.  A handle that was dropped unclosed is not kept by this: its lock would be
+    gone, and HEAD another writer's."""
+    while not stopping.wait(seconds):
+        alive = journal()
+        if alive is None:
+            return
+        try:
+            with alive._guarded():
+                alive._sync()
+        except StorageError:  # kept in _failure, and raised by the next write
+            return
+        del alive
 
 
 class _Guard:
