@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import threading
 import weakref
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple
 
@@ -102,10 +103,8 @@ class Journal:
             with self._guarded():
                 self._remove_snapshots(max(opened.state.erased.values()))
         if policy.kind == "interval":
-            asked = weakref.ref(self), self._stopping, policy.seconds
-            self._background = threading.Thread(
-                target=_sync_repeatedly, args=asked, name="detmem interval", daemon=True
-            )
+            work = partial(_sync_repeatedly, weakref.ref(self), self._stopping, policy.seconds)
+            self._background = threading.Thread(target=work, name="detmem interval", daemon=True)
             self._background.start()
 
     # -- writing
