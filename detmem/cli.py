@@ -356,7 +356,7 @@ def _backup(asked: argparse.Namespace) -> int:
 
 
 def _archive(asked: argparse.Namespace) -> int:
-    with detmem.open(asked.path, "r+") as db:
+    with _open(asked.path, "r+") as db:
         moved = db.archive(asked.dest)
     if asked.json:
         _document(asdict(moved))

@@ -115,7 +115,11 @@ class Database:
     # -- lifetime
 
     def close(self) -> None:
-        """Sync, leave HEAD clean, and let go of the lock.  Calling it again does nothing."""
+        """Sync, leave HEAD clean, and let go of the lock.  Calling it again does nothing.
+
+        ``StorageError`` when that fails, or when a sync in the background failed and no write has said so yet; the lock
+        is let go all the same.
+        """
         with self._writer:
             if self._closed:
                 return
@@ -232,7 +236,8 @@ class Database:
                 yield handle
             finally:
                 self._batch = self._batch_thread = None
-            handle.commit = self._commit(stage) if stage.operations else self._standing()
+            commit = self._commit(stage) if stage.operations else self._standing()
+        handle.commit = commit  # here: under ``group`` its sync has been waited for
 
     # -- where it stands
 

@@ -71,7 +71,10 @@ _AT_ONCE = 4096  # records whose commitments are compared together
 
 @dataclass(frozen=True, slots=True)
 class Salvaged:
-    """What ``salvage`` could take over, and what it could not: ``reason`` is None when nothing is lost."""
+    """What ``salvage`` could take over, and what it could not.
+
+    ``reason`` is None when nothing is lost; without HEAD nobody can say that.
+    """
 
     checkpoint: Checkpoint
     last_known_seq: int
@@ -90,7 +93,7 @@ def salvage(source: AnyPath, dest: AnyPath) -> Salvaged:
     reason = None
     with open(dest, "x", durability="os") as new:
         try:
-            for segment, frame in frames(disk, 1, None):
+            for segment, frame in frames(disk, 1, None, known):
                 if frame.seq != new.seq + 1:
                     raise damaged(segment.name, frame.offset, "a segment is missing before this", new.seq, frame.seq)
                 new._apply(frame.operations, frame.link, frame.state_root, f"{segment.name}, seq {frame.seq}")
@@ -105,6 +108,8 @@ def salvage(source: AnyPath, dest: AnyPath) -> Salvaged:
         checkpoint = new.checkpoint()
     if reason is None and known > reached:
         reason = f"the log ends at seq {reached}, and HEAD says that {known} had been acknowledged"
+    if reason is None and head is None:
+        reason = f"the log ends at seq {reached}, and HEAD is missing or unreadable: nobody can say whether it went on"
     return Salvaged(checkpoint, max(known, reached), reason)
 
 

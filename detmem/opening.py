@@ -5,7 +5,7 @@ Arguments are checked before anything is made; what is not ours is left as it is
 
 from __future__ import annotations
 
-import math
+import sys
 
 from detmem.database import MEMORY, Database
 from detmem.errors import Divergence, FormatError, StoreExistsError, StoreNotFoundError, UsageError
@@ -50,14 +50,18 @@ def open(
     """
     if not isinstance(mode, str) or mode not in _MODES:
         raise UsageError(f"mode: expected one of {', '.join(_MODES)}, found {mode!r}")
-    if isinstance(lock_timeout, bool) or not isinstance(lock_timeout, (int, float)) or not 0 <= lock_timeout < math.inf:
-        raise UsageError(f"lock_timeout: expected seconds, 0 or more, found {lock_timeout!r}")
+    if (
+        isinstance(lock_timeout, bool)
+        or not isinstance(lock_timeout, (int, float))
+        or not 0 <= lock_timeout <= sys.float_info.max
+    ):
+        raise UsageError(f"lock_timeout: expected seconds, 0 or more, found {lock_timeout!r:.80}")
     if not isinstance(accept_missing_head, bool):
         raise UsageError(f"accept_missing_head: expected True or False, found {accept_missing_head!r}")
     parse_policy(durability)
     _forced_kernel()
     expect = Checkpoint.read(expect, "expect")
-    disk = _disk_at(path, mode)  # makes the folder, so every argument has been checked before
+    disk = _disk_at(path, mode, expect)  # makes the folder, so every argument has been checked before
     return open_disk(
         disk,
         write=mode != "r",
@@ -68,17 +72,20 @@ def open(
     )
 
 
-def _disk_at(path: object, mode: str) -> Disk:
-    """The disk for ``open``, seen to be ours or still empty; made when the mode creates it."""
+def _disk_at(path: object, mode: str, wanted: Checkpoint | None = None) -> Disk:
+    """The disk for ``open``, seen to be ours or still empty; made when the mode creates it, unless it should have
+    reached ``wanted``."""
     text = path_text(path)
     if text == MEMORY:
         if mode not in ("a", "x"):
             raise StoreNotFoundError(f"{MEMORY} holds nothing yet: mode {mode!r} needs an existing store")
+        _check_reached(wanted, 0)
         return MemoryDisk()
     disk = OsDisk(text)
     if not disk.exists():
         if mode in ("r", "r+"):
             raise StoreNotFoundError(f"no store at {text!r}, and mode {mode!r} does not create one")
+        _check_reached(wanted, 0)
         disk.make_root(new=mode == "x")
         return disk
     if mode == "x":
@@ -86,6 +93,8 @@ def _disk_at(path: object, mode: str) -> Disk:
     ours = holds_store(disk) if disk.is_folder() else False
     if ours is False or (ours is None and mode != "a"):
         raise FormatError(f"{text!r} is not a detmem store; it was left as it is")
+    if ours is None:
+        _check_reached(wanted, 0)
     return disk
 
 
@@ -140,11 +149,15 @@ def _forced_kernel() -> str | None:
     return kernel
 
 
-def _check_expected(disk: Disk, wanted: Checkpoint, seq: int) -> None:
-    if wanted.seq > seq:
+def _check_reached(wanted: Checkpoint | None, seq: int) -> None:
+    if wanted is not None and wanted.seq > seq:
         raise Divergence(
             f"expected a store that has reached seq {wanted.seq}, this one ends at {seq}: it was rolled back"
         )
+
+
+def _check_expected(disk: Disk, wanted: Checkpoint, seq: int) -> None:
+    _check_reached(wanted, seq)
     position = position_at(disk, wanted.seq)
     found = Checkpoint.of(position.seq, position.log, position.state_root)
     if found != wanted:

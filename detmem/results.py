@@ -115,7 +115,7 @@ class Report:
     @property
     def cause(self) -> str:
         """``reason`` without the place and the count of intact commits that it may repeat."""
-        cause = (self.reason or "").replace(f"; {self.seq} commits before it are intact", "")
+        cause = re.sub(r"; \d+ commits before it are intact", "", self.reason or "")
         return re.sub(rf"^{re.escape(self.file or '')}, offset {self.offset}(, seq \d+)?: ", "", cause)
 
 

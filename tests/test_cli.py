@@ -669,6 +669,16 @@ def test_what_recovery_found_is_said_on_stderr(store, run):
     assert "4 bytes of an unfinished commit behind seq 7" in err
 
 
+def test_a_command_that_writes_says_as_well_what_recovery_did(store, run, tmp_path):
+    """Once, archive kept it to itself."""
+    for command in (["snapshot", store], ["archive", store, tmp_path / "archive"]):
+        segment = sorted((Path(store) / "log").iterdir())[-1]
+        segment.write_bytes(segment.read_bytes() + b"torn")
+        code, _, err = run(*command)
+        assert code == 0
+        assert "4 bytes of an unfinished commit behind seq 7" in err
+
+
 def test_a_document_cannot_steer_the_terminal(store, run):
     """Control characters and line ends of stored text are written out: a hit stays one line."""
     with detmem.open(store) as db:

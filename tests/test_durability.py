@@ -217,6 +217,60 @@ def test_a_failed_group_sync_acknowledges_to_nobody() -> None:
     assert None not in outcomes
 
 
+def test_a_batch_whose_group_sync_failed_has_no_commit() -> None:
+    """Once, its handle had one by then, and that said durable."""
+    disk = CountingDisk()
+    db = open_disk(disk, durability="group:1")
+    collection = db.collection("notes", dim=2)
+
+    def fail(name: str) -> None:
+        raise detmem.StorageError(5, "sync failed", name)
+
+    disk.fail = fail
+    with pytest.raises(detmem.StorageError, match="sync failed"), db.batch() as batch:
+        collection.add("a", [1, 2])
+    assert batch.commit is None
+
+
+def test_a_failed_background_sync_that_nobody_was_told_of_is_told_when_the_store_is_closed() -> None:
+    """Once, a program whose last write came before the failure ended as if everything had reached the disk."""
+    disk = CountingDisk()
+    db = open_disk(disk, durability="interval:1")
+
+    def fail(name: str) -> None:
+        raise detmem.StorageError(5, "sync failed", name)
+
+    disk.fail = fail
+    db.collection("notes", dim=2)
+    for thread in threading.enumerate():
+        if thread.name == "detmem interval":
+            thread.join(30)
+    with pytest.raises(detmem.StorePoisoned, match="sync failed.*log/"):
+        db.close()
+    db.close()
+    told = open_disk(CountingDisk(), durability="interval:1")
+    told._disk.fail = fail  # type: ignore[attr-defined]
+    with pytest.raises(detmem.StorePoisoned):
+        while True:
+            told.collection(f"c{told.seq}", dim=2)
+    told.close()  # a write has raised it already
+
+
+@pytest.mark.parametrize(
+    "seconds", [pytest.param(10**400, id="1e400"), float("inf"), float("nan"), -1, True, "1", None]
+)
+def test_a_lock_timeout_that_no_clock_reaches_is_refused_and_nothing_is_made(seconds: object, tmp_path: Path) -> None:
+    with pytest.raises(detmem.UsageError, match="lock_timeout"):
+        detmem.open(tmp_path / "store", lock_timeout=seconds)  # type: ignore[arg-type]
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_time_beyond_the_longest_is_refused_with_what_is_allowed(tmp_path: Path) -> None:
+    for policy in ("interval:100000", "group:0.0001"):
+        with pytest.raises(detmem.UsageError, match=r"below 100000.*three decimals"):
+            detmem.open(tmp_path / "store", durability=policy)
+
+
 @pytest.mark.parametrize(
     "policy", ["", "never", "group", "group:0", "group:-1", "interval:", "interval:x", 5, None, "os:1"]
 )
@@ -416,6 +470,19 @@ def test_a_backup_beside_a_live_writer_is_the_store_at_one_seq(mode: str, tmp_pa
     assert detmem.verify(tmp_path / "copy", expect=checkpoint).ok
 
 
+def test_a_reader_does_not_look_at_the_lock(tmp_path: Path) -> None:
+    """It takes none, so it needs none: LOCK may be another's that it cannot read, or gone."""
+    filled(tmp_path / "store").close()
+    lock = tmp_path / "store" / "LOCK"
+    lock.unlink()
+    lock.mkdir()
+    with detmem.open(tmp_path / "store", "r") as db:
+        assert len(db["notes"]) == 30
+    assert detmem.verify(tmp_path / "store").ok
+    with pytest.raises(detmem.DetmemError, match="LOCK"):
+        detmem.open(tmp_path / "store")
+
+
 def test_a_backup_needs_a_new_directory(tmp_path: Path) -> None:
     (tmp_path / "copy").mkdir()
     with filled(tmp_path / "store", 3) as db, pytest.raises(FileExistsError):
@@ -448,15 +515,31 @@ def test_salvage_takes_the_longest_good_prefix_and_says_what_is_lost(tmp_path: P
     assert found.last_known_seq == seq
     assert found.reason is not None
     assert bad.name in found.reason
+    assert f"acknowledged were {seq}" in found.reason
     assert detmem.verify(tmp_path / "saved", expect=found.checkpoint).ok
 
 
-def test_salvage_without_head_and_without_damage_loses_nothing(tmp_path: Path) -> None:
+def test_salvage_without_head_takes_everything_and_claims_nothing(tmp_path: Path) -> None:
+    """Once it said that nothing was lost, though the log had been cut between two commits."""
     with filled(tmp_path / "store") as db:
         checkpoint = db.checkpoint()
     (tmp_path / "store" / "HEAD").unlink()
     found = salvage(tmp_path / "store", tmp_path / "saved")
-    assert (found.checkpoint, found.reason) == (checkpoint, None)
+    assert found.checkpoint == checkpoint
+    assert found.reason is not None
+    assert "HEAD is missing or unreadable" in found.reason
+
+
+def test_salvage_names_the_segment_whose_header_is_bad(tmp_path: Path) -> None:
+    with filled(tmp_path / "store"):
+        pass
+    bad = segments(tmp_path / "store")[2]
+    flip(bad, 20)
+    found = salvage(tmp_path / "store", tmp_path / "saved")
+    assert found.reason is not None
+    assert found.reason.startswith(f"log/{bad.name}, offset 0: ")
+    with detmem.open(tmp_path / "saved", "r") as saved:
+        assert saved.seq == int(bad.stem) - 1
 
 
 @pytest.mark.parametrize("copy_is", ["a backup", "a replay with other segments"])
@@ -487,6 +570,20 @@ def test_repair_writes_a_damaged_segment_anew_from_a_copy(copy_is: str, damage: 
         True, checkpoint.seq, checkpoint.state_root
     )
     with detmem.open(tmp_path / "store", expect=checkpoint) as db:
+        assert db.checkpoint() == checkpoint
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3])
+def test_repair_brings_back_the_last_segments_when_several_are_gone(kept: int, tmp_path: Path) -> None:
+    """Once, all went into one segment, HEAD still named one that was not there, and repairing again did nothing."""
+    with filled(tmp_path / "store") as db:
+        db.backup(tmp_path / "copy")
+        checkpoint = db.checkpoint()
+    for path in segments(tmp_path / "store")[kept:]:
+        path.unlink()
+    repair(tmp_path / "store", tmp_path / "copy")
+    assert detmem.verify(tmp_path / "store", expect=checkpoint).ok
+    with detmem.open(tmp_path / "store") as db:
         assert db.checkpoint() == checkpoint
 
 

@@ -116,7 +116,7 @@ class _Walk:
         try:
             segments, _ = read_segments(self._disk, head)
         except CorruptionError:
-            self._walk_what_is_intact()
+            self._walk_what_is_intact(head.durable_seq)
             raise
         self._all_bytes = sum(self._size(segment) for segment in segments)
         durable = head.durable_seq
@@ -131,7 +131,7 @@ class _Walk:
             self.file, self.offset = snapshot_name(beyond[0]), None
             raise SnapshotDamaged(f"{self.file} lies behind the end of the log at {self.position.seq}")
 
-    def _walk_what_is_intact(self) -> None:
+    def _walk_what_is_intact(self, acknowledged: int = 0) -> None:
         """Bring ``position`` to where the damage begins; a wrong header or seal has been found, it does not say how far
         the frames are good."""
         link = LINK_ZERO
@@ -151,7 +151,7 @@ class _Walk:
                     link = frame.link
             except BadFrame as bad:
                 seq = self.position.seq
-                raise damaged(segment_name(first), bad.offset, bad.reason, seq, seq + 1) from None
+                raise damaged(segment_name(first), bad.offset, bad.reason, seq, max(acknowledged, seq + 1)) from None
             finally:
                 file.close()
 

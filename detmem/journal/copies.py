@@ -106,7 +106,7 @@ def repair(disk: Disk, copy: Disk) -> Repaired:
     log = LogTree()
     while True:
         first = border.first_seq
-        later = [other for other in segment_seqs(disk) if other > first]
+        later = sorted(other for other in {*segment_seqs(disk), head.segment} if other > first)
         last = later[0] - 1 if later else max(head.durable_seq, _acknowledged(disk, border))
         named = first == head.segment and first not in segment_seqs(disk)  # by HEAD, with nothing acknowledged in it
         if last < first and not named:
@@ -252,8 +252,10 @@ def _rewrite(
 
 def _header_or_none(disk: Disk, first: int) -> SegmentHeader | None:
     try:
-        return read_header(disk, first)
-    except CorruptionError:  # it is mended in its turn; until then HEAD says where this one ends
+        return read_header(disk, first) if first in segment_seqs(disk) else None
+    except (
+        CorruptionError
+    ):  # it is mended in its turn, as one that is missing; until then HEAD says where this one ends
         return None
 
 

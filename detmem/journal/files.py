@@ -86,15 +86,15 @@ def snapshot_seqs(disk: Disk) -> list[int]:
 def holds_store(disk: Disk) -> bool | None:
     """True for a store, None for nothing yet, False for something that is not ours."""
     names = set(disk.list(""))
-    empty = None if names <= _OUR_NAMES and (LOCK not in names or _is_our_lock(disk)) else False
-    if not names & {HEAD, LOG, SNAPSHOTS}:
-        return empty
-    if segment_seqs(disk) or snapshot_seqs(disk):
-        return True
-    if HEAD in names:  # other programs keep files of this name, git for one
-        return any(head is not None for head in read_heads(disk)) or (names <= _OUR_NAMES and head_size_is_right(disk))
-    strange = [name for folder in (LOG, SNAPSHOTS) for name in disk.list(folder) if not name.endswith(".tmp")]
-    return False if strange else empty
+    if names & {HEAD, LOG, SNAPSHOTS}:
+        if segment_seqs(disk) or snapshot_seqs(disk):
+            return True
+        if HEAD in names:  # other programs keep files of this name, git for one
+            known = any(head is not None for head in read_heads(disk))
+            return known or (names <= _OUR_NAMES and head_size_is_right(disk))
+        if any(not name.endswith(".tmp") for folder in (LOG, SNAPSHOTS) for name in disk.list(folder)):
+            return False
+    return None if names <= _OUR_NAMES and (LOCK not in names or _is_our_lock(disk)) else False
 
 
 def _is_our_lock(disk: Disk) -> bool:
@@ -106,8 +106,9 @@ def _is_our_lock(disk: Disk) -> bool:
     return text in (b"", word)
 
 
-def frames(disk: Disk, start: int, stop: int | None) -> Iterator[tuple[Segment, Frame]]:
-    """Good frames with start <= seq < stop (None: to the end), read from disk.  ``LogDamaged`` at one that is not.
+def frames(disk: Disk, start: int, stop: int | None, acknowledged: int = 0) -> Iterator[tuple[Segment, Frame]]:
+    """Good frames with start <= seq < stop (None: to the end), read from disk.  ``LogDamaged`` at one that is not; how
+    much had been ``acknowledged`` it knows from the caller, and from what stands behind.
 
     Frames before ``start`` are passed over by their headers; the first one read must follow the link before it.
     """
@@ -116,17 +117,21 @@ def frames(disk: Disk, start: int, stop: int | None) -> Iterator[tuple[Segment, 
     for first, following in zip(firsts, [*firsts[1:], stop], strict=False):  # no segment: nothing, not even a stop
         if following <= start or first >= stop or start >= stop:
             continue
-        file = disk.open(segment_name(first))
+        known = max(acknowledged, 0 if following >= _NO_END else min(stop, following) - 1)
         try:
-            segment = Segment(SegmentHeader.decode(file.pread(SegmentHeader.size_bytes, 0)))
-            reader = SegmentReader(file, segment.header)
+            segment = Segment(read_header(disk, first))
+        except CorruptionError as error:
+            raise damaged(segment_name(first), 0, str(error), first - 1, max(known, first - 1)) from None
+        file = disk.open(segment.name)
+        reader = SegmentReader(file, segment.header)
+        try:
             reader.skip(start)
             for frame in reader:
                 yield segment, frame
                 if frame.seq + 1 >= stop:  # before the next is looked at: it may be torn, or being written
                     break
         except BadFrame as bad:
-            known = min(stop, following) - 1 if following < _NO_END else reader.seq + 1
+            known = max(known, reader.seq, reader.durable_behind)
             raise damaged(segment_name(first), bad.offset, bad.reason, reader.seq, known) from None
         finally:
             file.close()

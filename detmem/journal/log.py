@@ -70,6 +70,7 @@ class Journal:
         self._begun = self._filled = 0  # where this handle began to append, and how far the file may go
         self._fills = policy.acknowledges_durable and disk.durable
         self._failure: BaseException | None = None
+        self._untold = False  # whether it came in the background, and nobody knows yet
         self._syncing = threading.RLock()
         self._waiting = threading.Condition()
         self._leading = False
@@ -205,7 +206,8 @@ class Journal:
         self._disk.sync_folder(SNAPSHOTS)  # though there is none: one that another removed may not be gone for good
 
     def close(self) -> None:
-        """Sync everything and leave HEAD clean.  A poisoned handle, or a forked copy of one, only lets go."""
+        """Sync everything and leave HEAD clean.  A poisoned handle, or a forked copy of one, only lets go; but a
+        failure in the background that no write has raised is raised here."""
         self._stopping.set()
         if self._background is not None:
             self._background.join()
@@ -217,6 +219,8 @@ class Journal:
                         self._open_file().sync()
                     for _ in range(2):  # both slots: if one goes bad, the other says as much
                         self._head.write(sync=True, clean=True, **self._durable_fields())
+            elif self._untold:
+                raise self._poisoned()
         finally:
             try:
                 if self._file is not None:
@@ -227,7 +231,7 @@ class Journal:
     def disown(self) -> None:
         """In a forked child: the parent writes on, so this copy writes no more.  Its threads and locks are not ours."""
         self._failure = StorePoisoned("this process was forked from the one that opened the store: open it again here")
-        self._background = None
+        self._background, self._untold = None, False
         self._syncing, self._waiting = threading.RLock(), threading.Condition()
 
     # -- where it stands
@@ -249,9 +253,12 @@ class Journal:
     # -- inside
 
     def _poisoned(self) -> StorePoisoned:
+        self._untold = False
         if isinstance(self._failure, StorePoisoned):
             return StorePoisoned(str(self._failure))
-        reason = repr(self._failure) if self._failure is not None else "it was interrupted"
+        reason = "it was interrupted"
+        if self._failure is not None:
+            reason = f"{type(self._failure).__name__}: {self._failure}"
         return StorePoisoned(f"an earlier write failed ({reason}); reopen the store to recover")
 
     def _guarded(self) -> _Guard:
@@ -352,7 +359,8 @@ def _sync_repeatedly(journal: weakref.ref[Journal], stopping: threading.Event, s
         try:
             with alive._guarded():
                 alive._sync()
-        except StorageError:  # kept in _failure, and raised by the next write
+        except StorageError as error:  # kept in _failure, and raised by the next write, or by ``close``
+            alive._untold = error is alive._failure
             return
         del alive
 

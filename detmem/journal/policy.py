@@ -20,7 +20,10 @@ from detmem.errors import UsageError
 __all__ = ["Policy", "parse_policy"]
 
 _WITH_TIME = re.compile(r"(group|interval):([0-9]{1,5}(?:\.[0-9]{1,3})?)")
-_EXPECTED = "paranoid, always, group:MS, interval:MS or os, with MS milliseconds above 0"
+_EXPECTED = (
+    "paranoid, always, group:MS, interval:MS or os, "
+    "with MS milliseconds above 0 and below 100000, of at most three decimals"
+)
 
 
 @dataclass(frozen=True)

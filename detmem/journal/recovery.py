@@ -220,7 +220,7 @@ def _step_head(disk: Disk, write: bool, accept_missing_head: bool, actions: list
         raise LogDamaged(
             "HEAD is missing or unreadable, so nobody can say how much had been acknowledged; "
             "open with accept_missing_head=True to go on with what the log holds",
-            segment=segment_name(firsts[-1]) if firsts else "",
+            segment=HEAD,
         )
     if not firsts:
         raise LogDamaged("HEAD and the log are missing; only snapshots are left")
@@ -238,20 +238,21 @@ def read_segments(disk: Disk, head: Head) -> tuple[list[Segment], int | None]:
     firsts = segment_seqs(disk)
     for first in firsts:
         last = first == firsts[-1]
+        expected = _border(segments[-1]) if segments else SegmentHeader(head.store_id, 1, 0, LINK_ZERO, LogTree().root)
+        intact = expected.first_seq - 1
         try:
             header = read_header(disk, first)
         except CorruptionError as error:
             if last and head.segment != first:
                 unfinished = first
                 break
-            raise damaged(segment_name(first), 0, str(error), first - 1, head.durable_seq) from None
+            raise damaged(segment_name(first), 0, str(error), intact, head.durable_seq) from None
         if header.store_id != head.store_id:
             reason = "this segment belongs to another store"
-            raise damaged(segment_name(first), 0, reason, first - 1, head.durable_seq)
-        expected = _border(segments[-1]) if segments else SegmentHeader(head.store_id, 1, 0, LINK_ZERO, LogTree().root)
+            raise damaged(segment_name(first), 0, reason, intact, head.durable_seq)
         if header != expected:
-            reason = f"expected the segment from seq {expected.first_seq} with roots as sealed before, found {header}"
-            raise damaged(segment_name(first), 0, reason, expected.first_seq - 1, max(head.durable_seq, first - 1))
+            reason = f"expected the segment {_where_it_begins(expected)}, found one {_where_it_begins(header)}"
+            raise damaged(segment_name(first), 0, reason, intact, max(head.durable_seq, first - 1))
         segments.append(Segment(header))
         if not last:
             _read_seal_of(disk, segments[-1], head)
@@ -259,8 +260,12 @@ def read_segments(disk: Disk, head: Head) -> tuple[list[Segment], int | None]:
         _read_seal_of(disk, segments[-1], head)
     named = next((segment for segment in segments if segment.first_seq == head.segment), None)
     if head.segment and named is None:
-        reason = "HEAD names this segment, and it is not there"
-        raise damaged(segment_name(head.segment), 0, reason, head.segment - 1, head.durable_seq)
+        reason, intact = "HEAD names this segment, and it is not there", 0
+        if segments:
+            if segments[-1].seal is None and segments[-1].first_seq < head.segment:
+                _read_seal_of(disk, segments[-1], head)
+            intact = (segments[-1] if segments[-1].seal is None else _border(segments[-1])).first_seq - 1
+        raise damaged(segment_name(head.segment), 0, reason, intact, head.durable_seq)
     first, end = max(head.segment, 1), head.durable_seq  # without a seal: how far it goes is seen when it is read
     if head.segment == 0:
         end = 0
@@ -464,6 +469,10 @@ def _border(segment: Segment) -> SegmentHeader:
     return SegmentHeader(
         segment.header.store_id, segment.first_seq + seal.count, seal.log_size, seal.link, seal.log_root
     )
+
+
+def _where_it_begins(header: SegmentHeader) -> str:
+    return f"from seq {header.first_seq} at log size {header.log_size}, link {header.link.hex()}"
 
 
 def _read_seal_of(disk: Disk, segment: Segment, head: Head) -> None:

@@ -174,7 +174,7 @@ class Copying:
         disks = {"old": old, "new": new}
 
         def work() -> None:
-            with mock.patch.object(opening, "_disk_at", lambda path, mode: disks[str(path)]), fixed_identity():
+            with mock.patch.object(opening, "_disk_at", lambda path, *rest: disks[str(path)]), fixed_identity():
                 salvage("old", "new")
 
         self._run(old, new, work, self._a_beginning, fault)

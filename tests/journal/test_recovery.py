@@ -181,6 +181,38 @@ def test_a_missing_segment_is_refused_whichever() -> None:
         refused(gap)
 
 
+def test_a_refused_log_says_how_many_commits_before_the_gap_are_intact() -> None:
+    """Once it counted those before the place that HEAD named, or the file, though they were gone as well."""
+    disk = small_store()
+    segments = names(disk, "log")
+    firsts = [int(name[4:24]) for name in segments]
+    for kept in range(len(segments)):
+        gone = copy(disk)
+        for name in segments[kept:]:
+            gone.remove(name)
+        error = refused(gone)
+        assert (error.first_lost_seq, error.last_known_seq) == (firsts[kept], 8)
+        assert f"; {firsts[kept] - 1} commits before it are intact" in str(error)
+        verdict = verify_disk(gone, "chain", None)
+        assert (verdict.seq, verdict.reason) == (firsts[kept] - 1, str(error))
+    renamed = copy(disk)
+    renamed.rename(segments[0], segments[0].replace("1.seg", "2.seg"))
+    assert refused(renamed).first_lost_seq == 1
+    strange = copy(disk)
+    strange.files[segments[0].replace("1.seg", "0.seg")] = bytearray(b"no header")
+    assert refused(strange).first_lost_seq == 1
+    lost = copy(disk)
+    lost.remove(segments[0])
+    assert "SegmentHeader" not in str(refused(lost))
+    assert "found one from seq 4 " in str(refused(lost))
+
+
+def test_a_refusal_for_want_of_head_names_head() -> None:
+    disk = small_store()
+    disk.remove(HEAD)
+    assert refused(disk).segment == HEAD
+
+
 def test_another_stores_segment_is_refused() -> None:
     ours, theirs = small_store(), MemoryDisk()
     with opened(theirs) as database:
@@ -477,6 +509,24 @@ def test_an_expected_checkpoint_is_met_or_refused() -> None:
 
 
 # ------------------------------------------------------------------------------------------------- readers and crashes
+
+
+@pytest.mark.parametrize("mode", ["a", "x"])
+def test_a_store_that_is_not_there_cannot_have_reached_a_checkpoint_and_none_is_made(mode: str, tmp_path: Path) -> None:
+    """Once, an open that refused because of ``expect`` left a new, empty store behind."""
+    with detmem.open(tmp_path / "lost") as database:
+        database.collection("c", dim=2)
+        wanted = database.checkpoint()
+    with pytest.raises(Divergence, match="has reached seq 1"):
+        detmem.open(tmp_path / "store", mode, expect=wanted)
+    assert not (tmp_path / "store").exists()
+    if mode == "a":
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(Divergence, match="has reached seq 1"):
+            detmem.open(tmp_path / "empty", mode, expect=wanted)
+        assert list((tmp_path / "empty").iterdir()) == []
+    with pytest.raises(Divergence, match="has reached seq 1"):
+        detmem.open(":memory:", mode, expect=wanted)
 
 
 def test_a_reader_of_a_torn_store_writes_nothing_and_sees_the_durable_prefix() -> None:
