@@ -251,11 +251,11 @@ def _rewrite(
 
 
 def _header_or_none(disk: Disk, first: int) -> SegmentHeader | None:
+    """None for one that is bad or missing: it is mended in its turn, and until then HEAD says where the one before
+    ends."""
     try:
         return read_header(disk, first) if first in segment_seqs(disk) else None
-    except (
-        CorruptionError
-    ):  # it is mended in its turn, as one that is missing; until then HEAD says where this one ends
+    except CorruptionError:
         return None
 
 
