@@ -47,6 +47,7 @@ WAYS_PER_MOMENT = 48
 SHARES = {"1": 0.55, "2": 0.25, "6": 0.20}  # of --seconds
 KILLS = 10_000
 PAIRS = 2_000  # of openers
+STRANGERS = 20_000
 CROWDS = 500
 STEPS = 50_000
 STORIES = 1_000
@@ -171,6 +172,13 @@ def damages(task: tuple[str, str, int]) -> Tally:
     return tally
 
 
+def strangers(task: tuple[int, int]) -> Tally:
+    tally = Tally()
+    for seed in range(*task):
+        tally.add(_counted(lambda examiner, seed=seed: test_damage.meet_strangers(seed)))
+    return tally
+
+
 def machines(seed: int) -> Tally:
     try:
         return Tally(1, run_crashing(seed, 20, 50))
@@ -278,6 +286,13 @@ def campaign_4(options: Options) -> dict[str, Any]:
     return _account("cuts and sectors", tally, f"{how}. {_list(tally.counts)}")
 
 
+def campaign_5(options: Options) -> dict[str, Any]:
+    first = options.seed * 5_000_000
+    tally = _gathered(options, strangers, [(first + at, first + at + 50) for at in range(0, STRANGERS, 50)])
+    how = "noise, magics, and frames from elsewhere behind the log, then in documents and metadata of a torn commit"
+    return _account("strange bytes and frames", tally, f"{how}: meet_strangers({first}) and following")
+
+
 def campaign_6(options: Options) -> dict[str, Any]:
     most = options.seconds * SHARES["6"]
     tally = _gathered(options, failures, _fault_tasks(options.seed), lambda so_far: so_far.seconds >= most)
@@ -362,6 +377,7 @@ CAMPAIGNS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "2": campaign_2,
     "3": campaign_3,
     "4": campaign_4,
+    "5": campaign_5,
     "6": campaign_6,
     "8": campaign_8,
     "9": campaign_9,
@@ -413,7 +429,7 @@ of the last one).
 1, 2, 6, 7, 13, 14, 15: a *run* is a workload, a walk, a fault or a story; a *state* is what one power cut (or the death
 of the process) at one moment leaves; equal bytes are *opened* once by each worker.  Each opened disk is read,
 recovered, verified at both levels, cut off from power again, and opened twice more.  3 and 4: a *run* is one changed
-file, opened.
+file, opened; 5: one seed.
 The others say in *how* what the three columns count.
 
 A failure is: refused though nothing was damaged, an acknowledged commit lost, other roots than the model's, a second

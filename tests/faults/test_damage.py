@@ -7,6 +7,7 @@ original.  Where it opens, ``verify`` must not call anything good that is not th
 from __future__ import annotations
 
 import functools
+import random
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,19 @@ import pytest
 from detmem.database import verify_disk
 from detmem.errors import DetmemError
 from detmem.journal.disk import MemoryDisk
-from tests.journal.stores import HEAD_PAGE, add, contents, contents_of, copy, identity, opened, small_store
+from tests.faults.workloads import Broken
+from tests.journal.stores import (
+    HEAD_PAGE,
+    add,
+    contents,
+    contents_of,
+    copy,
+    frames_of,
+    identity,
+    last_segment,
+    opened,
+    small_store,
+)
 
 SECTOR = 512
 SLOT_BYTES = 140
@@ -195,6 +208,79 @@ def test_files_of_different_ages_and_stores_never_mix_into_a_third_state() -> No
                 seen["legal"] += 1
     assert seen["refused"] > 20
     assert seen["legal"] > 5
+
+
+@functools.cache
+def _frames() -> list[bytes]:
+    """Whole commits: of another store at the same seqs, of each segment of this one, and of a store that copied it."""
+    theirs, replayed = MemoryDisk(), MemoryDisk()
+    for disk, name in ((theirs, b"another store..."), (replayed, b"a copy of a copy")):
+        with identity(name), opened(disk, segment_bytes=1 << 20) as database:
+            for number in range(1 if disk is theirs else 2, 9):
+                add(database, number)
+    found = []
+    for disk in (theirs, replayed, store()):
+        for name in disk.list("log"):
+            data = disk.files[f"log/{name}"]
+            found += [bytes(data[one.offset : one.offset + one.size]) for one in frames_of(disk, f"log/{name}")]
+    return found
+
+
+def strange_bytes(rng: random.Random) -> bytes:
+    """Noise, magics, zeros, and frames from elsewhere, whole, cut or with a flipped bit: what may lie where no commit
+    of ours does.  Never zeros alone."""
+    pieces = [bytes([rng.randrange(1, 256)])] if rng.random() < 0.3 else []
+    for _ in range(rng.randrange(1, 6)):
+        one = rng.choice(_frames())
+        cut = rng.randrange(1, len(one))
+        flipped = bytearray(one)
+        flipped[rng.randrange(len(one))] ^= 1 << rng.randrange(8)
+        kinds = [one, one, one[:cut], one[cut:], bytes(flipped), b"DMF1", bytes(cut), rng.randbytes(cut)]
+        pieces.append(rng.choice(kinds))
+    joined = b"".join(pieces)
+    return joined if any(joined) else joined + b"\1"
+
+
+def meet_strangers(seed: int) -> None:
+    """Strange bytes behind the last commit, and in a commit that is then torn: they are no commit, and no refusal."""
+    rng = random.Random(seed)
+    disk, tail = copy(store()), strange_bytes(rng)
+    name = last_segment(disk)
+    disk.files[name] += tail
+    _goes_on_as_before(disk, tail.rstrip(b"\0"), f"meet_strangers({seed}), behind the log")
+    text = strange_bytes(rng).decode("latin-1")
+    carrier = copy(store())
+    with opened(carrier, segment_bytes=1 << 20) as database:
+        database["c"].add("carrier", raw=[1, 2], documents=text, metadatas={"text": text, "list": [text, text]})
+        carried = contents(database)
+    if contents_of(carrier) != carried:
+        raise Broken(f"meet_strangers({seed}): a commit that carries strange bytes is not what it was")
+    intact = len(store().files[name])
+    torn = copy(store())
+    torn.files[name] += carrier.files[name][intact : rng.randrange(intact + 1, len(carrier.files[name]))]
+    _goes_on_as_before(torn, None, f"meet_strangers({seed}), in a torn commit")
+
+
+def _goes_on_as_before(disk: MemoryDisk, tail: bytes | None, where: str) -> None:
+    for write in (False, True):
+        try:
+            with opened(disk, write=write) as database:
+                found, recovery = contents(database), database.recovery
+        except DetmemError as error:
+            raise Broken(f"{where}, write={write}: refused: {error}") from None
+        if found != original() or recovery is None:
+            raise Broken(f"{where}, write={write}: another state, or not a word: {recovery}")
+    if tail is not None and bytes(disk.files[recovery.quarantined[0]]) != tail:
+        raise Broken(f"{where}: quarantine has other bytes")
+    with opened(disk) as database:
+        if database.recovery is not None or not verify_disk(disk, "replay", None).ok:
+            raise Broken(f"{where}: not at rest after recovery")
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_strange_bytes_never_parse_and_never_cause_a_refusal(part: int) -> None:
+    for seed in range(125 * part, 125 * (part + 1)):
+        meet_strangers(seed)
 
 
 def test_a_reader_agrees_with_a_writer_about_damage() -> None:
