@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ import pytest
 import detmem
 from detmem.database import Database
 from detmem.history import repair, salvage
+from detmem.journal import disk as disk_module
 from detmem.journal.disk import MemoryDisk, OsDisk
 from detmem.journal.head import Head, HeadFile
 from detmem.opening import open_disk
@@ -481,6 +483,27 @@ def test_a_reader_does_not_look_at_the_lock(tmp_path: Path) -> None:
     assert detmem.verify(tmp_path / "store").ok
     with pytest.raises(detmem.DetmemError, match="LOCK"):
         detmem.open(tmp_path / "store")
+
+
+def test_an_open_that_cannot_say_who_holds_the_lock_does_not_hold_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, on a full disk, the error kept the lock: who made room in its handler met "another writer", himself."""
+    filled(tmp_path / "store").close()
+    write = disk_module._pwrite
+
+    def full(fd: int, data: bytes | memoryview, offset: int, /) -> int:
+        if bytes(data).startswith(b"process"):
+            raise OSError(errno.ENOSPC, "no space")
+        return write(fd, data, offset)
+
+    monkeypatch.setattr(disk_module, "_pwrite", full)
+    with pytest.raises(detmem.StorageError, match="LOCK") as kept:
+        detmem.open(tmp_path / "store")
+    monkeypatch.undo()
+    assert kept.value.errno == errno.ENOSPC
+    with detmem.open(tmp_path / "store") as db:
+        assert len(db["notes"]) == 30
 
 
 def test_a_backup_needs_a_new_directory(tmp_path: Path) -> None:

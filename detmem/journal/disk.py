@@ -320,8 +320,12 @@ class OsDisk:
             time.sleep(_LOCK_POLL_SECONDS)
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         text = f"{LOCK_WORD} {os.getpid()} on {socket.gethostname()} since {since}\n".encode()
-        file.truncate(0)
-        file.pwrite(text, 0)
+        try:
+            file.truncate(0)
+            file.pwrite(text, 0)
+        except BaseException:  # whoever keeps the error must not keep the lock with it
+            file.close()
+            raise
         return file
 
     def path(self, name: str) -> str:
