@@ -16,7 +16,7 @@ from detmem.journal.head import read_heads
 from detmem.journal.log import SEGMENT_BYTES, Journal
 from detmem.journal.past import position_at
 from detmem.journal.policy import parse_policy
-from detmem.journal.recovery import recover
+from detmem.journal.recovery import Opened, recover
 from detmem.parallel import Workers, thread_count
 from detmem.proof.checkpoint import Checkpoint
 from detmem.search import KERNELS, available_kernels
@@ -120,14 +120,16 @@ def open_disk(
     wanted = Checkpoint.read(expect, "expect")
     read_heads(disk)  # a newer format is refused before anything is written, the lock's text included
     lock = disk.lock(LOCK, lock_timeout) if write else None
+    opened: Opened | None = None
     try:
         opened = recover(disk, write=write, accept_missing_head=accept_missing_head)
         if wanted is not None:
             _check_expected(disk, wanted, opened.state.seq)
         journal = Journal(disk, opened, policy, segment_bytes, lock) if write else None
-    except BaseException:
-        if lock is not None:
-            lock.close()
+    except BaseException:  # whoever keeps the error must not keep the files open
+        for file in (lock, None if opened is None else opened.head_file):
+            if file is not None:
+                file.close()
         raise
     return Database(disk, opened, journal, lock, Finder(kernel, workers))
 

@@ -485,6 +485,49 @@ def test_a_reader_does_not_look_at_the_lock(tmp_path: Path) -> None:
         detmem.open(tmp_path / "store")
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc to count in")
+@pytest.mark.parametrize("call", ["_sync", "_pwrite"])
+@pytest.mark.parametrize("torn", [False, True])
+def test_an_open_that_fails_leaves_no_file_open_though_its_error_is_kept(
+    call: str, torn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path / "store").close()
+    original, kept = getattr(disk_module, call), []
+    real = sorted(os.listdir("/proc/self/fd"))
+    for number in range(1, 30):
+        if torn:
+            segment = segments(tmp_path / "store")[-1]
+            segment.write_bytes(segment.read_bytes() + b"torn")
+        left = number
+
+        def failing(*asked: object) -> object:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise OSError(errno.EIO, "failed")
+            return original(*asked)
+
+        monkeypatch.setattr(disk_module, call, failing)
+        try:
+            opened = detmem.open(tmp_path / "store")
+        except detmem.StorageError as error:
+            kept.append(error)
+        else:
+            monkeypatch.undo()
+            opened.close()
+            break
+        monkeypatch.undo()
+        assert sorted(os.listdir("/proc/self/fd")) == real
+    assert len(kept) >= 3
+    with detmem.open(":memory:") as ahead:
+        for number in range(50):
+            ahead.collection(str(number), dim=2)
+        with pytest.raises(detmem.Divergence) as refused:
+            detmem.open(tmp_path / "store", expect=ahead.checkpoint())
+    assert sorted(os.listdir("/proc/self/fd")) == real
+    assert refused.value.__traceback__ is not None
+
+
 def test_an_open_that_cannot_say_who_holds_the_lock_does_not_hold_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

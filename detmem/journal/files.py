@@ -204,9 +204,11 @@ def copy_out(disk: Disk, file: File, first_seq: int, start: int, stop: int) -> s
     name = quarantine_name(disk, first_seq, start)
     temporary = f"{name}.tmp"
     copy = disk.open(temporary, create=True)
-    copy_bytes(file, copy, start, stop)
-    copy.sync()
-    copy.close()
+    try:
+        copy_bytes(file, copy, start, stop)
+        copy.sync()
+    finally:
+        copy.close()
     disk.rename(temporary, name)
     disk.sync_folder(QUARANTINE)
     return name

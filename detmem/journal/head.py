@@ -115,8 +115,12 @@ class HeadFile:
         self._slot = slot
         # After a crash the slot that was read may live in memory only, and a write to the other would put both at the
         # mercy of one power cut.  The same bytes are written again, since a failed sync has marked their page clean.
-        self._file.pwrite(head.encode(), slot * _PAGE_BYTES)
-        self._file.sync()
+        try:
+            self._file.pwrite(head.encode(), slot * _PAGE_BYTES)
+            self._file.sync()
+        except BaseException:
+            self._file.close()
+            raise
         self._synced = True
 
     @classmethod
@@ -125,9 +129,11 @@ class HeadFile:
         temporary = f"{HEAD}.tmp"
         file = disk.open(temporary, create=True)
         heads = [replace(head, generation=head.generation + slot) for slot in range(_SLOTS)]
-        file.pwrite(b"".join(one.encode().ljust(_PAGE_BYTES, b"\0") for one in heads), 0)
-        file.sync()
-        file.close()
+        try:
+            file.pwrite(b"".join(one.encode().ljust(_PAGE_BYTES, b"\0") for one in heads), 0)
+            file.sync()
+        finally:
+            file.close()
         disk.rename(temporary, HEAD)
         disk.sync_folder("")
         return cls(disk, heads[-1], _SLOTS - 1)

@@ -81,28 +81,33 @@ class Journal:
         self._written = self._durable = _Place(
             opened.state.seq, opened.state.link, 0, 0
         )  # recovery synced what it kept
-        with self._guarded():
-            self._head.write(sync=True, clean=False)  # before anything else changes
-            for folder in (LOG, SNAPSHOTS, QUARANTINE):
-                disk.make_folder(folder)
-            disk.sync_folder("")
-            last = opened.segments[-1] if opened.segments else None
-            if last is None or last.seal is not None:
-                self._start_segment()
-            else:
-                self._header = last.header
-                self._file = disk.open(last.name, write=True)
-                self._file.sync()
-                disk.sync_folder(LOG)  # a writer killed behind its rename has not: HEAD would name what is not there
-                self._arrived_at(opened.end)
-        unfinished = opened.unfinished_erasure
-        if unfinished:
-            self.erase(opened.state)
-            done = () if opened.recovery is None else opened.recovery.actions
-            opened.recovery = Recovery((*done, f"the erasure of seq {unfinished} was finished"))
-        elif opened.state.erased:
+        try:
             with self._guarded():
-                self._remove_snapshots(max(opened.state.erased.values()))
+                self._head.write(sync=True, clean=False)  # before anything else changes
+                for folder in (LOG, SNAPSHOTS, QUARANTINE):
+                    disk.make_folder(folder)
+                disk.sync_folder("")
+                last = opened.segments[-1] if opened.segments else None
+                if last is None or last.seal is not None:
+                    self._start_segment()
+                else:
+                    self._header = last.header
+                    self._file = disk.open(last.name, write=True)
+                    self._file.sync()
+                    # A writer killed behind its rename has not: HEAD would name what is not there.
+                    disk.sync_folder(LOG)
+                    self._arrived_at(opened.end)
+            unfinished = opened.unfinished_erasure
+            if unfinished:
+                self.erase(opened.state)
+                done = () if opened.recovery is None else opened.recovery.actions
+                opened.recovery = Recovery((*done, f"the erasure of seq {unfinished} was finished"))
+            elif opened.state.erased:
+                with self._guarded():
+                    self._remove_snapshots(max(opened.state.erased.values()))
+        except BaseException:  # whoever keeps the error must not keep the files open
+            self._let_go()
+            raise
         if policy.kind == "interval":
             work = partial(_sync_repeatedly, weakref.ref(self), self._stopping, policy.seconds)
             self._background = threading.Thread(target=work, name="detmem interval", daemon=True)
@@ -222,11 +227,14 @@ class Journal:
             elif self._untold:
                 raise self._poisoned()
         finally:
-            try:
-                if self._file is not None:
-                    self._file.close()
-            finally:
-                self._head.close()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        try:
+            if self._file is not None:
+                self._file.close()
+        finally:
+            self._head.close()
 
     def disown(self) -> None:
         """In a forked child: the parent writes on, so this copy writes no more.  Its threads and locks are not ours."""
