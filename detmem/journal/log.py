@@ -82,29 +82,7 @@ class Journal:
             opened.state.seq, opened.state.link, 0, 0
         )  # recovery synced what it kept
         try:
-            with self._guarded():
-                self._head.write(sync=True, clean=False)  # before anything else changes
-                for folder in (LOG, SNAPSHOTS, QUARANTINE):
-                    disk.make_folder(folder)
-                disk.sync_folder("")
-                last = opened.segments[-1] if opened.segments else None
-                if last is None or last.seal is not None:
-                    self._start_segment()
-                else:
-                    self._header = last.header
-                    self._file = disk.open(last.name, write=True)
-                    self._file.sync()
-                    # A writer killed behind its rename has not: HEAD would name what is not there.
-                    disk.sync_folder(LOG)
-                    self._arrived_at(opened.end)
-            unfinished = opened.unfinished_erasure
-            if unfinished:
-                self.erase(opened.state)
-                done = () if opened.recovery is None else opened.recovery.actions
-                opened.recovery = Recovery((*done, f"the erasure of seq {unfinished} was finished"))
-            elif opened.state.erased:
-                with self._guarded():
-                    self._remove_snapshots(max(opened.state.erased.values()))
+            self._begin(opened)
         except BaseException:  # whoever keeps the error must not keep the files open
             self._let_go()
             raise
@@ -259,6 +237,32 @@ class Journal:
         return seq <= self._durable.seq and self._disk.durable
 
     # -- inside
+
+    def _begin(self, opened: Opened) -> None:
+        """HEAD says that a writer is at work; a segment is there to append to; what a crash left of an erasure goes."""
+        with self._guarded():
+            self._head.write(sync=True, clean=False)  # before anything else changes
+            for folder in (LOG, SNAPSHOTS, QUARANTINE):
+                self._disk.make_folder(folder)
+            self._disk.sync_folder("")
+            last = opened.segments[-1] if opened.segments else None
+            if last is None or last.seal is not None:
+                self._start_segment()
+            else:
+                self._header = last.header
+                self._file = self._disk.open(last.name, write=True)
+                self._file.sync()
+                # A writer killed behind its rename has not: HEAD would name what is not there.
+                self._disk.sync_folder(LOG)
+                self._arrived_at(opened.end)
+        unfinished = opened.unfinished_erasure
+        if unfinished:
+            self.erase(opened.state)
+            done = () if opened.recovery is None else opened.recovery.actions
+            opened.recovery = Recovery((*done, f"the erasure of seq {unfinished} was finished"))
+        elif opened.state.erased:
+            with self._guarded():
+                self._remove_snapshots(max(opened.state.erased.values()))
 
     def _poisoned(self) -> StorePoisoned:
         self._untold = False

@@ -129,7 +129,7 @@ CHECKS = [
     _bug("what repair replaces is not kept", copies.repair, "if first in segment_seqs(disk):  # a copy", "if False:  # a copy"),
     _bug("repair stops where HEAD does", copies.repair, "max(head.durable_seq, _acknowledged(disk, border))", "head.durable_seq"),
     _bug("go on after a failure", log._Guard.__exit__, "self._journal._failure = error", "pass"),
-    _bug("HEAD stays clean while writing", log.Journal.__init__, "clean=False", "clean=True"),
+    _bug("HEAD stays clean while writing", log.Journal._begin, "clean=False", "clean=True"),
     _bug("HEAD's slots are not alternated", head.HeadFile.write, "self._slot = 1 - self._slot", "pass"),
     _bug("the other slot before the first is synced", head.HeadFile.write, "if self._synced", "if True"),
     _bug("no rewrite of the slot that was read", head.HeadFile.__init__, "self._file.pwrite(", "(lambda *_: None)("),
@@ -172,8 +172,8 @@ CHECKS = [
     _bug("an erasure leaves the snapshots", log.Journal.erase, "self._remove_snapshots(state.seq)", "pass"),
     _bug("an erasure ends before its snapshot", log.Journal.erase, "self.snapshot(state)", "pass"),
     _bug("the snapshot comes before the files", log.Journal.erase, "erasure.sweep(self._disk, state.erased, archive.reached(self._disk))", "self.snapshot(state); erasure.sweep(self._disk, state.erased, archive.reached(self._disk))"),
-    _bug("an unfinished erasure stays so", log.Journal.__init__, "if unfinished", "if False"),
-    _bug("old snapshots stay where the erasure is finished", log.Journal.__init__, "self._remove_snapshots(max(opened.state.erased.values()))", "pass"),
+    _bug("an unfinished erasure stays so", log.Journal._begin, "if unfinished", "if False"),
+    _bug("old snapshots stay where the erasure is finished", log.Journal._begin, "self._remove_snapshots(max(opened.state.erased.values()))", "pass"),
     _bug("quarantine is left", erasure.sweep, 'disk.remove(f"{QUARANTINE}/{name}")', "pass"),
     _bug("temporaries are left", erasure.sweep, "remove_temporaries(disk)", "pass"),
     _bug("the last sealed segment is left", erasure.sweep, "[:-1]", "[:-2]"),
@@ -194,10 +194,10 @@ CHECKS = [
 ]  # fmt: skip
 BUGS = [*SYNCS, *CHECKS]
 REDUNDANT = {
-    "Journal.__init__ leaves out sync=True #0": "HEAD is synced again, by _arrived_at, before the first append",
-    "Journal.__init__ leaves out self._file.sync() #0": "recovery has written and synced the file, unless HEAD was clean",
+    "Journal._begin leaves out sync=True #0": "HEAD is synced again, by _arrived_at, before the first append",
+    "Journal._begin leaves out self._file.sync() #0": "recovery has written and synced the file, unless HEAD was clean",
     "Journal.snapshot leaves out sync=True #0": "recovery finds snapshots by name; HEAD's digest is for verify alone",
-    'HeadFile.create leaves out disk.sync_folder("") #0': "Journal.__init__ syncs the root before the first segment",
+    'HeadFile.create leaves out disk.sync_folder("") #0': "Journal._begin syncs the root before the first segment",
     "_step_segments leaves out disk.sync_folder(QUARANTINE) #0": "a rename is one transaction: the sync of log/ settles it",
     "_step_segments leaves out disk.sync_folder(LOG) #0": "a rename is one transaction: the sync of quarantine/ settles it",
     "HEAD is created with one slot": "a crash in creation is then reported as a bad slot, and nothing else is different",
