@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from detmem.errors import DuplicateIdError, UsageError
+from detmem.errors import DuplicateIdError, UsageError, shown
 from detmem.machine import encoding
 
 __all__ = ["check_missing", "copied", "distance", "entries", "id_list", "includes", "listed", "merged"]
@@ -22,7 +22,7 @@ def distance(value: object, flat: bool) -> float | None:
     if value is None:
         return None
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise UsageError(f"max_distance: expected a number, found {value!r}")
+        raise UsageError(f"max_distance: expected a number, found {shown(value)}")
     if isinstance(value, (float, np.floating)) and math.isnan(value):
         raise UsageError("max_distance: expected a number, found NaN")
     if not flat:
@@ -101,10 +101,10 @@ def includes(include: object, known: tuple[str, ...]) -> frozenset[str]:
     names = listed(include, "include", f"a list of any of {', '.join(known)}")
     for name in names:
         if not isinstance(name, str) or name not in known:
-            raise UsageError(f"include: expected any of {', '.join(known)}, found {name!r}")
+            raise UsageError(f"include: expected any of {', '.join(known)}, found {shown(name)}")
     return frozenset(names)
 
 
 def check_missing(missing: object) -> None:
     if not isinstance(missing, str) or missing not in ("error", "ignore"):
-        raise UsageError(f"missing: expected 'error' or 'ignore', found {missing!r}")
+        raise UsageError(f"missing: expected 'error' or 'ignore', found {shown(missing)}")

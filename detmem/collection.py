@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from detmem import arguments, graph
-from detmem.errors import DimensionError, Erased, NotFoundError, UsageError
+from detmem.errors import DimensionError, Erased, NotFoundError, UsageError, shown
 from detmem.machine import commands, contents, encoding, filters, fixed, runs
 from detmem.machine.commands import Definition, Operation
 from detmem.machine.commitment import request_digest, salt_of
@@ -228,7 +228,7 @@ class Collection:
         id = encoding.check_id(id, "id")
         wanted = None if relation is None else encoding.check_name(relation, "relation")
         if not isinstance(direction, str) or direction not in graph.DIRECTIONS:
-            raise UsageError(f"direction: expected one of {', '.join(graph.DIRECTIONS)}, found {direction!r}")
+            raise UsageError(f"direction: expected one of {', '.join(graph.DIRECTIONS)}, found {shown(direction)}")
         seq, _, (slot,) = self._find([id])
         if slot is None:
             raise NotFoundError(f"no record {id!r} in collection {self._name!r}")

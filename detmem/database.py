@@ -29,11 +29,12 @@ from detmem.errors import (
     StoreExistsError,
     StorePoisoned,
     UsageError,
+    shown,
 )
 from detmem.finder import Finder
 from detmem.journal import archive, audit, keys
 from detmem.journal.copies import backup
-from detmem.journal.disk import AnyPath, Disk, File, OsDisk, call_after_fork, path_text
+from detmem.journal.disk import AnyPath, Disk, File, OsDisk, call_after_fork, check_apart, path_text
 from detmem.journal.erasure import WRITES, check_explained, singles
 from detmem.journal.files import frames
 from detmem.journal.frame import Frame
@@ -178,7 +179,7 @@ class Database:
             asked["format"] = format
         if erasable is not None:
             if not isinstance(erasable, (bool, np.bool_)):
-                raise UsageError(f"erasable: expected True or False, found {erasable!r}")
+                raise UsageError(f"erasable: expected True or False, found {shown(erasable)}")
             asked["erasable"] = bool(erasable)
         standing = self._definition(name)
         if standing is None:
@@ -299,7 +300,7 @@ class Database:
         if seq > self.seq:
             raise UsageError(f"seq: expected 0..{self.seq}, found {seq}")
         if not isinstance(erased, str) or erased not in ("raise", "omit"):
-            raise UsageError(f"erased: expected 'raise' or 'omit', found {erased!r}")
+            raise UsageError(f"erased: expected 'raise' or 'omit', found {shown(erased)}")
         return self._past(seq, erased == "omit")
 
     def log(
@@ -334,12 +335,14 @@ class Database:
 
         The store's key goes with it.  A reader beside a writer that erases meanwhile moves on and copies again.
 
-        ``StoreExistsError`` when ``dest`` exists.  Returns the copy's checkpoint.
+        ``StoreExistsError`` when ``dest`` exists, ``UsageError`` when it lies in the store.  Returns the copy's
+        checkpoint.
         """
         self._check_open()
         target = OsDisk(path_text(dest))
         if target.exists():
             raise StoreExistsError(f"{dest!r} exists already, and a backup needs a new directory")
+        check_apart(self._disk, target)
         with self._erasing:
             target.make_root(new=True)
             for left in reversed(range(_COPYINGS)):
@@ -368,7 +371,7 @@ class Database:
         if isinstance(receipt, Receipt):
             receipt = bytes.fromhex(receipt.sha256)
         if not isinstance(receipt, bytes) or len(receipt) != 32:
-            raise UsageError(f"receipt: expected a Receipt or a hash of 32 bytes, found {receipt!r:.80}")
+            raise UsageError(f"receipt: expected a Receipt or a hash of 32 bytes, found {shown(receipt)}")
         text = encoding.check_document(note, "note")
         if text is not None and len(text.encode()) > commands.MAX_NOTE_BYTES:
             raise UsageError(f"note: expected at most {commands.MAX_NOTE_BYTES} bytes, found {len(text.encode())}")
@@ -421,17 +424,16 @@ class Database:
         file put back into ``log/`` of a closed store brings them back.  An erasure reaches archives too, and is refused
         while one of them is not there.
 
-        ``UsageError``: inside a batch, or ``dest`` holds anything else.
+        ``UsageError``: inside a batch, or ``dest`` holds anything else, or lies in the store.
         """
         target = OsDisk(path_text(dest))
+        check_apart(self._disk, target)
         with self._writing():
             if self._batch is not None:
                 raise UsageError("archive() inside a batch: leave the with block first")
             assert self._journal is not None
             if target.exists() and not target.is_folder():
                 raise StoreExistsError(f"{dest!r} exists already, and is no folder")
-            if isinstance(self._disk, OsDisk) and self._disk.holds(target):
-                raise UsageError(f"{dest!r} lies in the store itself; an archive stands somewhere else")
             with self._erasing:
                 target.make_root()
                 self._settle()
@@ -770,7 +772,7 @@ def verify_disk(
 ) -> Report:
     """``verify`` (see ``history``) for a store that may not even open.  ``visit`` as in ``audit.verify``."""
     if not isinstance(level, str) or level not in _LEVELS:
-        raise UsageError(f"level: expected one of {', '.join(_LEVELS)}, found {level!r}")
+        raise UsageError(f"level: expected one of {', '.join(_LEVELS)}, found {shown(level)}")
     root = expect.lower() if isinstance(expect, str) and _ROOT.fullmatch(expect) else None
     wanted = Checkpoint.read(expect, "expect") if root is None else None
     told = reporter(progress, "bytes of the log")

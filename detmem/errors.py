@@ -34,6 +34,7 @@ __all__ = [
     "StoreNotFoundError",
     "StorePoisoned",
     "UsageError",
+    "shown",
 ]
 
 
@@ -126,3 +127,12 @@ class StorageError(DetmemError, OSError):
 
 class StorePoisoned(StorageError):  # noqa: N818 - public contract
     """A write or sync failed earlier: this handle writes no more; reopening recovers."""
+
+
+def shown(value: object) -> str:
+    """A value as a message says it: ``repr``, cut short."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes out no int of more than 4,300 digits, wherever it stands
+        return f"{type(value).__name__} that is too large to show"
+    return text if len(text) <= 80 else f"{text[:60]}...{text[-16:]}"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from detmem.collection import Collection
 from detmem.database import Database
-from detmem.errors import CorruptionError, Divergence, FormatError, StoreExistsError, UsageError
+from detmem.errors import CorruptionError, Divergence, FormatError, StoreExistsError, UsageError, shown
 from detmem.journal.disk import AnyPath, OsDisk, path_text
 from detmem.journal.files import damaged, frames
 from detmem.journal.frame import BadFrame, Seal, SegmentHeader, SegmentReader, commit_blocks, encode_seal
@@ -62,7 +62,7 @@ def export(db: Database, dest: AnyPath, format: str = "npy", *, collection: str 
     so).  ``StoreExistsError`` when ``dest`` exists.
     """
     if format not in FORMATS:
-        raise UsageError(f"format: expected one of {', '.join(FORMATS)}, found {format!r}")
+        raise UsageError(f"format: expected one of {', '.join(FORMATS)}, found {shown(format)}")
     if format == "parquet":
         _pyarrow()
     names = db.collections() if collection is None else [db[collection].name]

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from detmem import graph
-from detmem.database import Database, Standing, standing, verify_disk
+from detmem.database import MEMORY, Database, Standing, standing, verify_disk
 from detmem.errors import CorruptionError, UsageError
 from detmem.journal.copies import Repaired
 from detmem.journal.copies import repair as mend
-from detmem.journal.disk import AnyPath
+from detmem.journal.disk import AnyPath, Disk, OsDisk, check_apart, path_text
 from detmem.journal.files import LOCK, damaged, frames
 from detmem.journal.head import newest_head
 from detmem.machine import commands, encoding
@@ -48,9 +48,9 @@ def replay(source: AnyPath | Database, dest: AnyPath, *, until: int | None = Non
     """Apply a store's commands, up to and including seq ``until``, to a new store at ``dest``.
 
     Every link and every root is computed anew and compared.  ``Divergence`` (or ``LogDamaged``) when one differs;
-    ``dest`` then holds the commits before it.  ``StoreExistsError`` when ``dest`` exists.  Returns the new store's
-    checkpoint.  ``Erased`` when a record written up to ``until`` has been erased behind it: a store that ends there
-    would have to hold what it held.
+    ``dest`` then holds the commits before it.  ``StoreExistsError`` when ``dest`` exists, ``UsageError`` when it lies
+    in the source.  Returns the new store's checkpoint.  ``Erased`` when a record written up to ``until`` has been
+    erased behind it: a store that ends there would have to hold what it held.
     """
     with ExitStack() as stack:
         old = source if isinstance(source, Database) else stack.enter_context(open(source, "r"))
@@ -59,11 +59,19 @@ def replay(source: AnyPath | Database, dest: AnyPath, *, until: int | None = Non
         if last > old.seq:
             raise UsageError(f"until: expected at most {old.seq}, the last seq of the source, found {last}")
         old._check_payloads(last)
-        new = stack.enter_context(open(dest, "x", durability="os"))
+        new = stack.enter_context(_new_store(dest, old._disk))
         for segment, frame in frames(old._disk, 1, last + 1):
             new._apply(frame.operations, frame.link, frame.state_root, f"{segment.name}, seq {frame.seq}")
         new._finish_erasures()
         return new.checkpoint()
+
+
+def _new_store(dest: AnyPath, source: Disk) -> Database:
+    """``StoreExistsError`` when ``dest`` exists, ``UsageError`` when it would lie in the source."""
+    place = path_text(dest)
+    if place != MEMORY and not OsDisk(place).exists():
+        check_apart(source, OsDisk(place))
+    return open(dest, "x", durability="os")
 
 
 _AT_ONCE = 4096  # records whose commitments are compared together
@@ -91,7 +99,7 @@ def salvage(source: AnyPath, dest: AnyPath) -> Salvaged:
     head = newest_head(disk)
     known = 0 if head is None else head.durable_seq
     reason = None
-    with open(dest, "x", durability="os") as new:
+    with _new_store(dest, disk) as new:
         try:
             for segment, frame in frames(disk, 1, None, known):
                 if frame.seq != new.seq + 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from detmem.database import MEMORY, Database
-from detmem.errors import Divergence, FormatError, StoreExistsError, StoreNotFoundError, UsageError
+from detmem.errors import Divergence, FormatError, StoreExistsError, StoreNotFoundError, UsageError, shown
 from detmem.finder import Finder
 from detmem.journal.disk import AnyPath, Disk, MemoryDisk, OsDisk, environment, path_text
 from detmem.journal.files import LOCK, holds_store
@@ -49,15 +49,15 @@ def open(
     from ``expect``.  An open that raises has lost nothing: at most it has put a torn tail into quarantine.
     """
     if not isinstance(mode, str) or mode not in _MODES:
-        raise UsageError(f"mode: expected one of {', '.join(_MODES)}, found {mode!r}")
+        raise UsageError(f"mode: expected one of {', '.join(_MODES)}, found {shown(mode)}")
     if (
         isinstance(lock_timeout, bool)
         or not isinstance(lock_timeout, (int, float))
         or not 0 <= lock_timeout <= sys.float_info.max
     ):
-        raise UsageError(f"lock_timeout: expected seconds, 0 or more, found {lock_timeout!r:.80}")
+        raise UsageError(f"lock_timeout: expected seconds, 0 or more, found {shown(lock_timeout)}")
     if not isinstance(accept_missing_head, bool):
-        raise UsageError(f"accept_missing_head: expected True or False, found {accept_missing_head!r}")
+        raise UsageError(f"accept_missing_head: expected True or False, found {shown(accept_missing_head)}")
     parse_policy(durability)
     _forced_kernel()
     expect = Checkpoint.read(expect, "expect")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from detmem.errors import Divergence, Erased, NotFoundError, UsageError
+from detmem.errors import Divergence, Erased, NotFoundError, UsageError, shown
 from detmem.journal.disk import Disk
 from detmem.journal.files import frames
 from detmem.journal.past import state_at
@@ -156,7 +156,7 @@ class Prover:
         """The receipt of an answer (ids and raw distances) given at ``seq``, under ``checkpoint``, or where the store
         stands now."""
         if not isinstance(level, str) or level not in LEVELS:
-            raise UsageError(f"level: expected one of {', '.join(LEVELS)}, found {level!r}")
+            raise UsageError(f"level: expected one of {', '.join(LEVELS)}, found {shown(level)}")
         checkpoint = Checkpoint.read(checkpoint, "checkpoint")
         name = question.collection
         keys = [key_of(name, id) for id, _ in results]

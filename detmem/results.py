@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from detmem.errors import Erased, UsageError
+from detmem.errors import Erased, UsageError, shown
 
 if TYPE_CHECKING:
     from detmem.proof.checkpoint import Checkpoint
@@ -290,4 +290,4 @@ def _check_index(index: object, count: int, what: str) -> None:
     if not isinstance(index, (int, np.integer)) or isinstance(index, bool):
         raise UsageError(f"{what} index: expected int or slice, found {type(index).__name__}")
     if not -count <= index < count:
-        raise IndexError(f"{what} index {index} out of range: there are {count}")  # ends old-style iteration
+        raise IndexError(f"{what} index {shown(index)} out of range: there are {count}")  # ends old-style iteration

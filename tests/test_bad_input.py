@@ -450,6 +450,53 @@ def test_bad_calls_of_a_database(
     refused(db, store, error, words, lambda: call(db))
 
 
+_HUGE = 10**5_000  # Python does not write it out: the message's own repr raised a bare ValueError
+
+
+@pytest.mark.parametrize("huge", [_HUGE, -_HUGE, [_HUGE], {"n": _HUGE}], ids=["int", "negative", "list", "map"])
+def test_an_int_of_more_digits_than_python_writes_is_refused_as_any_other(
+    db: detmem.Database, store: Path, tmp_path: Path, huge: Any
+) -> None:
+    notes, before = db["notes"], fingerprint(store)
+    calls: list[Callable[[], object]] = [
+        lambda: db.at(huge),
+        lambda: db.at(1, erased=huge),
+        lambda: db.log(huge),
+        lambda: db.collection("new", dim=huge),
+        lambda: db.collection("new", dim=3, metric=huge),
+        lambda: db.collection("new", dim=3, format=huge),
+        lambda: db.collection("new", dim=3, erasable=huge),
+        lambda: db.record(huge),
+        lambda: db.verify(huge),
+        lambda: notes.search([1, 2, 3], k=huge),
+        lambda: notes.search([1, 2, 3], max_distance=huge),
+        lambda: notes.search([1, 2, huge]),
+        lambda: notes.get(limit=huge),
+        lambda: notes.get("a", missing=huge),
+        lambda: notes.get(include=[huge]),
+        lambda: notes.get(where={"n": {"$gt": huge}}),
+        lambda: notes.neighbors("a", None, huge),
+        lambda: notes.add("c", raw=[1, 2, huge]),
+        lambda: notes.add("c", [1, 2, 3], metadatas={"n": huge}),
+        lambda: notes.add("c", [1, 2, 3], progress=huge),
+        lambda: detmem.open(tmp_path / "other", huge),
+        lambda: detmem.open(tmp_path / "other", durability=huge),
+        lambda: detmem.open(tmp_path / "other", lock_timeout=huge),
+        lambda: detmem.open(tmp_path / "other", accept_missing_head=huge),
+        lambda: detmem.quantize([1], huge),
+        lambda: detmem.check_receipt(huge),
+    ]
+    for call in calls:
+        with pytest.raises(detmem.DetmemError) as refused:
+            call()
+        assert len(str(refused.value)) < 400
+    if isinstance(huge, int):
+        with pytest.raises(IndexError):
+            notes.search([1, 2, 3])[huge]
+    assert fingerprint(store) == before
+    assert not (tmp_path / "other").exists()
+
+
 def test_what_is_no_name_is_in_no_store(db: detmem.Database) -> None:
     """Once an array was compared with every name, and had no truth value."""
     for value in (AN_ARRAY, None, 5, b"notes", ["notes"]):

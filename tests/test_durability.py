@@ -549,6 +549,20 @@ def test_an_open_that_cannot_say_who_holds_the_lock_does_not_hold_it(
         assert len(db["notes"]) == 30
 
 
+def test_a_copy_of_a_store_cannot_lie_in_it(tmp_path: Path) -> None:
+    """The next copy would not know what to do with the one before."""
+    with filled(tmp_path / "store", 3) as db:
+        inside = tmp_path / "store" / "copies" / "today"
+        before = sorted((tmp_path / "store").rglob("*"))
+        for copying in (db.backup, db.archive, lambda dest: detmem.replay(db, dest)):
+            with pytest.raises(detmem.UsageError, match="lies in the store itself"):
+                copying(inside)
+        with pytest.raises(detmem.UsageError, match="lies in the store itself"):
+            salvage(tmp_path / "store", str(inside))
+        assert sorted((tmp_path / "store").rglob("*")) == before
+        assert detmem.replay(db, ":memory:") == db.checkpoint()
+
+
 def test_a_backup_needs_a_new_directory(tmp_path: Path) -> None:
     (tmp_path / "copy").mkdir()
     with filled(tmp_path / "store", 3) as db, pytest.raises(FileExistsError):

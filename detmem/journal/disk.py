@@ -42,6 +42,7 @@ __all__ = [
     "MemoryDisk",
     "OsDisk",
     "call_after_fork",
+    "check_apart",
     "cpu_count",
     "environment",
     "path_text",
@@ -426,6 +427,12 @@ def _in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
+
+
+def check_apart(disk: Disk, target: OsDisk) -> None:
+    """``UsageError`` when a place for something new is the folder of ``disk``, or lies in it."""
+    if isinstance(disk, OsDisk) and disk.holds(target):
+        raise UsageError(f"{target.path('')!r} lies in the store itself: choose a place outside of it")
 
 
 def random_bytes(size: int) -> bytes:

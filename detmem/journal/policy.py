@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-from detmem.errors import UsageError
+from detmem.errors import UsageError, shown
 
 __all__ = ["Policy", "parse_policy"]
 
@@ -47,10 +47,10 @@ class Policy:
 def parse_policy(durability: object) -> Policy:
     """The policy that ``durability`` names; ``UsageError``."""
     if not isinstance(durability, str):
-        raise UsageError(f"durability: expected {_EXPECTED}; found {durability!r}")
+        raise UsageError(f"durability: expected {_EXPECTED}; found {shown(durability)}")
     if durability in ("paranoid", "always", "os"):
         return Policy(durability)
     match = _WITH_TIME.fullmatch(durability)
     if match is None or float(match[2]) == 0:
-        raise UsageError(f"durability: expected {_EXPECTED}; found {durability!r}")
+        raise UsageError(f"durability: expected {_EXPECTED}; found {shown(durability)}")
     return Policy(match[1], float(match[2]) / 1000)

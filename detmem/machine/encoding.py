@@ -25,7 +25,7 @@ from typing import Any, Final, TypeAlias, cast
 import msgpack
 import numpy as np
 
-from detmem.errors import CorruptionError, UsageError
+from detmem.errors import CorruptionError, UsageError, shown
 
 __all__ = [
     "MAX_COLLECTION_BYTES",
@@ -148,17 +148,11 @@ class _RefusedError(Exception):
         self.path = ""
 
     def under(self, step: object) -> _RefusedError:
-        self.path = f"[{_shown(step)}]{self.path}"
+        self.path = f"[{shown(step)}]{self.path}"
         return self
 
     def as_usage(self, what: str) -> UsageError:
         return UsageError(f"{what}{self.path}: {self.reason}")
-
-
-def _shown(value: object) -> str:
-    """``repr``, short enough for a message."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}...{text[-16:]}"
 
 
 def _ordered(value: object, depth: int) -> Value:
@@ -194,7 +188,7 @@ def _ordered(value: object, depth: int) -> Value:
     table = cast("dict[object, object]", value)
     for key in table:
         if type(key) is not str:
-            raise _RefusedError(f"expected str keys, found the {type(key).__name__} {_shown(key)}")
+            raise _RefusedError(f"expected str keys, found the {type(key).__name__} {shown(key)}")
         try:
             _utf8_length(key)
         except _RefusedError as refused:
@@ -373,7 +367,7 @@ def normalise_metadata(metadata: object, what: str) -> Metadata:
     plain: Metadata = {}
     for key, value in metadata.items():
         if not isinstance(key, str):
-            raise UsageError(f"{what}: expected str keys, found the {type(key).__name__} {_shown(key)}")
+            raise UsageError(f"{what}: expected str keys, found the {type(key).__name__} {shown(key)}")
         try:
             name = _text(key)
             if name in plain:
@@ -431,7 +425,7 @@ def whole_number(value: object, what: str, least: int) -> int:
     except _RefusedError:
         number = None
     if not isinstance(number, int) or isinstance(number, bool) or number < least:
-        raise UsageError(f"{what}: expected an int of at least {least} (and below 2^63), found {_shown(value)}")
+        raise UsageError(f"{what}: expected an int of at least {least} (and below 2^63), found {shown(value)}")
     return number
 
 

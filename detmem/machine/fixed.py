@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from detmem.errors import DimensionError, RangeError, UsageError
+from detmem.errors import DimensionError, RangeError, UsageError, shown
 from detmem.machine import units
 
 __all__ = [
@@ -73,14 +73,14 @@ def canonical_metric(name: object) -> str:
     """The one spelling of a metric: ``cosine``, ``ip`` or ``l2``.  ``UsageError`` for any other name."""
     if isinstance(name, str) and name in _ALIASES:
         return _ALIASES[name]
-    raise UsageError(f"metric must be one of {', '.join(sorted(_ALIASES))}; found {name!r}")
+    raise UsageError(f"metric must be one of {', '.join(sorted(_ALIASES))}; found {shown(name)}")
 
 
 def fraction_bits(format: object) -> int:
     """The f of a format, whose component value is raw / 2^f.  ``UsageError`` for an unknown format."""
     if isinstance(format, str) and format in FORMATS:
         return FORMATS[format]
-    raise UsageError(f"format must be one of {', '.join(FORMATS)}; found {format!r}")
+    raise UsageError(f"format must be one of {', '.join(FORMATS)}; found {shown(format)}")
 
 
 # ------------------------------------------------------------------------------------------------- public: floats, ints
@@ -97,7 +97,7 @@ def quantize(x: ArrayLike, format: str = "Q16.16", *, overflow: str = "error") -
     """
     bits = fraction_bits(format)
     if not isinstance(overflow, str) or overflow not in ("error", "clip"):
-        raise UsageError(f"overflow must be 'error' or 'clip'; found {overflow!r}")
+        raise UsageError(f"overflow must be 'error' or 'clip'; found {shown(overflow)}")
     array = _numeric(x, "row")
     if array.size == 0:
         raise UsageError(f"x is empty, of shape {array.shape}; there is nothing to quantize")

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from detmem.errors import CorruptionError, StorageError, UsageError
+from detmem.errors import CorruptionError, StorageError, UsageError, shown
 from detmem.machine import encoding
 from detmem.machine.commitment import (
     ZERO,
@@ -160,7 +160,7 @@ def check_bytes(data: object) -> None:
 
 
 def _no_path(path: object) -> UsageError:
-    return UsageError(f"path: expected a str or PathLike without NUL, found {type(path).__name__} {path!r:.80}")
+    return UsageError(f"path: expected a str or PathLike without NUL, found {type(path).__name__} {shown(path)}")
 
 
 def fields_of(fields: Mapping[str, Any], **types: type | tuple[type, ...]) -> dict[str, Any]:
