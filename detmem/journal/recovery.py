@@ -200,6 +200,8 @@ def _follow(disk: Disk, opened: Opened, head: Head, publish: Callable[[Change], 
 
 def _step_head(disk: Disk, write: bool, accept_missing_head: bool, actions: list[str]) -> tuple[Head, int | None]:
     """The head, and its slot; None when HEAD has yet to be made."""
+    # Before HEAD is read: a writer beside may be making the store, and makes HEAD first.
+    firsts, snapshots, there = segment_seqs(disk), snapshot_seqs(disk), HEAD in disk.list("")
     heads = read_heads(disk)
     good = [head for head in heads if head is not None]
     if good:
@@ -209,11 +211,10 @@ def _step_head(disk: Disk, write: bool, accept_missing_head: bool, actions: list
                 "one slot of HEAD was bad; the other was used" + (" and the bad one rewritten" if write else "")
             )
         return head, heads.index(head)
-    firsts = segment_seqs(disk)
-    if not firsts and not snapshot_seqs(disk) and (accept_missing_head or HEAD not in disk.list("")):
+    if not firsts and not snapshots and (accept_missing_head or not there):
         if not write:
             raise FormatError("expected a store, found none: HEAD, log and snapshots are missing")
-        if HEAD in disk.list(""):
+        if there:
             actions.append("HEAD was unreadable and nothing else was there; a new store was made, as asked")
         return Head(random_bytes(16)), None
     if not accept_missing_head:

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from bench import common
 from tests.faults import (
+    beside,
     contending,
     copies,
     hostile,
@@ -49,6 +50,7 @@ KILLS = 10_000
 PAIRS = 2_000  # of openers
 STRANGERS = 20_000
 CROWDS = 500
+WATCHED = 1_000  # stores
 STEPS = 50_000
 STORIES = 1_000
 HOSTILE_PARTS = 16
@@ -145,6 +147,13 @@ def openings(task: tuple[int, bool]) -> Tally:
     for kind, count in found.kinds.items():
         counts["two processes" if two_processes else kind.partition(", ")[0]] += count
     return Tally(found.rounds, found.openings, found.readers, 0.0, found.failures, counts)
+
+
+def watching(seed: int) -> Tally:
+    killing.warm()
+    with tempfile.TemporaryDirectory() as folder:
+        found = beside.run(10, seed, Path(folder))
+    return Tally(found.rounds, found.commits, sum(found.looks.values()), 0.0, found.failures, found.looks)
 
 
 def damages(task: tuple[str, str, int]) -> Tally:
@@ -360,6 +369,13 @@ def campaign_15(options: Options) -> dict[str, Any]:
     return _account("erasures cut off anywhere", tally, how)
 
 
+def campaign_16(options: Options) -> dict[str, Any]:
+    first = options.seed * 1_000_000
+    tally = _gathered(options, watching, range(first, first + WATCHED, 10))
+    how = f"stores; commits; looks at them: beside.Watched({first}) and following. {_list(tally.counts)}"
+    return _account("readers beside a writer", tally, how)
+
+
 def campaign_12(options: Options) -> dict[str, Any]:
     start = time.monotonic()
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
@@ -387,6 +403,7 @@ CAMPAIGNS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "13": campaign_13,
     "14": campaign_14,
     "15": campaign_15,
+    "16": campaign_16,
 }
 
 

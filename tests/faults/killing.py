@@ -224,6 +224,7 @@ class Life:
         self.floor = 0  # acknowledged
         self.most = 0  # issued
         self.tally = Tally(lives=1)
+        self._said: list[tuple[int, bytes]] = []
 
     def __str__(self) -> str:
         return f"life {self.seed} ({self.policy}, segments of {self.segment_bytes}{', threads' * self.threads})"
@@ -249,7 +250,8 @@ class Life:
         if Path(self.path).exists():  # no child may have come as far
             shutil.rmtree(self.path)
 
-    def _round(self, rng: random.Random, number: int) -> str:
+    def begin(self, rng: random.Random) -> tuple[int, int]:
+        """A child that writes: its number, and the end of a pipe from which its acknowledgements come."""
         receiver, sender = os.pipe()
         sys.stdout.flush()
         pid = os.fork()
@@ -264,6 +266,10 @@ class Life:
             finally:
                 os._exit(code)
         os.close(sender)
+        return pid, receiver
+
+    def _round(self, rng: random.Random, number: int) -> str:
+        pid, receiver = self.begin(rng)
         data = self._kill(pid, receiver, random.Random(f"{self.seed} kill {number}"))
         _, status = os.waitpid(pid, 0)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status):
@@ -313,7 +319,7 @@ class Life:
         if rng.random() < 0.3:
             return "read only"
         with self.open() as db:  # the lock of the dead is no hindrance
-            self._check(db, self.floor)
+            self.check(db, self.floor)
             if seen is not None and seen > db.seq:
                 raise Broken(f"a reader saw seq {seen}, then a writer {db.seq}")
             report = db.verify("replay" if rng.random() < 0.1 else "chain")
@@ -330,10 +336,11 @@ class Life:
                 raise
             return None
         with db:
-            self._check(db, self.floor if self.policy in PROMPT else 0)
+            self.check(db, self.floor if self.policy in PROMPT else 0)
             return db.seq
 
-    def _check(self, db: detmem.Database, floor: int) -> None:
+    def check(self, db: detmem.Database, floor: int) -> None:
+        """``Broken`` unless ``db`` has at least ``floor`` commits, none that was not issued, and the twin's roots."""
         if not floor <= db.seq <= self.most:
             raise Broken(
                 f"acknowledged were {floor} commits, issued at most {self.most}, found {db.seq}: {db.recovery}"

@@ -1,4 +1,5 @@
-"""Campaigns 8 and 9, in CI's sizes: real processes on a real disk, killed at random times, and opening all at once.
+"""Campaigns 8, 9 and 16, in CI's sizes: real processes on a real disk, killed at random times, opening all at once, and
+reading beside a writer.
 
 Each runs in a fresh process, which forks without threads beside it; its last line is a tally.  ``make faults`` runs
 10,000 kills and 2,000 openings by two.
@@ -47,6 +48,13 @@ def test_of_many_openers_exactly_one_writes_and_no_dead_one_stands_in_the_way() 
     found = tally("contending", "--seed", SEED, "--rounds", 50, "--rounds-each", 10)
     assert found["rounds"] == sum(found["kinds"].values()) == 50
     assert found["openings"] >= 100
+
+
+@forking
+def test_a_reader_beside_a_writer_is_never_refused_and_sees_what_was_written() -> None:
+    found = tally("beside", "--seed", SEED, "--rounds", 8)
+    assert found["rounds"] == 8
+    assert sum(found["looks"].values()) > 40
 
 
 @forking

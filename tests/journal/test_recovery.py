@@ -616,6 +616,36 @@ def test_a_reader_that_meets_a_commit_half_written_is_not_refused_for_those_behi
                 break
 
 
+class _BeingMade(MemoryDisk):
+    """A disk on which a writer makes a store: ``names`` are there once it has been looked at ``looks`` times."""
+
+    def __init__(self, disk: MemoryDisk, names: list[str], looks: int) -> None:
+        super().__init__()
+        self._coming = {name: disk.files[name] for name in names}
+        self.left = looks
+
+    def list(self, folder: str) -> list[str]:
+        if self.left == 0:
+            self.files |= self._coming
+        self.left -= 1
+        return super().list(folder)
+
+
+def test_a_reader_of_a_store_that_is_being_made_meets_none_or_a_whole_one() -> None:
+    """Once, it looked for HEAD, then for segments; what was made between the two looks was a log that had lost HEAD."""
+    disk = small_store(commits=2, snapshots=(2,))
+    made = [name for name in disk.files if not name.endswith("LOCK")]
+    met = set()
+    for looks in range(12):
+        beside = _BeingMade(disk, made, looks)
+        try:
+            with opened(beside, write=False) as database:
+                met.add(database.seq)
+        except FormatError:
+            met.add(None)
+    assert met == {None, 2}
+
+
 def test_leftover_temporaries_are_removed_by_writers_and_ignored_by_readers() -> None:
     disk = small_store()
     expected = contents_of(disk)
