@@ -7,6 +7,7 @@ Rule 3  Nothing is published that the journal has not taken; after a failure the
 
 from __future__ import annotations
 
+import errno
 import re
 import threading
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from detmem.errors import (
     CorruptionError,
     Divergence,
     Erased,
+    LockedError,
     NotFoundError,
     ReadOnlyError,
     SnapshotDamaged,
@@ -335,8 +337,8 @@ class Database:
 
         The store's key goes with it.  A reader beside a writer that erases meanwhile moves on and copies again.
 
-        ``StoreExistsError`` when ``dest`` exists, ``UsageError`` when it lies in the store.  Returns the copy's
-        checkpoint.
+        ``StoreExistsError`` when ``dest`` exists, ``UsageError`` when it lies in the store, ``LockedError`` when a
+        writer of another process erased during each of ten copyings.  Returns the copy's checkpoint.
         """
         self._check_open()
         target = OsDisk(path_text(dest))
@@ -353,8 +355,15 @@ class Database:
                 except CorruptionError:
                     # Another process may have erased or archived meanwhile: what was copied is partly from before that.
                     stands = self.refresh() == checkpoint.seq and newest_head(self._disk) == head
-                    if self._journal is not None or not left or stands:
+                    if self._journal is not None or stands:
                         raise
+                    if not left:
+                        raise LockedError(
+                            errno.EBUSY,
+                            f"a writer erased or archived during each of {_COPYINGS} copyings: back up in its process, "
+                            "or when it rests",
+                            self._disk.path(""),
+                        ) from None
             return checkpoint
 
     def _moment_to_copy(self) -> Checkpoint:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import detmem
+from detmem import database
 from detmem.errors import LogDamaged
 from detmem.exchange import export_log, load
 from detmem.history import repair, salvage
@@ -383,6 +384,32 @@ def test_a_backup_by_a_reader_is_whole_whenever_the_writer_erases(tmp_path: Path
                     assert done == (holding(tmp_path / str(at), *MARKS) == [])
         at += 1
     assert at > 5
+
+
+def test_a_backup_that_every_time_meets_another_erasure_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, whoever gave up said that the store was damaged."""
+    disk = MemoryDisk()
+    with small(disk, segment_bytes=1) as writer:
+        notes = writer.collection("notes", dim=2, metric="l2")
+        for number in range(20):
+            notes.add(f"n{number}", raw=[number, 1], documents=f"words {number}")
+        reader = small(disk, write=False)
+        took, tries = database.backup, 0
+
+        def meanwhile(*asked: Any) -> None:
+            nonlocal tries
+            writer.erase("notes", f"n{tries}")
+            tries += 1
+            took(*asked)
+
+        monkeypatch.setattr(database, "backup", meanwhile)
+        with pytest.raises(detmem.LockedError, match="erased or archived during each of 10 copyings"):
+            reader.backup(tmp_path / "copy")
+        assert tries == 10
+        monkeypatch.undo()
+        assert reader.backup(tmp_path / "another") == writer.checkpoint()
 
 
 def test_an_erasure_that_was_cut_off_is_finished_by_the_next_open_for_writing() -> None:

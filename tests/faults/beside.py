@@ -91,12 +91,13 @@ class Watched:
             self.looks[kind] += 1
 
     def _followed(self, reader: detmem.Database) -> None:
+        before = reader.seq
         reader.refresh()
-        self._seen(reader)
+        self._seen(reader, before)
 
     def _opened(self, reader: detmem.Database) -> None:
         with self.life.open("r") as db:
-            self._seen(db)
+            self._seen(db, self.life.floor)
 
     def _verified(self, reader: detmem.Database) -> None:
         report = detmem.verify(self.life.path, level=self.rng.choice(("chain", "replay")))
@@ -104,13 +105,17 @@ class Watched:
             raise Broken(f"verified behind seq {self.life.floor}: {report}")
 
     def _backed_up(self, reader: detmem.Database) -> None:
-        checkpoint = reader.backup(self._copy)
+        try:
+            checkpoint = reader.backup(self._copy)
+        except detmem.LockedError:  # the child erased during each of its copyings
+            shutil.rmtree(self._copy)
+            return
         with detmem.open(self._copy, "r", expect=checkpoint) as db:
-            self._seen(db)
+            self._seen(db, reader.seq)
         shutil.rmtree(self._copy)
 
-    def _seen(self, db: detmem.Database) -> None:
-        self.life.check(db, 0 if db is self._reader else min(self.life.floor, db.seq))
+    def _seen(self, db: detmem.Database, floor: int) -> None:
+        self.life.check(db, floor)
         self.life.floor = max(self.life.floor, db.seq)
 
 
