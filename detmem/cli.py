@@ -398,7 +398,12 @@ def _salvage(asked: argparse.Namespace) -> int:
         _document(asdict(found))
     else:
         _say(f"saved 1..{seq} state {found.checkpoint.state_root}" if seq else "saved nothing")
-        _say(f"LOST seq {seq + 1} and later: {found.reason}" if found.reason else "nothing was lost")
+        if found.reason is None:
+            _say("nothing was lost")
+        elif found.last_known_seq > seq:
+            _say(f"LOST seq {seq + 1} and later: {found.reason}")
+        else:  # a commit that was never acknowledged, or HEAD, who could have said so, is gone
+            _say(f"nothing is known to be lost; behind seq {seq}: {found.reason}")
     return OK if found.reason is None else DIFFERS
 
 

@@ -235,6 +235,19 @@ def test_salvage_saves_what_is_before_the_damage_and_says_what_is_lost(store, tm
     assert (code, found["reason"], found["checkpoint"]["seq"]) == (0, None, 7)
 
 
+def test_salvage_does_not_call_lost_what_nobody_had_been_promised(store, tmp_path, run):
+    for name in ("torn", "headless"):
+        shutil.copytree(store, tmp_path / name)
+    segment = sorted((tmp_path / "torn" / "log").iterdir())[-1]
+    segment.write_bytes(segment.read_bytes() + b"half a frame")
+    (tmp_path / "headless" / "HEAD").unlink()
+    for name, words in (("torn", "a frame header has 32 bytes, found 12"), ("headless", "HEAD is missing")):
+        code, out, _ = run("salvage", tmp_path / name, tmp_path / f"saved {name}")
+        assert code == 1
+        assert "nothing is known to be lost; behind seq 7: " in out
+        assert words in out
+
+
 def test_repair_mends_a_damaged_store_from_a_copy(store, tmp_path, run, run_json):
     bad = copy_with_flipped_bit(store, b"five away")
     run("backup", store, tmp_path / "copy")
