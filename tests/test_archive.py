@@ -210,6 +210,21 @@ def test_what_is_no_archive_is_left_alone(tmp_path: Path) -> None:
         db.archive(tmp_path / "archive")
 
 
+def test_an_archive_is_of_one_store_though_no_name_in_it_is_taken(tmp_path: Path) -> None:
+    """An erasure then went through the other store's segments as well, and took what had the same names."""
+    archived(tmp_path)
+    with detmem.open(tmp_path / "another") as db:
+        fill(db)
+        db.archive(tmp_path / "of another")
+        db["notes"].add("y", raw=RAW)
+        with pytest.raises(detmem.UsageError, match="another store"):
+            db.archive(tmp_path / "archive")
+        assert (tmp_path / "another" / "ARCHIVES").read_text() == f"{tmp_path / 'of another'}\n"
+        db.erase("notes", "x")
+    assert holding(tmp_path / "archive", *MARKS)
+    assert not holding(tmp_path / "of another", b"MARKER")
+
+
 def test_a_backup_and_a_repair_of_an_archived_store(tmp_path: Path) -> None:
     path, checkpoints = archived(tmp_path)
     with detmem.open(path) as db:

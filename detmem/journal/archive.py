@@ -87,6 +87,10 @@ def move(disk: Disk, archive: OsDisk) -> list[str]:
     """
     if set(archive.list("")) - {LOG}:
         raise UsageError(f"{archive.path('')!r} holds other things than an archive does")
+    ours = read_header(disk, segment_seqs(disk)[0]).store_id
+    for first in segment_seqs(archive):  # an erasure here would go through all of them
+        if read_header(archive, first).store_id != ours:
+            raise UsageError(f"{archive.path(segment_name(first))!r} belongs to another store")
     firsts = [first for first in segment_seqs(disk)[:-1] if changes(disk, first, _bare)]
     archive.make_folder(LOG)
     archive.sync_folder("")
