@@ -225,6 +225,29 @@ def test_an_archive_is_of_one_store_though_no_name_in_it_is_taken(tmp_path: Path
     assert not holding(tmp_path / "of another", b"MARKER")
 
 
+def test_a_store_and_its_backup_that_parted_do_not_write_over_each_others_archive(tmp_path: Path) -> None:
+    """The segment in which they part begins alike: the second's took the place of the first's, and its payloads."""
+    with detmem.open(tmp_path / "store") as db:
+        db.collection("notes", dim=4, metric="l2")
+        db.backup(tmp_path / "copy")
+        db["notes"].add("x", raw=RAW)
+        segments = db.archive(tmp_path / "archive").segments
+    with detmem.open(tmp_path / "copy") as db:
+        db["notes"].add("other", raw=[1, 2, 3, 4])
+        with pytest.raises(detmem.UsageError, match="another history"):
+            db.archive(tmp_path / "archive")
+        assert db.verify().archived == 0
+    assert holding(tmp_path / "archive", MARKS[0]) == segments
+    put_back(tmp_path, tmp_path / "store")
+    assert detmem.verify(tmp_path / "store").archived == 0
+    damaged = tmp_path / "archive" / segments[0]
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with detmem.open(tmp_path / "store") as db:  # what is its own and damaged is written anew
+        assert db.archive(tmp_path / "archive").segments == segments
+    put_back(tmp_path, tmp_path / "store")
+    assert detmem.verify(tmp_path / "store").ok
+
+
 def test_a_backup_and_a_repair_of_an_archived_store(tmp_path: Path) -> None:
     path, checkpoints = archived(tmp_path)
     with detmem.open(path) as db:

@@ -17,7 +17,7 @@ from detmem.errors import Divergence, StorageError, UsageError
 from detmem.journal.disk import Disk, OsDisk
 from detmem.journal.erasure import WRITES, changes, rewrite, sealed, singles
 from detmem.journal.files import ARCHIVES, LOG, copy_bytes, open_if_there, read_header, segment_name, segment_seqs
-from detmem.journal.frame import Frame, SegmentReader
+from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, read_seal
 from detmem.machine import commands
 from detmem.machine.commands import Operation
 from detmem.machine.runs import Operations, Run
@@ -119,7 +119,7 @@ def _bare(frame: Frame) -> Operations | None:
 
 def _copy_segment(disk: Disk, archive: Disk, first: int) -> None:
     name, header = segment_name(first), read_header(disk, first)
-    if first in segment_seqs(archive) and read_header(archive, first) != header:
+    if first in segment_seqs(archive) and not _may_replace(disk, archive, header):
         raise UsageError(f"{name} of the archive belongs to another store or another history")
     temporary = f"{name}.tmp"
     old = disk.open(name)
@@ -138,6 +138,20 @@ def _copy_segment(disk: Disk, archive: Disk, first: int) -> None:
         old.close()
     archive.rename(temporary, name)
     archive.sync_folder(LOG)
+
+
+def _may_replace(disk: Disk, archive: Disk, header: SegmentHeader) -> bool:
+    """Whether the archive's segment is the store's own, from before or damaged: a copy of a store goes its own way, and
+    the segment in which they part begins alike."""
+    ours, theirs = (one.open(segment_name(header.first_seq)) for one in (disk, archive))
+    try:
+        seal, _ = read_seal(ours, header)
+        return read_header(archive, header.first_seq) == header and read_seal(theirs, header)[0] == seal
+    except BadFrame:
+        return True
+    finally:
+        ours.close()
+        theirs.close()
 
 
 def _name_place(disk: Disk, place: str) -> None:
