@@ -37,7 +37,7 @@ from detmem.finder import Finder
 from detmem.journal import archive, audit, keys
 from detmem.journal.copies import backup
 from detmem.journal.disk import AnyPath, Disk, File, OsDisk, call_after_fork, check_apart, path_text
-from detmem.journal.erasure import WRITES, check_explained, singles
+from detmem.journal.erasure import WRITES, check_explained, singles, unexplained
 from detmem.journal.files import frames
 from detmem.journal.frame import Frame
 from detmem.journal.head import newest_head
@@ -654,6 +654,17 @@ class Database:
                         f"{one.id!r} in {one.collection!r}, written at seq {frame.seq}, was erased at {seq}: no store "
                         f"can end at {last} without what it held; go on to {seq}, or ask at({last})"
                     )
+
+    def _check_gone(self, last: int, missing: dict[Node, int]) -> None:
+        """The same of what was ``missing`` when the log up to ``last`` was read: another process, or another thread
+        meanwhile, may have erased it.  ``LogDamaged`` when no commit explains it."""
+        check_explained(unexplained(self._disk, last, missing))
+        if missing:
+            (name, id), seq = min(missing.items(), key=lambda item: (item[1], item[0]))
+            raise Erased(
+                f"{id!r} in {name!r}, written at seq {seq}, has been erased behind {last} by now: no store can end at "
+                f"{last} without what it held; refresh, and go on to its erasure"
+            )
 
     def _publish(self, change: Change) -> None:
         with self._moment:

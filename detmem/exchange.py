@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from detmem.collection import Collection
 from detmem.database import Database
-from detmem.errors import CorruptionError, Divergence, FormatError, StoreExistsError, UsageError, shown
+from detmem.errors import Archived, CorruptionError, Divergence, FormatError, StoreExistsError, UsageError, shown
+from detmem.journal.archive import has_archived
 from detmem.journal.disk import AnyPath, OsDisk, path_text
+from detmem.journal.erasure import Explained
 from detmem.journal.files import damaged, frames
 from detmem.journal.frame import BadFrame, Seal, SegmentHeader, SegmentReader, commit_blocks, encode_seal
 from detmem.machine import fixed
@@ -202,7 +204,8 @@ _WRITE: dict[str, Callable[[Collection, Path, str], dict[str, Any]]] = {
 def export_log(db: Database, dest: AnyPath) -> Exported:
     """Write the whole log to one new file, which is equal wherever the history is and the same has been erased.
 
-    ``StoreExistsError``: it exists.  ``Erased``: it would end before the erasure of something that is gone.
+    ``StoreExistsError``: it exists.  ``Erased``: it would end before the erasure of something that is gone.  What a
+    failure leaves behind has no seal, and ``load`` refuses it.
     """
     path = Path(path_text(dest))
     checkpoint = db.checkpoint()
@@ -214,11 +217,15 @@ def export_log(db: Database, dest: AnyPath) -> Exported:
         raise StoreExistsError(f"{str(path)!r} exists already, and an exported log needs a new file") from None
     with file:
         file.write(header.encode())
-        link = LINK_ZERO
-        for _, frame in frames(db._disk, 1, checkpoint.seq + 1):
+        link, seen = LINK_ZERO, Explained()
+        for segment, frame in frames(db._disk, 1, checkpoint.seq + 1):
+            if has_archived(frame):
+                raise Archived(f"{segment.name}, seq {frame.seq}: its payloads have been moved to an archive meanwhile")
+            seen.take(frame)
             for block in commit_blocks(frame, 0, header.seed):
                 file.write(block)
             link = frame.link
+        db._check_gone(checkpoint.seq, seen.missing)
         seal = _seal_of(checkpoint, link)
         if seal is not None:
             file.write(encode_seal(seal, 1, header.seed))

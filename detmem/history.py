@@ -62,6 +62,7 @@ def replay(source: AnyPath | Database, dest: AnyPath, *, until: int | None = Non
         new = stack.enter_context(_new_store(dest, old._disk))
         for segment, frame in frames(old._disk, 1, last + 1):
             new._apply(frame.operations, frame.link, frame.state_root, f"{segment.name}, seq {frame.seq}")
+        old._check_gone(last, new._state.missing)
         new._finish_erasures()
         return new.checkpoint()
 

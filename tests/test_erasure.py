@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 import detmem
-from detmem import database
+from detmem import database, exchange
 from detmem.errors import LogDamaged
 from detmem.exchange import export_log, load
 from detmem.history import repair, salvage
-from detmem.journal.disk import MemoryDisk
+from detmem.journal.disk import MemoryDisk, OsDisk
+from detmem.journal.files import frames
 from detmem.opening import open_disk
 from tests.faults.simdisk import Fault, SimDisk
 from tests.faults.workloads import fixed_identity
@@ -487,6 +488,52 @@ def test_an_exported_log_holds_no_more_than_its_store_and_imports_again(tmp_path
     with detmem.open(tmp_path / "again") as db:
         assert db.recovery is None
     assert holding(tmp_path, *MARKS) == []
+
+
+def test_a_reader_behind_an_erasure_makes_no_copy_that_ends_before_it(tmp_path: Path) -> None:
+    """Another process erased: that was called damage, or was not seen, and the exported log was good for nothing."""
+    (tmp_path / "store").mkdir()
+    with small(OsDisk(str(tmp_path / "store"))) as db:
+        fill(db)
+        with detmem.open(tmp_path / "store", "r") as reader:
+            db.erase("notes", "x")
+            for number, until in enumerate((None, 8, 5)):
+                with pytest.raises(detmem.Erased, match="'x' in 'notes', written at seq 3, has been erased"):
+                    detmem.replay(reader, tmp_path / f"no {number}", until=until)
+            with pytest.raises(detmem.Erased, match="'x' in 'notes', written at seq 3, has been erased"):
+                export_log(reader, tmp_path / "no.log")
+            with pytest.raises(LogDamaged, match="seal"):
+                load(tmp_path / "no.log", tmp_path / "nothing")
+            assert detmem.replay(reader, tmp_path / "before x", until=2) == reader.at(2).checkpoint()
+            reader.refresh()
+            assert detmem.replay(reader, tmp_path / "again") == db.checkpoint()
+            export_log(reader, tmp_path / "exported.log")
+            assert load(tmp_path / "exported.log", tmp_path / "loaded") == db.checkpoint()
+
+
+def test_a_log_that_is_exported_while_its_payloads_go_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "store").mkdir()
+    with small(OsDisk(str(tmp_path / "store"))) as db:
+        fill(db)
+
+        def meanwhile(call: Callable[[], object]) -> Callable[..., Any]:
+            def walked(disk: Any, start: int, stop: int) -> Any:
+                for number, found in enumerate(frames(disk, start, stop)):
+                    if number == 1:  # x is written in the next segment
+                        call()
+                    yield found
+
+            return walked
+
+        for call, error in (
+            (lambda: db.erase("notes", "x"), detmem.Erased),
+            (lambda: db.archive(tmp_path / "archive"), detmem.Archived),
+        ):
+            monkeypatch.setattr(exchange, "frames", meanwhile(call))
+            with pytest.raises(error):
+                export_log(db, tmp_path / f"{error.__name__}.log")
+            with pytest.raises(LogDamaged):
+                load(tmp_path / f"{error.__name__}.log", tmp_path / error.__name__)
 
 
 def test_a_backup_takes_the_key_along(tmp_path: Path) -> None:
