@@ -406,7 +406,7 @@ class Database:
             if self._batch is not None:
                 raise UsageError("erase() inside a batch: leave the with block first")
             assert self._journal is not None
-            archive.reached(self._disk)
+            archive.check_whole(archive.reached(self._disk))
             written = self._last_written(frozenset(wanted))
             for node in wanted:
                 if node not in written:

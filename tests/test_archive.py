@@ -167,6 +167,25 @@ def test_an_erasure_goes_to_the_archive_too_and_is_refused_while_it_is_not_there
     assert (report.ok, report.erased, report.archived) == (True, 3, 0)
 
 
+@pytest.mark.parametrize("at", [40, 400, -1], ids=["header", "payload", "seal"])
+def test_an_erasure_is_refused_while_an_archive_is_damaged(tmp_path: Path, at: int) -> None:
+    """It was found behind the Erase: no handle could write to that store any more."""
+    path, _ = archived(tmp_path)
+    name = tmp_path / "archive" / "log" / "00000000000000000001.seg"
+    whole = name.read_bytes()
+    damaged = bytearray(whole)
+    damaged[at] ^= 1
+    name.write_bytes(damaged)
+    with detmem.open(path) as db:
+        with pytest.raises(LogDamaged, match=r"00000000000000000001\.seg', in an archive"):
+            db.erase("notes", "x")
+        assert db["notes"].add("later", raw=RAW).seq == 9
+    with detmem.open(path) as db:
+        name.write_bytes(whole)
+        assert db.erase("notes", "x").seq == 10
+    assert holding(tmp_path, b"MARKER") == []
+
+
 def test_without_the_snapshot_that_stands_in_the_store_is_refused(tmp_path: Path) -> None:
     path, checkpoints = archived(tmp_path)
     snapshot = path / "snap" / "00000000000000000008.snap"

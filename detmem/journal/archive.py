@@ -12,8 +12,9 @@ The files of an archive are segments of this store: put back into ``log/`` of a 
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
-from detmem.errors import Divergence, StorageError, UsageError
+from detmem.errors import CorruptionError, Divergence, LogDamaged, StorageError, UsageError
 from detmem.journal.disk import Disk, OsDisk
 from detmem.journal.erasure import WRITES, changes, rewrite, sealed, singles
 from detmem.journal.files import ARCHIVES, LOG, copy_bytes, open_if_there, read_header, segment_name, segment_seqs
@@ -22,7 +23,7 @@ from detmem.machine import commands
 from detmem.machine.commands import Operation
 from detmem.machine.runs import Operations, Run
 
-__all__ = ["has_archived", "move", "places", "reached"]
+__all__ = ["check_whole", "has_archived", "move", "places", "reached"]
 
 
 def has_archived(frame: Frame) -> bool:
@@ -58,6 +59,21 @@ def reached(disk: Disk) -> list[Disk]:
     return found
 
 
+def check_whole(archives: Sequence[Disk]) -> None:
+    """``LogDamaged`` unless every segment in them can be written anew: an erasure that met one later could neither go
+    on nor back, nor could the next open for writing."""
+    for archive in archives:
+        for first in segment_seqs(archive):
+            try:
+                changes(archive, first, lambda frame: None)
+            except CorruptionError as error:
+                raise _damaged(archive, first, error) from None
+
+
+def _damaged(archive: Disk, first: int, error: CorruptionError) -> LogDamaged:
+    return LogDamaged(f"{archive.path(segment_name(first))!r}, in an archive of this store, is damaged: {error}")
+
+
 def _is_moved(disk: Disk, first: int) -> bool:
     """Whether a segment's payloads lie elsewhere: the first one that was not erased says so."""
     file = disk.open(segment_name(first))
@@ -77,7 +93,11 @@ def _holds(archive: Disk, disk: Disk, first: int) -> bool:
     name = segment_name(first)
     if name.removeprefix(f"{LOG}/") not in archive.list(LOG):
         return False
-    return read_header(archive, first) == read_header(disk, first)
+    try:
+        header = read_header(archive, first)
+    except CorruptionError as error:
+        raise _damaged(archive, first, error) from None
+    return header == read_header(disk, first)
 
 
 def move(disk: Disk, archive: OsDisk) -> list[str]:
