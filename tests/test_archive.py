@@ -148,6 +148,15 @@ def test_a_path_may_hold_what_else_ends_a_line(tmp_path: Path) -> None:
     assert holding(place, *MARKS) == []
 
 
+def test_a_path_of_two_lines_is_refused_before_anything_is_copied_there(tmp_path: Path) -> None:
+    """ARCHIVES cannot name it, so no erasure would have reached what was copied."""
+    with detmem.open(tmp_path / "store") as db:
+        fill(db)
+        with pytest.raises(detmem.UsageError, match="one line"):
+            db.archive(tmp_path / "two\nlines")
+    assert holding(tmp_path / "two\nlines", *MARKS) == []
+
+
 def test_an_erasure_goes_to_the_archive_too_and_is_refused_while_it_is_not_there(tmp_path: Path) -> None:
     path, checkpoints = archived(tmp_path)
     (tmp_path / "archive").rename(tmp_path / "away")

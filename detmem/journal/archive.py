@@ -105,8 +105,11 @@ def move(disk: Disk, archive: OsDisk) -> list[str]:
 
     The caller has written a snapshot behind them.  Cut off anywhere it leaves a whole store, and can be called again.
     """
+    place = archive.path("")
+    if "\n" in place or "\r" in place:
+        raise UsageError(f"an archive's path must be one line, found {place!r}")
     if set(archive.list("")) - {LOG}:
-        raise UsageError(f"{archive.path('')!r} holds other things than an archive does")
+        raise UsageError(f"{place!r} holds other things than an archive does")
     ours = read_header(disk, segment_seqs(disk)[0]).store_id
     for first in segment_seqs(archive):  # an erasure here would go through all of them
         if read_header(archive, first).store_id != ours:
@@ -116,7 +119,7 @@ def move(disk: Disk, archive: OsDisk) -> list[str]:
     archive.sync_folder("")
     for first in firsts:
         _copy_segment(disk, archive, first)
-    _name_place(disk, archive.path(""))
+    _name_place(disk, place)
     for first in firsts:
         rewrite(disk, first, _bare)
     return [segment_name(first) for first in firsts]
@@ -176,8 +179,6 @@ def _may_replace(disk: Disk, archive: Disk, header: SegmentHeader) -> bool:
 
 def _name_place(disk: Disk, place: str) -> None:
     known = places(disk)
-    if "\n" in place or "\r" in place:
-        raise UsageError(f"an archive's path must be one line, found {place!r}")
     if place in known:
         return
     temporary = f"{ARCHIVES}.tmp"
