@@ -245,7 +245,8 @@ def load(source: AnyPath, dest: AnyPath) -> Checkpoint:
     """Make a new store at ``dest`` of what ``export`` or ``export_log`` has written; returns its checkpoint.
 
     ``Divergence`` when it does not arrive at the root that the export names, ``LogDamaged`` or ``CorruptionError`` when
-    a file is not what was written: ``dest`` then holds what came before.  ``FormatError`` for anything else.
+    a file is not what was written, and what ``add`` or ``link`` raise where it holds what no store can: ``dest`` then
+    holds what came before.  ``FormatError`` for anything else.
     """
     path = Path(path_text(source))
     if (path / MANIFEST).is_file():
@@ -325,7 +326,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
             sizes = described["dim"], described["count"]
             known = known and all(type(value) is int for value in sizes) and set(_DEFINED) <= set(described)
         manifest["state_root"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"{MANIFEST} is not what an export writes: {type(error).__name__} {error}") from None
     if not known:
         raise FormatError(f"{MANIFEST} is no {_KIND} of version {_VERSION}: kind {kind!r}, version {version!r}")
@@ -410,7 +411,7 @@ def _read_parquet(folder: Path, described: dict[str, Any]) -> Iterator[tuple[NDA
                 metas = [json.loads(text) for text in metadatas.to_pylist()]
                 rows = list(zip(ids.to_pylist(), metas, documents.to_pylist(), strict=True))
                 yield raw.reshape(-1, described["dim"]), rows
-    except (arrow.ArrowException, OSError, ValueError, TypeError) as error:
+    except (arrow.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
         raise CorruptionError(f"{path.name}: {type(error).__name__} {error}") from None
 
 

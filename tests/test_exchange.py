@@ -178,6 +178,7 @@ def test_an_edited_export_is_refused(tmp_path: Path) -> None:
         ("export.json", b'"dim": 2', b'"dim": "2"', detmem.FormatError),
         ("export.json", b'"collections"', b'"collection"', detmem.FormatError),
         ("export.json", b"{", b"[", detmem.FormatError),
+        ("export.json", b"{", b"[" * 100_000, detmem.FormatError),
     ]
     for number, (name, old, new, error) in enumerate(cases):
         with pytest.raises(error):
