@@ -397,6 +397,29 @@ def test_whichever_call_fails_the_store_stays_whole_and_archiving_again_complete
     assert at > 20
 
 
+def test_no_folder_is_listed_for_each_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Archiving, and erasing with an archive, took time with the square of the number of segments."""
+    listed: list[str] = []
+    plain = OsDisk.list
+
+    def counted(disk: OsDisk, folder: str) -> list[str]:
+        listed.append(folder)
+        return plain(disk, folder)
+
+    monkeypatch.setattr(OsDisk, "list", counted)
+    counts = []
+    for count in (2, 8):
+        (tmp_path / f"{count}").mkdir()
+        with small(OsDisk(str(tmp_path / f"{count}")), segment_bytes=1, durability="os") as db:
+            for number in range(count):
+                db.collection(f"c{number}", dim=1).add("x", raw=[1])
+            listed.clear()
+            db.archive(tmp_path / f"archive of {count}")
+            db.erase("c1", "x")
+            counts.append(len(listed))
+    assert counts[0] == counts[1]
+
+
 def test_an_archive_stands_outside_the_store(tmp_path: Path) -> None:
     with detmem.open(tmp_path / "s") as db:
         db.collection("c", dim=1).add("a", [1])

@@ -50,8 +50,11 @@ def reached(disk: Disk) -> list[Disk]:
         if not archive.is_folder():
             raise StorageError(errno.ENOENT, "an archive of this store is not there, and may hold what shall go", place)
         found.append(archive)
+    there = [(archive, set(segment_seqs(archive))) for archive in found]
     for first in segment_seqs(disk):
-        if _is_moved(disk, first) and not any(_holds(archive, disk, first) for archive in found):
+        if _is_moved(disk, first) and not any(
+            first in firsts and _begins_alike(archive, disk, first) for archive, firsts in there
+        ):
             name = segment_name(first)
             raise StorageError(
                 errno.ENOENT, "no archive of this store holds this segment, which was moved to one", name
@@ -89,10 +92,7 @@ def _is_moved(disk: Disk, first: int) -> bool:
     return False
 
 
-def _holds(archive: Disk, disk: Disk, first: int) -> bool:
-    name = segment_name(first)
-    if name.removeprefix(f"{LOG}/") not in archive.list(LOG):
-        return False
+def _begins_alike(archive: Disk, disk: Disk, first: int) -> bool:
     try:
         header = read_header(archive, first)
     except CorruptionError as error:
@@ -111,14 +111,15 @@ def move(disk: Disk, archive: OsDisk) -> list[str]:
     if set(archive.list("")) - {LOG}:
         raise UsageError(f"{place!r} holds other things than an archive does")
     ours = read_header(disk, segment_seqs(disk)[0]).store_id
-    for first in segment_seqs(archive):  # an erasure here would go through all of them
+    there = set(segment_seqs(archive))
+    for first in sorted(there):  # an erasure here would go through all of them
         if read_header(archive, first).store_id != ours:
             raise UsageError(f"{archive.path(segment_name(first))!r} belongs to another store")
     firsts = [first for first in segment_seqs(disk)[:-1] if changes(disk, first, _bare)]
     archive.make_folder(LOG)
     archive.sync_folder("")
     for first in firsts:
-        _copy_segment(disk, archive, first)
+        _copy_segment(disk, archive, first, first in there)
     _name_place(disk, place)
     for first in firsts:
         rewrite(disk, first, _bare)
@@ -140,9 +141,9 @@ def _bare(frame: Frame) -> Operations | None:
     return Operations(parts) if changed else None
 
 
-def _copy_segment(disk: Disk, archive: Disk, first: int) -> None:
+def _copy_segment(disk: Disk, archive: Disk, first: int, there: bool) -> None:
     name, header = segment_name(first), read_header(disk, first)
-    if first in segment_seqs(archive) and not _may_replace(disk, archive, header):
+    if there and not _may_replace(disk, archive, header):
         raise UsageError(f"{name} of the archive belongs to another store or another history")
     temporary = f"{name}.tmp"
     old = disk.open(name)
