@@ -678,6 +678,32 @@ def test_repair_refuses_a_copy_of_another_history_and_changes_nothing(tmp_path: 
     assert {path.name: path.read_bytes() for path in segments(tmp_path / "store")} == before
 
 
+def test_repair_lists_no_folder_for_each_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took time with the square of the number of segments."""
+    listed: list[str] = []
+    plain = OsDisk.list
+
+    def counted(disk: OsDisk, folder: str) -> list[str]:
+        listed.append(folder)
+        return plain(disk, folder)
+
+    monkeypatch.setattr(OsDisk, "list", counted)
+    counts = []
+    for count in (4, 12):
+        path, copied = tmp_path / f"{count}", tmp_path / f"copy of {count}"
+        path.mkdir()
+        with open_disk(OsDisk(str(path)), segment_bytes=1, durability="os") as db:
+            for number in range(count):
+                db.collection(f"c{number}", dim=1)
+        shutil.copytree(path, copied)
+        name = path / "log" / "00000000000000000002.seg"
+        name.write_bytes(name.read_bytes()[:-1])
+        listed.clear()
+        assert len(repair(path, copied).segments) == 1
+        counts.append(len(listed))
+    assert counts[0] == counts[1]
+
+
 def test_repair_of_a_sound_store_does_nothing(tmp_path: Path) -> None:
     with filled(tmp_path / "store") as db:
         db.backup(tmp_path / "copy")

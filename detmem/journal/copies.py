@@ -5,9 +5,9 @@ Both verify what they write before they call it done.  Nothing is ever mended wi
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from detmem.errors import CorruptionError, LogDamaged
 from detmem.journal import snapshot
@@ -99,24 +99,27 @@ def repair(disk: Disk, copy: Disk) -> Repaired:
         raise LogDamaged("HEAD is unreadable: open with accept_missing_head=True first, or start from the copy")
     disk.make_folder(LOG)  # it may be gone with all that was in it
     disk.sync_folder("")
-    erased = _erasures(disk, copy, head)
+    firsts = segment_seqs(disk)
+    erased = _erasures(disk, copy, head, firsts)
+    there, borders = set(firsts), sorted({*firsts, head.segment})
     mended: list[str] = []
     quarantined: list[str] = []
     border = SegmentHeader(head.store_id, 1, 0, LINK_ZERO, LogTree().root)
     log = LogTree()
     while True:
         first = border.first_seq
-        later = sorted(other for other in {*segment_seqs(disk), head.segment} if other > first)
-        last = later[0] - 1 if later else max(head.durable_seq, _acknowledged(disk, border))
-        named = first == head.segment and first not in segment_seqs(disk)  # by HEAD, with nothing acknowledged in it
+        at = bisect_right(borders, first)
+        later = borders[at] if at < len(borders) else None
+        last = later - 1 if later else max(head.durable_seq, _acknowledged(disk, border))
+        named = first == head.segment and first not in there  # by HEAD, with nothing acknowledged in it
         if last < first and not named:
             break
         try:
-            border, log = _walk(_good_frames(disk, border, last, sealed=bool(later)), border, log)
+            border, log = _walk(_good_frames(disk, border, last, first in there, later is not None), border, log)
         except CorruptionError as error:
             name = segment_name(first)
             temporary = f"{name}.tmp"
-            following = _header_or_none(disk, later[0]) if later else None
+            following = _header_or_none(disk, later) if later in there else None
             try:
                 after, log = _rewrite(copy, disk, temporary, border, log, last, erased)
                 reaches = after.first_seq == last + 1
@@ -131,7 +134,7 @@ def repair(disk: Disk, copy: Disk) -> Repaired:
             except CorruptionError:  # the copy's, or its being another's
                 disk.remove(temporary)
                 raise
-            if first in segment_seqs(disk):  # a copy: at no moment is there no such segment
+            if first in there:  # a copy: at no moment is there no such segment
                 file = disk.open(name)
                 try:
                     quarantined.append(copy_out(disk, file, first, 0, file.size()))
@@ -139,27 +142,38 @@ def repair(disk: Disk, copy: Disk) -> Repaired:
                     file.close()
             disk.rename(temporary, name)
             disk.sync_folder(LOG)
+            there.add(first)
             border = after
             mended.append(name)
     return Repaired(tuple(mended), tuple(quarantined))
 
 
-def _erasures(disk: Disk, copy: Disk, head: Head) -> dict[Node, int]:
+def _erasures(disk: Disk, copy: Disk, head: Head, firsts: list[int]) -> dict[Node, int]:
     """The last Erase of each record in this log: as it says itself, and where it is bad, as the copy does."""
     seen = Explained()
-    firsts = segment_seqs(disk)
     last = head.durable_seq
     if firsts and firsts[-1] < 1 << 64:  # what no header can hold somebody else has named
         last = max(last, _acknowledged(disk, SegmentHeader(head.store_id, firsts[-1], 0, b"", b"")))
-    for first, stop in pairwise([1, *firsts, last + 1]):
-        reached = first - 1
-        for source in (disk, copy):
-            try:
-                for _, frame in frames(source, reached + 1, stop) if reached + 1 < stop else ():
-                    seen.take(frame)
-                    reached = frame.seq
-            except CorruptionError:  # it is mended or refused in its turn
-                continue
+    reached = 0
+
+    def take(source: Disk, stop: int) -> None:
+        """From the commit behind ``reached`` on, as far as it goes; what is bad is mended or refused in its turn."""
+        nonlocal reached
+        try:
+            for _, frame in frames(source, reached + 1, stop):
+                if frame.seq != reached + 1:  # a segment is missing
+                    return
+                seen.take(frame)
+                reached = frame.seq
+        except CorruptionError:
+            return
+
+    while reached < last:
+        take(disk, last + 1)
+        at = bisect_right(firsts, reached + 1)
+        stop = firsts[at] if at < len(firsts) else last + 1
+        take(copy, stop)
+        reached = max(reached, stop - 1)
     return seen.erased
 
 
@@ -171,9 +185,9 @@ def _walk(source: Iterator[Frame], border: SegmentHeader, log: LogTree) -> tuple
     return SegmentHeader(border.store_id, seq + 1, log.size, link, log.root), log
 
 
-def _good_frames(disk: Disk, expected: SegmentHeader, last: int, *, sealed: bool) -> Iterator[Frame]:
+def _good_frames(disk: Disk, expected: SegmentHeader, last: int, there: bool, sealed: bool) -> Iterator[Frame]:
     """A segment's frames up to seq ``last``; ``CorruptionError`` as soon as it is seen not to be what it should be."""
-    if expected.first_seq not in segment_seqs(disk):
+    if not there:
         raise CorruptionError("the segment is missing")
     if read_header(disk, expected.first_seq) != expected:
         raise CorruptionError("the segment's header is not the border of the one before it")
@@ -251,10 +265,10 @@ def _rewrite(
 
 
 def _header_or_none(disk: Disk, first: int) -> SegmentHeader | None:
-    """None for one that is bad or missing: it is mended in its turn, and until then HEAD says where the one before
-    ends."""
+    """None for one that is bad, as for one that is missing: it is mended in its turn, and until then HEAD says where
+    the one before ends."""
     try:
-        return read_header(disk, first) if first in segment_seqs(disk) else None
+        return read_header(disk, first)
     except CorruptionError:
         return None
 
