@@ -252,7 +252,7 @@ def load(source: AnyPath, dest: AnyPath) -> Checkpoint:
     if (path / MANIFEST).is_file():
         return _load_contents(path, dest)
     if path.is_file():
-        return _load_log(path, dest)
+        return _load_log(path.resolve(), dest)  # what the caller names may be a link
     raise FormatError(f"{str(path)!r} is neither an exported folder (with {MANIFEST}) nor an exported log")
 
 

@@ -290,6 +290,18 @@ def test_the_log_of_an_empty_store_comes_back(tmp_path: Path) -> None:
     assert exchange.load(tmp_path / "log", tmp_path / "copy").seq == 0
 
 
+def test_an_exported_log_may_be_named_by_a_link(tmp_path: Path) -> None:
+    """A folder may, and a store; the log was refused: too many levels of symbolic links."""
+    with detmem.open(tmp_path / "s") as db:
+        db.collection("c", dim=1)
+        exchange.export_log(db, tmp_path / "log")
+        try:
+            (tmp_path / "link").symlink_to(tmp_path / "log")
+        except OSError:
+            pytest.skip("no links here")
+        assert exchange.load(tmp_path / "link", tmp_path / "copy") == db.checkpoint()
+
+
 def test_a_log_that_is_cut_or_changed_anywhere_is_refused(tmp_path: Path) -> None:
     with detmem.open(tmp_path / "s") as db:
         for call in CALLS:
