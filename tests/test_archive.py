@@ -276,6 +276,37 @@ def test_a_store_and_its_backup_that_parted_do_not_write_over_each_others_archiv
     assert detmem.verify(tmp_path / "store").ok
 
 
+def test_a_copy_from_before_an_erasure_does_not_bring_it_back_into_the_archive(tmp_path: Path) -> None:
+    with detmem.open(tmp_path / "store") as db:
+        fill(db)
+        db.snapshot()
+        db.backup(tmp_path / "copy")
+        db.archive(tmp_path / "archive")
+        db.erase("notes", "x")
+        assert holding(tmp_path / "archive", *MARKS) == []
+    with detmem.open(tmp_path / "copy") as db:
+        with pytest.raises(detmem.UsageError, match="erase the same"):
+            db.archive(tmp_path / "archive")
+        assert holding(tmp_path / "archive", *MARKS) == []
+        db.erase("notes", "x")
+        db.archive(tmp_path / "archive")
+    assert holding(tmp_path, *MARKS) == []
+    assert detmem.verify(tmp_path / "copy").ok
+
+
+def test_what_was_left_in_an_archives_place_goes_when_archiving_there_is_done_again(tmp_path: Path) -> None:
+    """Cut off before ARCHIVES named the place, and erased since: the erasure could not know of it."""
+    with detmem.open(tmp_path / "store") as db:
+        fill(db)
+        db.snapshot()
+        (tmp_path / "archive").mkdir()
+        shutil.copytree(tmp_path / "store" / "log", tmp_path / "archive" / "log")
+        (tmp_path / "archive" / "log" / "00000000000000000009.seg").unlink()
+        db.erase("notes", "x")
+        db.archive(tmp_path / "archive")
+    assert holding(tmp_path, *MARKS) == []
+
+
 def test_a_backup_and_a_repair_of_an_archived_store(tmp_path: Path) -> None:
     path, checkpoints = archived(tmp_path)
     with detmem.open(path) as db:

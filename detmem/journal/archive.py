@@ -15,8 +15,8 @@ import errno
 from collections.abc import Sequence
 
 from detmem.errors import CorruptionError, Divergence, LogDamaged, StorageError, UsageError
-from detmem.journal.disk import Disk, OsDisk
-from detmem.journal.erasure import WRITES, changes, rewrite, sealed, singles
+from detmem.journal.disk import Disk, File, OsDisk
+from detmem.journal.erasure import WRITES, changes, is_gone, rewrite, sealed, singles
 from detmem.journal.files import ARCHIVES, LOG, copy_bytes, open_if_there, read_header, segment_name, segment_seqs
 from detmem.journal.frame import BadFrame, Frame, SegmentHeader, SegmentReader, read_seal
 from detmem.machine import commands
@@ -143,8 +143,8 @@ def _bare(frame: Frame) -> Operations | None:
 
 def _copy_segment(disk: Disk, archive: Disk, first: int, there: bool) -> None:
     name, header = segment_name(first), read_header(disk, first)
-    if there and not _may_replace(disk, archive, header):
-        raise UsageError(f"{name} of the archive belongs to another store or another history")
+    if there:
+        _check_replaceable(disk, archive, header)
     temporary = f"{name}.tmp"
     old = disk.open(name)
     try:
@@ -164,18 +164,37 @@ def _copy_segment(disk: Disk, archive: Disk, first: int, there: bool) -> None:
     archive.sync_folder(LOG)
 
 
-def _may_replace(disk: Disk, archive: Disk, header: SegmentHeader) -> bool:
-    """Whether the archive's segment is the store's own, from before or damaged: a copy of a store goes its own way, and
-    the segment in which they part begins alike."""
-    ours, theirs = (one.open(segment_name(header.first_seq)) for one in (disk, archive))
+def _check_replaceable(disk: Disk, archive: Disk, header: SegmentHeader) -> None:
+    """``UsageError`` unless the archive's segment is the store's own, from before or damaged: a copy of a store goes
+    its own way, and the segment in which they part begins alike; nor may what the other has erased come back."""
+    name = segment_name(header.first_seq)
+    ours, theirs = disk.open(name), archive.open(name)
     try:
         seal, _ = read_seal(ours, header)
-        return read_header(archive, header.first_seq) == header and read_seal(theirs, header)[0] == seal
+        if read_header(archive, header.first_seq) != header or read_seal(theirs, header)[0] != seal:
+            raise UsageError(f"{name} of the archive belongs to another store or another history")
+        returned = _gone(theirs, header) - _gone(ours, header)
+        if returned:
+            _, collection, id = min(returned)
+            raise UsageError(
+                f"{id!r} in {collection!r} has been erased from {name} of the archive, and not from this copy of its "
+                "store: erase the same here first, or choose another place"
+            )
     except BadFrame:
-        return True
+        return
     finally:
         ours.close()
         theirs.close()
+
+
+def _gone(file: File, header: SegmentHeader) -> set[tuple[int, str, str]]:
+    """What has been erased from a segment."""
+    return {
+        (frame.seq, one.collection, one.id)
+        for frame in SegmentReader(file, header)
+        for one in singles(frame)
+        if is_gone(one)
+    }
 
 
 def _name_place(disk: Disk, place: str) -> None:
