@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import re
+import stat
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -215,8 +216,7 @@ def _stats(asked: argparse.Namespace) -> int:
     with _open(asked.path) as db:
         collections = [{**_described(db[name]), **_ranges(db[name])} for name in db.collections()]
         seq, operations = db.seq, db.checkpoint().log_size - db.seq  # each commit has one leaf of its own
-    root = Path(asked.path)
-    sizes = {file.relative_to(root).as_posix(): file.stat().st_size for file in root.rglob("*") if file.is_file()}
+    sizes = _sizes(Path(asked.path))
     files = [{"name": name, "bytes": sizes[name]} for name in sorted(sizes)]
     total = sum(sizes.values())
     if asked.json:
@@ -233,6 +233,19 @@ def _stats(asked: argparse.Namespace) -> int:
         rows = [[f"{cell:.6f}" if isinstance(cell, float) else cell for cell in row] for row in rows]
         _table(["collection", "records", *columns[2:]], rows, "<>><<>>>>")
     return OK
+
+
+def _sizes(root: Path) -> dict[str, int]:
+    """Bytes of each file, by name; a writer beside removes files between the listing and the look at them."""
+    sizes: dict[str, int] = {}
+    for file in root.rglob("*"):
+        try:
+            found = file.stat()
+        except FileNotFoundError:
+            continue
+        if stat.S_ISREG(found.st_mode):
+            sizes[file.relative_to(root).as_posix()] = found.st_size
+    return sizes
 
 
 def _diff(asked: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -743,3 +744,21 @@ def test_every_help_has_an_example_that_parses(run, name):
     words = shlex.split(example.removeprefix("example: detmem "))
     assert options.parser("0").parse_args(words).command == name
     assert "--json" in out
+
+
+def test_stats_beside_a_writer_that_removes_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with detmem.open(tmp_path / "store") as db:
+        db.collection("c", dim=1)
+    temporary = tmp_path / "store" / "snap" / "00000000000000000009.snap.tmp"
+    temporary.touch()
+    plain = Path.stat
+
+    def once(path: Path, **more: Any) -> Any:
+        found = plain(path, **more)
+        if path == temporary:
+            temporary.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", once)
+    assert main(["stats", str(tmp_path / "store")]) == 0
+    assert not temporary.exists()
