@@ -338,7 +338,8 @@ class Database:
         The store's key goes with it.  A reader beside a writer that erases meanwhile moves on and copies again.
 
         ``StoreExistsError`` when ``dest`` exists, ``UsageError`` when it lies in the store, ``LockedError`` when a
-        writer of another process erased during each of ten copyings.  Returns the copy's checkpoint.
+        writer of another process erased during each of ten copyings, ``Archived`` when one has moved payloads that a
+        reader needs who stands before it: open anew.  Returns the copy's checkpoint.
         """
         self._check_open()
         target = OsDisk(path_text(dest))
