@@ -126,7 +126,7 @@ CHECKS = [
     _bug("a sync behind one that failed is believed", log.Journal._sync, "with self._syncing, self._guarded()", "with self._syncing"),
     _bug("a repair that is not HEAD's history", copies._passes, "found == [head.link]", "True"),
     _bug("a backup's HEAD comes first", copies.backup, "for folder in (LOG, SNAPSHOTS, QUARANTINE, KEYS)", "HeadFile.create(dest, Head(store_id, clean=True)).close()\n    for folder in (LOG, SNAPSHOTS, QUARANTINE, KEYS)"),
-    _bug("what repair replaces is not kept", copies.repair, "if first in segment_seqs(disk):  # a copy", "if False:  # a copy"),
+    _bug("what repair replaces is not kept", copies.repair, "if first in there:  # a copy", "if False:  # a copy"),
     _bug("repair stops where HEAD does", copies.repair, "max(head.durable_seq, _acknowledged(disk, border))", "head.durable_seq"),
     _bug("go on after a failure", log._Guard.__exit__, "self._journal._failure = error", "pass"),
     _bug("HEAD stays clean while writing", log.Journal._begin, "clean=False", "clean=True"),
