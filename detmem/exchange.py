@@ -20,9 +20,18 @@ from numpy.typing import NDArray
 
 from detmem.collection import Collection
 from detmem.database import Database
-from detmem.errors import Archived, CorruptionError, Divergence, FormatError, StoreExistsError, UsageError, shown
+from detmem.errors import (
+    Archived,
+    CorruptionError,
+    Divergence,
+    FormatError,
+    StorageError,
+    StoreExistsError,
+    UsageError,
+    shown,
+)
 from detmem.journal.archive import has_archived
-from detmem.journal.disk import AnyPath, OsDisk, path_text
+from detmem.journal.disk import AnyPath, OsDisk, check_apart, path_text
 from detmem.journal.erasure import Explained
 from detmem.journal.files import damaged, frames
 from detmem.journal.frame import BadFrame, Seal, SegmentHeader, SegmentReader, commit_blocks, encode_seal
@@ -61,7 +70,7 @@ def export(db: Database, dest: AnyPath, format: str = "npy", *, collection: str 
 
     ``format``: ``npy`` (int32, as stored) and ``npz`` with a JSON line for each record; ``parquet`` (needs pyarrow);
     ``fvecs`` (float32, for programs that read nothing else: what float32 cannot hold is rounded, and the manifest says
-    so).  ``StoreExistsError`` when ``dest`` exists.
+    so).  ``StoreExistsError`` when ``dest`` exists, ``UsageError`` when it lies in the store.
     """
     if format not in FORMATS:
         raise UsageError(f"format: expected one of {', '.join(FORMATS)}, found {shown(format)}")
@@ -71,6 +80,7 @@ def export(db: Database, dest: AnyPath, format: str = "npy", *, collection: str 
     folder = Path(path_text(dest))
     if folder.exists():
         raise StoreExistsError(f"{str(folder)!r} exists already, and an export needs a new folder")
+    check_apart(db._disk, OsDisk(str(folder)))
     folder.mkdir(parents=True)
     checkpoint = db.checkpoint()
     described: list[dict[str, Any]] = []
@@ -204,10 +214,11 @@ _WRITE: dict[str, Callable[[Collection, Path, str], dict[str, Any]]] = {
 def export_log(db: Database, dest: AnyPath) -> Exported:
     """Write the whole log to one new file, which is equal wherever the history is and the same has been erased.
 
-    ``StoreExistsError``: it exists.  ``Erased``: it would end before the erasure of something that is gone.  What a
-    failure leaves behind has no seal, and ``load`` refuses it.
+    ``StoreExistsError``: it exists.  ``UsageError``: it would lie in the store.  ``Erased``: it would end before the
+    erasure of something that is gone.  What a failure leaves behind has no seal, and ``load`` refuses it.
     """
     path = Path(path_text(dest))
+    check_apart(db._disk, OsDisk(str(path)))
     checkpoint = db.checkpoint()
     db._check_payloads(checkpoint.seq)
     header = SegmentHeader(_NOBODY, 1, 0, LINK_ZERO, LogTree().root)
@@ -215,6 +226,8 @@ def export_log(db: Database, dest: AnyPath) -> Exported:
         file = path.open("xb")
     except FileExistsError:
         raise StoreExistsError(f"{str(path)!r} exists already, and an exported log needs a new file") from None
+    except OSError as error:
+        raise StorageError(error.errno, f"open failed: {error.strerror}", str(path)) from error
     with file:
         file.write(header.encode())
         link, seen = LINK_ZERO, Explained()

@@ -18,6 +18,7 @@ import pytest
 
 import detmem
 from detmem.database import Database
+from detmem.exchange import export, export_log
 from detmem.history import repair, salvage
 from detmem.journal import disk as disk_module
 from detmem.journal.disk import MemoryDisk, OsDisk
@@ -554,7 +555,8 @@ def test_a_copy_of_a_store_cannot_lie_in_it(tmp_path: Path) -> None:
     with filled(tmp_path / "store", 3) as db:
         inside = tmp_path / "store" / "copies" / "today"
         before = sorted((tmp_path / "store").rglob("*"))
-        for copying in (db.backup, db.archive, lambda dest: detmem.replay(db, dest)):
+        writing = (db.backup, db.archive, lambda dest: detmem.replay(db, dest))
+        for copying in (*writing, lambda dest: export(db, dest), lambda dest: export_log(db, dest)):
             with pytest.raises(detmem.UsageError, match="lies in the store itself"):
                 copying(inside)
         with pytest.raises(detmem.UsageError, match="lies in the store itself"):

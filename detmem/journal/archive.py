@@ -118,9 +118,9 @@ def move(disk: Disk, archive: OsDisk) -> list[str]:
     firsts = [first for first in segment_seqs(disk)[:-1] if changes(disk, first, _bare)]
     archive.make_folder(LOG)
     archive.sync_folder("")
+    _name_place(disk, place)  # before anything is there that an erasure would have to reach
     for first in firsts:
         _copy_segment(disk, archive, first, first in there)
-    _name_place(disk, place)
     for first in firsts:
         rewrite(disk, first, _bare)
     return [segment_name(first) for first in firsts]

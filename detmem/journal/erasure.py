@@ -157,7 +157,8 @@ def stripped(frame: Frame, erased: Mapping[Node, int]) -> Frame:
 def sweep(disk: Disk, erased: Mapping[Node, int], archives: Sequence[Disk]) -> None:
     """Write every sealed segment that holds a payload it should not hold anew, first in the archives, and empty
     quarantine.  The last segment of the store is the writer's and is left alone."""
-    remove_temporaries(disk)
+    for one in (disk, *archives):
+        remove_temporaries(one)
 
     def change(frame: Frame) -> Operations | None:
         return _without_payloads(frame, erased)
@@ -166,6 +167,8 @@ def sweep(disk: Disk, erased: Mapping[Node, int], archives: Sequence[Disk]) -> N
         for first in firsts:
             if changes(side, first, change):
                 rewrite(side, first, change)
+    for one in archives:
+        one.sync_folder("")
     for name in disk.list(QUARANTINE):  # torn and damaged bytes: nobody can say what they hold
         disk.remove(f"{QUARANTINE}/{name}")
     disk.sync_folder(QUARANTINE)  # and so that no temporary comes back
