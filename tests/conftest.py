@@ -10,7 +10,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from detmem.journal.disk import OsDisk
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,3 +42,17 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 # Tests start `python -m detmem` and small writers in directories of their own: they must find this tree, no other.
 _inherited = os.environ.get("PYTHONPATH")
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), _inherited] if _inherited else [str(ROOT)])
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders that are listed from here on."""
+    names: list[str] = []
+    plain = OsDisk.list
+
+    def counted(disk: OsDisk, folder: str) -> list[str]:
+        names.append(folder)
+        return plain(disk, folder)
+
+    monkeypatch.setattr(OsDisk, "list", counted)
+    return names

@@ -436,16 +436,8 @@ def test_whichever_call_fails_the_store_stays_whole_and_can_go_on(then: str, tmp
     assert at > 20
 
 
-def test_no_folder_is_listed_for_each_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_folder_is_listed_for_each_segment(tmp_path: Path, listed: list[str]) -> None:
     """Archiving, and erasing with an archive, took time with the square of the number of segments."""
-    listed: list[str] = []
-    plain = OsDisk.list
-
-    def counted(disk: OsDisk, folder: str) -> list[str]:
-        listed.append(folder)
-        return plain(disk, folder)
-
-    monkeypatch.setattr(OsDisk, "list", counted)
     counts = []
     for count in (2, 8):
         (tmp_path / f"{count}").mkdir()

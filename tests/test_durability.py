@@ -680,16 +680,8 @@ def test_repair_refuses_a_copy_of_another_history_and_changes_nothing(tmp_path: 
     assert {path.name: path.read_bytes() for path in segments(tmp_path / "store")} == before
 
 
-def test_repair_lists_no_folder_for_each_segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repair_lists_no_folder_for_each_segment(tmp_path: Path, listed: list[str]) -> None:
     """It took time with the square of the number of segments."""
-    listed: list[str] = []
-    plain = OsDisk.list
-
-    def counted(disk: OsDisk, folder: str) -> list[str]:
-        listed.append(folder)
-        return plain(disk, folder)
-
-    monkeypatch.setattr(OsDisk, "list", counted)
     counts = []
     for count in (4, 12):
         path, copied = tmp_path / f"{count}", tmp_path / f"copy of {count}"
