@@ -287,6 +287,7 @@ def test_a_copy_from_before_an_erasure_does_not_bring_it_back_into_the_archive(t
     with detmem.open(tmp_path / "copy") as db:
         with pytest.raises(detmem.UsageError, match="erase the same"):
             db.archive(tmp_path / "archive")
+        assert not (tmp_path / "copy" / "ARCHIVES").exists()  # refused before it is named: no erasure goes there
         assert holding(tmp_path / "archive", *MARKS) == []
         db.erase("notes", "x")
         db.archive(tmp_path / "archive")

@@ -116,11 +116,13 @@ def move(disk: Disk, archive: OsDisk) -> list[str]:
         if read_header(archive, first).store_id != ours:
             raise UsageError(f"{archive.path(segment_name(first))!r} belongs to another store")
     firsts = [first for first in segment_seqs(disk)[:-1] if changes(disk, first, _bare)]
+    for first in there.intersection(firsts):
+        _check_replaceable(disk, archive, read_header(disk, first))
     archive.make_folder(LOG)
     archive.sync_folder("")
     _name_place(disk, place)  # before anything is there that an erasure would have to reach
     for first in firsts:
-        _copy_segment(disk, archive, first, first in there)
+        _copy_segment(disk, archive, first)
     for first in firsts:
         rewrite(disk, first, _bare)
     return [segment_name(first) for first in firsts]
@@ -141,10 +143,8 @@ def _bare(frame: Frame) -> Operations | None:
     return Operations(parts) if changed else None
 
 
-def _copy_segment(disk: Disk, archive: Disk, first: int, there: bool) -> None:
+def _copy_segment(disk: Disk, archive: Disk, first: int) -> None:
     name, header = segment_name(first), read_header(disk, first)
-    if there:
-        _check_replaceable(disk, archive, header)
     temporary = f"{name}.tmp"
     old = disk.open(name)
     try:

@@ -185,7 +185,7 @@ CHECKS = [
     _bug("an offset is believed in a segment written anew", frame.SegmentReader._settle, "or self._leads_on()", "or True"),
     _bug("a repair brings back what was erased", copies._rewrite, "frame = stripped(found, erased)", "frame = found"),
     _bug("a repair takes over what another log erased", copies._rewrite, "check_explained(", "(lambda _: None)("),
-    _bug("payloads are let go of before they are elsewhere", archive.move, "_copy_segment(disk, archive, first, first in there)", "pass"),
+    _bug("payloads are let go of before they are elsewhere", archive.move, "_copy_segment(disk, archive, first)", "pass"),
     _bug("nobody is told where payloads went", archive.move, "_name_place(disk, place)", "pass"),
     _bug("what went to an archive is not read again", archive._copy_segment, "SegmentReader(new, header)", "SegmentReader(old, header)"),
     _bug("an erasure leaves the archive", archive.reached, "for place in places(disk)", "for place in []"),
