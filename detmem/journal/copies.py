@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from detmem.errors import CorruptionError, LogDamaged
@@ -160,11 +161,12 @@ def _erasures(disk: Disk, copy: Disk, head: Head, firsts: list[int]) -> dict[Nod
         """From the commit behind ``reached`` on, as far as it goes; what is bad is mended or refused in its turn."""
         nonlocal reached
         try:
-            for _, frame in frames(source, reached + 1, stop):
-                if frame.seq != reached + 1:  # a segment is missing
-                    return
-                seen.take(frame)
-                reached = frame.seq
+            with closing(frames(source, reached + 1, stop)) as found:  # so that no error of its end is lost
+                for _, frame in found:
+                    if frame.seq != reached + 1:  # a segment is missing
+                        return
+                    seen.take(frame)
+                    reached = frame.seq
         except CorruptionError:
             return
 
