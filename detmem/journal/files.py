@@ -106,7 +106,9 @@ def _is_our_lock(disk: Disk) -> bool:
     return text in (b"", word)
 
 
-def frames(disk: Disk, start: int, stop: int | None, acknowledged: int = 0) -> Generator[tuple[Segment, Frame], None, None]:
+def frames(
+    disk: Disk, start: int, stop: int | None, acknowledged: int = 0
+) -> Generator[tuple[Segment, Frame], None, None]:
     """Good frames with start <= seq < stop (None: to the end), read from disk.  ``LogDamaged`` at one that is not; how
     much had been ``acknowledged`` it knows from the caller, and from what stands behind.
 

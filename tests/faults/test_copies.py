@@ -74,6 +74,15 @@ def test_a_repair_whose_calls_fail_can_be_done_again(how: str) -> None:
     assert copying.states > 40
 
 
+def test_a_repair_of_a_missing_segment_tells_of_every_call_that_failed() -> None:
+    """Once, it left off reading the log at the gap, and what closing that file met was told to nobody."""
+    files = source("closed")
+    victim = damaged(files, "gone")
+    copying = Copying(files, f"{SEED} gone errors", 2)
+    for at in range(40):
+        copying.repair(victim, Fault(at, errno.EROFS), promised("gone"))
+
+
 @pytest.mark.parametrize("how", ["flip the last", "gone", "seal"])
 def test_a_salvage_that_is_cut_off_leaves_a_beginning(how: str) -> None:
     copying = Copying(source("closed"), f"{SEED} {how} salvage", 4)
