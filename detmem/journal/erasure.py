@@ -168,7 +168,8 @@ def sweep(disk: Disk, erased: Mapping[Node, int], archives: Sequence[Disk]) -> N
             if changes(side, first, change):
                 rewrite(side, first, change)
     for one in archives:
-        one.sync_folder("")
+        one.make_folder(LOG)  # it may be a new one, in the place of one in which nothing was
+        one.sync_folder(LOG)
     for name in disk.list(QUARANTINE):  # torn and damaged bytes: nobody can say what they hold
         disk.remove(f"{QUARANTINE}/{name}")
     disk.sync_folder(QUARANTINE)  # and so that no temporary comes back

@@ -175,7 +175,7 @@ CHECKS = [
     _bug("an unfinished erasure stays so", log.Journal._begin, "if unfinished", "if False"),
     _bug("old snapshots stay where the erasure is finished", log.Journal._begin, "self._remove_snapshots(max(opened.state.erased.values()))", "pass"),
     _bug("quarantine is left", erasure.sweep, 'disk.remove(f"{QUARANTINE}/{name}")', "pass"),
-    _bug("temporaries are left", erasure.sweep, "remove_temporaries(disk)", "pass"),
+    _bug("temporaries are left", erasure.sweep, "remove_temporaries(one)", "pass"),
     _bug("the last sealed segment is left", erasure.sweep, "[:-1]", "[:-2]"),
     _bug("a segment is written in its place", erasure.rewrite, 'temporary = f"{name}.tmp"', "temporary = name"),
     _bug("a run is not looked at", erasure._without_payloads, "if goes((part.collection, id), place)", "if False"),
@@ -622,11 +622,18 @@ def _archived() -> None:
             _refused(bare, "archived payloads without a snapshot")
             if archive.places(SimDisk(left)) != ["/there"]:
                 raise Broken("nobody says where the payloads are")
-        with mock.patch.object(archive, "OsDisk", return_value=place):
-            db.erase("notes", "a4")
-        for one in (place.files, place.survivors((0,) * len(place.units))):
-            if any(_MARK in data for data in one.values()):
-                raise Broken("erased, and the archive still has it")
+        for left_over in (False, True):
+            if left_over:  # by an archiving that was cut off; erasing again has nothing to write there
+                half = place.open("log/00000000000000000099.seg.tmp", create=True)
+                half.pwrite(_MARK, 0)
+                half.sync()
+                half.close()
+                place.sync_folder("log")
+            with mock.patch.object(archive, "OsDisk", return_value=place):
+                db.erase("notes", "a4")
+            for one in (place.files, place.survivors((0,) * len(place.units))):
+                if any(_MARK in data for data in one.values()):
+                    raise Broken("erased, and the archive still has it")
         disk, _ = _marked()
         db = open_disk(disk, segment_bytes=1)
         db.snapshot()
