@@ -7,11 +7,14 @@ commitments and links.  Bytes that are too broken to be mended stay as they are.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
+from typing import NamedTuple
 from zlib import crc32
 
+from detmem.machine import commands
 from detmem.machine.commitment import LINK_ZERO, commit, commit_leaf, link, operation_leaf
+from detmem.machine.stage import COMMIT_KIND, VERSION
 from tests.fuzz.targets import STORE_ID
 
 __all__ = ["MENDED"]
@@ -20,32 +23,50 @@ _SEED = crc32(STORE_ID + (1).to_bytes(8, "little"))
 _OPERATION_BYTES = 80
 
 
+class _Operation(NamedTuple):
+    """Where one lies: its header, the state byte behind that, and its parts; a payload that is gone has none."""
+
+    at: int
+    state: int
+    salt: slice
+    vector: slice
+    content: slice
+    flags: int
+
+    @classmethod
+    def each(cls, body: bytes | bytearray) -> Iterator[_Operation]:
+        """Every one that fits."""
+        at = 0
+        while at + _OPERATION_BYTES <= len(body):
+            _, flags, name, id, _, vector, content = struct.unpack_from("<BBHHHII", body, at)
+            state = at + _OPERATION_BYTES + name + id
+            if state >= len(body):
+                return
+            if body[state : state + 1] != commands.PRESENT:
+                vector = content = flags = 0
+            start = state + 1
+            salted = start + commands.SALT_BYTES * bool(flags & commands.SALTED)
+            end = salted + vector + content
+            if end > len(body):
+                return
+            parts = slice(start, salted), slice(salted, salted + vector), slice(salted + vector, end)
+            yield cls(at, state, *parts, flags)
+            at = end
+
+
 def _operations(data: bytes) -> bytes:
     """Commitments of every operation that fits."""
     body = bytearray(data)
-    at = 0
-    while at + _OPERATION_BYTES <= len(body):
-        _, flags, name, id, _, vector, content = struct.unpack_from("<BBHHHII", body, at)
-        state = at + _OPERATION_BYTES + name + id
-        end = state + 1 + vector + content
-        if end > len(body):
-            break
-        for flag, where, start, size in ((1, 16, state + 1, vector), (2, 48, state + 1 + vector, content)):
-            if flags & flag:
-                body[at + where : at + where + 32] = commit(bytes(body[start : start + size]))
-        at = end
+    for one in _Operation.each(body):
+        for flag, where, part in ((commands.HAS_VECTOR, 16, one.vector), (commands.HAS_CONTENT, 48, one.content)):
+            if one.flags & flag:
+                at = one.at + where
+                body[at : at + 32] = commit(bytes(body[part]), bytes(body[one.salt]))
     return bytes(body)
 
 
 def _leaves(body: bytes) -> list[bytes]:
-    leaves = []
-    at = 0
-    while at + _OPERATION_BYTES <= len(body):
-        _, _, name, id, _, vector, content = struct.unpack_from("<BBHHHII", body, at)
-        state = at + _OPERATION_BYTES + name + id
-        leaves.append(operation_leaf(body[at:state]))
-        at = state + 1 + vector + content
-    return leaves
+    return [operation_leaf(body[one.at : one.state]) for one in _Operation.each(body)]
 
 
 def _frames(data: bytes) -> bytes:
@@ -66,7 +87,7 @@ def _frames(data: bytes) -> bytes:
         leaves = _leaves(bytes(out[body:end]))
         seq = struct.unpack_from("<Q", out, at + 12)[0]
         closing = commit_leaf(seq, len(leaves), bytes(out[end : end + 32]))
-        before = link(before, 1, 0, 1, seq, b"".join(leaves), closing)
+        before = link(before, COMMIT_KIND, 0, VERSION, seq, b"".join(leaves), closing)
         out[end + 32 : end + 64] = before
         at = end + 64
     return bytes(out)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzz import seeds
 from tests.fuzz.checksums import MENDED
 from tests.fuzz.targets import TARGETS
 
@@ -27,10 +28,10 @@ def test_a_file_of_the_corpus_is_taken_or_refused_by_every_target(path: Path) ->
 def test_the_seeds_of_a_target_pass_and_their_neighbours_do_no_harm(name: str) -> None:
     """A few hundred changed copies, for machines without the fuzzer."""
     rng = random.Random(f"{SEED} {name}")
-    seeds = [path.read_bytes() for path in FILES if path.parent.name == name]
-    assert seeds
+    known = [path.read_bytes() for path in FILES if path.parent.name == name]
+    assert known
     for _ in range(300):
-        data = bytearray(rng.choice(seeds))
+        data = bytearray(rng.choice(known))
         for _ in range(rng.randint(1, 4)):
             at = rng.randrange(len(data) + 1)
             kind = rng.randrange(4)
@@ -46,6 +47,16 @@ def test_the_seeds_of_a_target_pass_and_their_neighbours_do_no_harm(name: str) -
                 data[at:at] = data[at : at + rng.randint(1, 40)]
         TARGETS[name](bytes(data))
         TARGETS[name](MENDED[name](bytes(data)))
+
+
+def test_the_seeds_are_of_the_formats_of_today(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, they were of format 1: that was refused by its version, and nothing behind it was ever fuzzed."""
+    monkeypatch.setattr(seeds, "CORPUS", tmp_path)
+    seeds.main()
+    kept, made = (
+        {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("seed-*")} for root in (CORPUS, tmp_path)
+    )
+    assert kept == made
 
 
 @pytest.mark.parametrize("name", ["operations", "frame", "snapshot", "head"])
